@@ -1,0 +1,1 @@
+"""Update rules and the launches that apply them to lists of tensors."""

@@ -1,0 +1,121 @@
+"""Compile the kernel for a GPU that need not be there, and read what the machine code does.
+
+    python -m kernels.codegen sm_90 gfx942
+
+prints one JSON object a target. Must run without TRITON_INTERPRET, which replaces the compiler.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import multi_tensor, rules
+
+WARP_SIZE = {"cuda": 32, "hip": 64}
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """Facts about one compiled kernel, out of its machine code.
+
+    Attributes:
+        registers: vector registers of a thread.
+        spills: bytes (NVIDIA: stack and local memory) or registers (AMD) that were spilled.
+        loads, stores: how often each width in bits occurs among global accesses.
+    """
+
+    target: str
+    p_dtype: str
+    registers: int
+    spills: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+
+
+def parse_target(name: str) -> GPUTarget:
+    """`sm_90` or `gfx942` as Triton names it. Raises: ValueError for anything else."""
+    if match := re.fullmatch(r"sm_(\d+)", name):
+        return GPUTarget("cuda", int(match[1]), WARP_SIZE["cuda"])
+    if re.fullmatch(r"gfx9\w+", name):
+        return GPUTarget("hip", name, WARP_SIZE["hip"])
+    raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
+
+
+def compile_update(rule: rules.Rule, target: str, p_dtype: torch.dtype = torch.float32) -> MachineCode:
+    """Compile the traversal of a rule, with parameters and gradients of p_dtype and float32 states."""
+    gpu = parse_target(target)
+    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32)
+    pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
+    names = [*pointers, *constants]
+    source = ASTSource(
+        fn=multi_tensor.multi_tensor_kernel,
+        signature={**pointers, **dict.fromkeys(constants, "constexpr")},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
+    )
+    compiled = triton.compile(source, target=gpu, options={"num_warps": multi_tensor.num_warps(gpu.warp_size)})
+    read = read_cubin if gpu.backend == "cuda" else read_amdgcn
+    code = compiled.asm["cubin"] if gpu.backend == "cuda" else compiled.asm["amdgcn"]
+    return MachineCode(target, str(p_dtype).removeprefix("torch."), **read(code))
+
+
+def read_cubin(cubin: bytes) -> dict:
+    """Registers, spills and access widths of an NVIDIA binary, through the cuobjdump that Triton ships."""
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (
+            subprocess.run([cuobjdump, flag, file.name], capture_output=True, text=True, check=True).stdout
+            for flag in ("--dump-resource-usage", "--dump-sass")
+        )
+    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+
+    def widths(opcode: str) -> dict[int, int]:
+        found = re.findall(rf"\b{opcode}\.E((?:\.\w+)*)", sass)
+        bits = (re.search(r"\.(?:U|S)?(8|16|64|128)\b", modifiers) for modifiers in found)
+        return dict(sorted(Counter(int(match[1]) if match else 32 for match in bits).items()))
+
+    return {
+        "registers": used["REG"],
+        "spills": used["STACK"] + used["LOCAL"],
+        "loads": widths("LDG"),
+        "stores": widths("STG"),
+    }
+
+
+def read_amdgcn(assembly: str) -> dict:
+    """Registers, spills and access widths of AMD assembly."""
+    bits = {"dword": 32, "dwordx2": 64, "dwordx3": 96, "dwordx4": 128, "ushort": 16, "short": 16, "ubyte": 8}
+
+    def widths(kind: str) -> dict[int, int]:
+        found = re.findall(rf"\b(?:global|buffer|flat)_{kind}_([a-z0-9]+)", assembly)
+        return dict(sorted(Counter(bits[name] for name in found if name in bits).items()))
+
+    used = {key: int(value) for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", assembly)}
+    return {
+        "registers": used["vgpr_count"],
+        "spills": used["vgpr_spill_count"] + used["sgpr_spill_count"],
+        "loads": widths("load"),
+        "stores": widths("store"),
+    }
+
+
+def main(targets: list[str]) -> None:
+    for target in targets:
+        for p_dtype in multi_tensor.DTYPES:
+            print(json.dumps(asdict(compile_update(rules.adam, target, p_dtype))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["sm_90"])
