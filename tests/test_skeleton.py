@@ -1,0 +1,24 @@
+"""The packages are this repository's, and its folders are the ones agreed on."""
+
+import subprocess
+from pathlib import Path
+
+import experiments
+import kernels
+import optim
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_packages_are_imported_from_this_repository():
+    # Hugging Face publishes a package that is named `kernels` too.
+    for package in (kernels, optim, experiments):
+        assert Path(package.__file__).parent == ROOT / package.__name__
+
+
+def test_top_level_folders_are_exactly_the_agreed_ones():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}
+    assert folders == {"kernels", "optim", "experiments", "notebooks", "tests", "results"}
