@@ -1,0 +1,1 @@
+"""Data, stacked models, populations, sweeps and what is drawn from them."""
