@@ -1,0 +1,82 @@
+"""Axes of a sweep: from what a user types to lists of values, and from axes to configurations."""
+
+import itertools
+import math
+import re
+
+import pandas as pd
+
+AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+"""The axes, in the order of all tables, with torch's default values."""
+
+RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>.+):(?P<count>\d+)")
+ACCEPTED = {
+    "lr": "positive numbers",
+    "beta1": "numbers in [0, 1)",
+    "beta2": "numbers in [0, 1)",
+    "eps": "numbers >= 0",
+    "weight_decay": "numbers >= 0",
+}
+
+
+class OptionError(ValueError):
+    """An option that cannot be used; the message is one sentence that names it and what it accepts."""
+
+
+def option(axis: str) -> str:
+    return "--" + axis.replace("_", "-")
+
+
+def parse_axis(axis: str, tokens: list[str]) -> list[float]:
+    """Values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
+
+    A range is spaced logarithmically; for betas, in 1 - beta.
+    Raises: OptionError.
+    """
+    values = []
+    for token in tokens:
+        if ".." in token:
+            values.extend(parse_range(axis, token))
+        else:
+            values.append(number(axis, token))
+    return check_axis(axis, values)
+
+
+def parse_range(axis: str, token: str) -> list[float]:
+    match = RANGE.fullmatch(token)
+    if not match:
+        raise OptionError(f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, not {token!r}")
+    start, stop = number(axis, match["start"]), number(axis, match["stop"])
+    count = int(match["count"])
+    beta = axis.startswith("beta")
+    first, last = (1 - start, 1 - stop) if beta else (start, stop)
+    if start > stop or min(first, last) <= 0 or count < 1 or (count == 1 and start != stop):
+        limits = "0 <= START <= STOP < 1" if beta else "0 < START <= STOP"
+        raise OptionError(f"{option(axis)}: a range needs {limits} and a COUNT of at least 2, not {token!r}")
+    ratio = (last / first) ** (1 / max(count - 1, 1))
+    spaced = [first * ratio**i for i in range(count)]
+    # Twelve digits hide the rounding of the powers: 0.9..0.999:3 is 0.9 0.99 0.999.
+    return [float(f"{1 - value if beta else value:.12g}") for value in spaced]
+
+
+def number(axis: str, token: str) -> float:
+    try:
+        return float(token)
+    except ValueError:
+        raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {token!r}") from None
+
+
+def check_axis(axis: str, values: list[float]) -> list[float]:
+    """The values sorted and without repetitions. Raises: OptionError if there is none or one is out of range."""
+    if not values:
+        raise OptionError(f"{option(axis)} needs at least one value ({ACCEPTED[axis]})")
+    for value in values:
+        allowed = {"lr": value > 0, "beta1": 0 <= value < 1, "beta2": 0 <= value < 1}.get(axis, value >= 0)
+        if not (allowed and math.isfinite(value)):
+            raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {value:g}")
+    return sorted(set(values))
+
+
+def configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
+    """Every combination of the axes, one row each; columns as in `AXES`."""
+    return pd.DataFrame(list(itertools.product(*(axes[axis] for axis in AXES))), columns=list(AXES))
