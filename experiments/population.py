@@ -1,0 +1,170 @@
+"""Training a population: many configurations of one problem as lanes of stacked models."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+import optim
+from experiments import models, problems
+from experiments.problems import Problem
+
+OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW}
+DIVERGED = 100.0
+"""A run has diverged at the first step whose training loss is not finite or exceeds this many
+times the loss of its first step."""
+
+
+def batch_indices(n: int, batch_size: int, seed: int):
+    """Yield int64 `[batch_size]` indices for ever: epochs of a fresh permutation, incomplete batches dropped.
+
+    They depend on the seed alone, not on the device or on what else is trained.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)[: n // batch_size]
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Steps after which to evaluate: 0, then evenly spaced, the last step included."""
+    return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
+
+
+def lane_bytes(model: models.Model, batch_size: int) -> int:
+    """Memory of one lane in training, bytes: parameters, gradients, two states, activations and their gradients."""
+    return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
+
+
+def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor):
+    """Loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
+
+    Args:
+        x, y: the evaluation set on the device of the parameters. Accuracy is NaN for regression.
+    """
+    lanes = len(params[0])
+    # No activation takes more than 64 MiB.
+    batch = max(16, 2**24 // (lanes * max(problem.model.widths[1:])))
+    loss = torch.zeros(lanes, dtype=torch.float64, device=x.device)
+    hits = torch.zeros(lanes, dtype=torch.float64, device=x.device)
+    with torch.no_grad():
+        for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
+            output = models.forward(params, xb.unsqueeze(0))
+            loss += problems.losses(output, yb.unsqueeze(0)).double() * len(xb)
+            hits += problems.correct(output, yb.unsqueeze(0)) if problem.classifies else math.nan
+    loss /= len(x)
+    if floor := problem.data.loss_floor:
+        # float32 cannot tell losses closer to the optimum than this.
+        loss = (loss - floor).clamp_min(floor * torch.finfo(torch.float32).eps)
+    return loss, hits / len(x)
+
+
+def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """x_train, y_train, x_eval, y_eval on the device; whatever is not an integer as dtype."""
+    data = problem.data
+    all_four = (data.x_train, data.y_train, data.x_eval, data.y_eval)
+    return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
+
+
+def step_(params: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor):
+    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`."""
+    optimizer.zero_grad()
+    loss = problems.losses(models.forward(params, x), y)
+    loss.sum().backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def train(
+    problem: Problem,
+    configs: pd.DataFrame,
+    seeds: Sequence[int],
+    *,
+    optimizer: str = "adam",
+    steps: int,
+    batch_size: int = 128,
+    evaluations: int = 8,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train every configuration with every seed, all together; lanes are ordered seed by seed.
+
+    Args:
+        configs: one row each, with columns lr, beta1, beta2, eps, weight_decay.
+        on_step: called after each step with the number of steps done.
+    Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
+        lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation.
+    """
+    n_configs, lanes = len(configs), len(configs) * len(seeds)
+    params = models.stack(problem.model, seeds, n_configs, dtype, device)
+    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds))) for axis in configs}
+    optimizer_ = OPTIMIZERS[optimizer](
+        params,
+        lr=tile["lr"],
+        betas=(tile["beta1"], tile["beta2"]),
+        eps=tile["eps"],
+        weight_decay=tile["weight_decay"],
+    )
+    x, y, x_eval, y_eval = tensors(problem, device, dtype)
+    batches = zip(*(batch_indices(len(x), batch_size, seed) for seed in seeds), strict=True)
+
+    loss_limit = torch.full((lanes,), math.nan, device=device)
+    diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
+    loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
+    evaluate_at = evaluation_steps(steps, evaluations)
+    points, seconds, since = [], 0.0, 0
+
+    def record(step: int) -> None:
+        eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
+        train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
+        epoch = step * batch_size / (len(x) // batch_size * batch_size)
+        columns = {"train_loss": train_loss, "eval_loss": eval_loss, "eval_accuracy": accuracy}
+        points.append(
+            pd.DataFrame(
+                dict(lane=np.arange(lanes), step=step, epoch=epoch, **{k: v.cpu().numpy() for k, v in columns.items()})
+            ).assign(seconds=seconds)
+        )
+
+    record(0)
+    started = time.perf_counter()
+    for step in range(1, steps + 1):
+        index = torch.stack(next(batches)).to(device, non_blocking=True)
+        loss = step_(params, optimizer_, x[index], y[index])
+        if step == 1:
+            loss_limit = DIVERGED * loss
+        diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)
+        loss_sum += loss
+        since += 1
+        if step in evaluate_at:
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - started
+            record(step)
+            loss_sum.zero_()
+            since, started = 0, time.perf_counter()
+        on_step(step)
+
+    curves = pd.concat(points, ignore_index=True)
+    return summarise_lanes(curves, diverged_at.cpu().numpy(), configs, seeds), curves
+
+
+def summarise_lanes(curves: pd.DataFrame, diverged_at: np.ndarray, configs: pd.DataFrame, seeds) -> pd.DataFrame:
+    """One row a lane: its configuration, how it ended, and its final and best losses and accuracies."""
+    runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
+    runs.insert(0, "lane", np.arange(len(runs)))
+    runs["status"] = np.where(diverged_at > 0, "diverged", "ok")
+    runs["diverged_step"] = pd.array(diverged_at, dtype="Int64")
+    runs.loc[diverged_at == 0, "diverged_step"] = pd.NA
+    by_lane = curves.groupby("lane")
+    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
+    for column in ("train_loss", "eval_loss"):
+        runs[column], runs[f"best_{column}"] = last[column].to_numpy(), low[column].to_numpy()
+    runs["eval_accuracy"], runs["best_eval_accuracy"] = (
+        last["eval_accuracy"].to_numpy(),
+        high["eval_accuracy"].to_numpy(),
+    )
+    runs["initial_eval_loss"] = first["eval_loss"].to_numpy()
+    return runs

@@ -1,0 +1,78 @@
+"""The ordinary way: one configuration of a problem, an `nn.Sequential` and an optimizer of torch's.
+
+What a population is compared with: for equality in the tests, for speed in the benchmarks.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments import population
+from experiments.problems import Problem
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam", dtype=torch.float32, device="cpu"):
+    """A module with the initial weights of that seed, and torch's fused optimizer on its parameters.
+
+    Args:
+        config: lr, beta1, beta2, eps, weight_decay.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = problem.model.build().to(device, dtype)
+    betas = (config["beta1"], config["beta2"])
+    options = {name: config[name] for name in ("lr", "eps", "weight_decay")}
+    return module, OPTIMIZERS[optimizer](module.parameters(), betas=betas, **options, fused=True)
+
+
+def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
+
+
+def step_(module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Take one training step on a batch; returns its loss."""
+    optimizer.zero_grad()
+    loss = loss_of(module(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def train(problem: Problem, config: dict, seed: int, steps: int, batch_size: int = 128, **options):
+    """Train one run as a population's lane is trained; returns the module and the losses of its steps, `[steps]`."""
+    module, optimizer = make(problem, config, seed, **options)
+    first = next(module.parameters())
+    x, y, _, _ = population.tensors(problem, first.device, first.dtype)
+    batches = population.batch_indices(len(x), batch_size, seed)
+    losses = [step_(module, optimizer, x[index], y[index]) for index, _ in zip(batches, range(steps), strict=False)]
+    return module, torch.stack(losses)
+
+
+def seconds_of_one_run(
+    problem: Problem, config: dict, steps: int, evaluations: int, batch_size: int, sample: int, device: str = "cpu"
+) -> float:
+    """How long one run takes, seconds, from `sample` measured steps and one evaluation."""
+    module, optimizer = make(problem, config, device=device)
+    x, y, x_eval, y_eval = population.tensors(problem, device)
+    batches = population.batch_indices(len(x), batch_size, seed=0)
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def train_sample() -> None:
+        for _, index in zip(range(sample), batches, strict=False):
+            step_(module, optimizer, x[index], y[index])
+
+    train_sample()
+    with torch.no_grad():
+        evaluation = seconds(lambda: loss_of(module(x_eval), y_eval))
+    return steps * seconds(train_sample) / sample + (evaluations + 1) * evaluation

@@ -1,0 +1,154 @@
+"""A lane of a population is a run on its own: same weights, same batches, same losses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import data, grid, models, population, problems, solo
+
+CONFIGS = pd.DataFrame(
+    {
+        "lr": [1e-3, 1e-2, 3e-4],
+        "beta1": [0.9, 0.0, 0.5],
+        "beta2": [0.999, 0.99, 0.9],
+        "eps": [1e-8, 1e-3, 1e-6],
+        "weight_decay": [0.0, 0.1, 0.01],
+    }
+)
+
+
+def digits(hidden: tuple[int, ...] = (16, 16)) -> problems.Problem:
+    """Noise in the shape of MNIST, with labels that depend on it: no files needed."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 784, generator=generator)
+    y = (x @ torch.randn(784, 10, generator=generator)).argmax(dim=1)
+    dataset = data.Dataset("noise", "a test", x[:600], y[:600], x[600:], y[600:])
+    return problems.Problem("mnist", dataset, models.mlp(784, *hidden, 10))
+
+
+def regression() -> problems.Problem:
+    return problems.make("regression")
+
+
+def linear() -> problems.Problem:
+    return problems.make("regression", "linear")
+
+
+def logistic() -> problems.Problem:
+    return digits(hidden=())
+
+
+PROBLEMS = [digits, logistic, regression, linear]
+
+
+@pytest.mark.parametrize("make", PROBLEMS)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
+    """60 steps of every lane, two seeds, against nn.Sequential and torch.optim: equal to 1e-9."""
+    problem, steps, seeds = make(), 60, [0, 5]
+    options = {"steps": steps, "batch_size": 32, "dtype": torch.float64}
+    runs, curves = population.train(problem, CONFIGS, seeds, optimizer=optimizer, evaluations=3, **options)
+    assert len(runs) == len(CONFIGS) * len(seeds)
+    for _, run in runs.iterrows():
+        config = run[list(CONFIGS)].astype(float).to_dict()
+        module, losses = solo.train(problem, config, int(run.seed), optimizer=optimizer, **options)
+        lane = curves[curves.lane == run.lane]
+        expected = [losses[a:b].mean().item() for a, b in ((0, 20), (20, 40), (40, 60))]
+        np.testing.assert_allclose(lane.train_loss[1:], expected, rtol=1e-9)
+        output = module(problem.data.x_eval.double())
+        y = problem.data.y_eval if problem.classifies else problem.data.y_eval.double()
+        eval_loss = solo.loss_of(output, y).item() - problem.data.loss_floor
+        np.testing.assert_allclose(run.eval_loss, eval_loss, rtol=1e-7)
+        if problem.classifies:
+            assert run.eval_accuracy == pytest.approx((output.argmax(1) == y).double().mean().item())
+        else:
+            assert np.isnan(run.eval_accuracy)
+
+
+def test_lanes_follow_solo_runs_in_float32():
+    problem, steps = digits(), 60
+    _, curves = population.train(problem, CONFIGS, [3], steps=steps, batch_size=32, evaluations=3)
+    for k, config in CONFIGS.iterrows():
+        _, losses = solo.train(problem, config.to_dict(), 3, steps, batch_size=32)
+        expected = [losses[a:b].mean().item() for a, b in ((0, 20), (20, 40), (40, 60))]
+        np.testing.assert_allclose(curves[curves.lane == k].train_loss[1:], expected, rtol=2e-3)
+
+
+def test_forward_equals_the_module_for_every_lane_and_input():
+    model = models.mlp(12, 7, 5, 3)
+    params = models.stack(model, seeds=[0, 1], n_configs=2, dtype=torch.float64)
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    output = models.forward(params, x)
+    shared = models.forward(params, x[:1])
+    for lane in range(4):
+        seed = lane // 2
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = model.build().double()
+        torch.testing.assert_close(output[lane], module(x[seed]).T)
+        torch.testing.assert_close(shared[lane], module(x[0]).T)
+
+
+def test_stack_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    models.stack(models.mlp(4, 3), [0, 1], 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_does_not_depend_on_its_neighbours():
+    """Beside a lane that becomes NaN, every other lane keeps its bits."""
+    problem = digits()
+    sick = CONFIGS.copy()
+    sick.loc[1, "lr"] = 1e30
+    options = {"steps": 30, "batch_size": 32, "evaluations": 3}
+    runs, curves = population.train(problem, CONFIGS, [0], **options)
+    sick_runs, sick_curves = population.train(problem, sick, [0], **options)
+    assert list(sick_runs.status) == ["ok", "diverged", "ok"]
+    assert 1 < sick_runs.diverged_step[1] <= 4
+    assert not np.isfinite(sick_runs.eval_loss[1])
+    for column in ("train_loss", "eval_loss", "eval_accuracy"):
+        for lane in (0, 2):
+            assert curves[curves.lane == lane][column].equals(sick_curves[sick_curves.lane == lane][column])
+
+
+def test_divergence_is_the_first_loss_beyond_its_limit():
+    problem = linear()
+    configs = pd.DataFrame([{**grid.AXES, "lr": lr, "eps": 0.0} for lr in (0.01, 50.0)])
+    runs, _ = population.train(problem, configs, [0], steps=20, batch_size=64, evaluations=1)
+    _, losses = solo.train(problem, configs.loc[1].to_dict(), 0, 20, batch_size=64)
+    first = int((losses > population.DIVERGED * losses[0]).nonzero()[0]) + 1
+    assert runs.status.tolist() == ["ok", "diverged"]
+    assert runs.diverged_step.tolist() == [pd.NA, first]
+
+
+def test_least_squares_reaches_its_known_optimum():
+    problem = linear()
+    configs = pd.DataFrame([{**grid.AXES, "lr": 0.02}])
+    n = len(problem.data.x_train)
+    runs, _ = population.train(problem, configs, [0], steps=1500, batch_size=n, evaluations=2)
+    assert 0 < runs.eval_loss[0] < 1e-5
+    assert runs.initial_eval_loss[0] > 0.1
+
+
+def test_batches_are_epochs_of_distinct_indices_and_depend_on_the_seed():
+    batches = population.batch_indices(10, 3, seed=1)
+    epochs = [torch.stack([next(batches) for _ in range(3)]) for _ in range(2)]
+    for epoch in epochs:
+        assert len(epoch.unique()) == 9
+    assert not torch.equal(*epochs)
+    assert torch.equal(next(population.batch_indices(10, 3, seed=1)), epochs[0][0])
+    assert not torch.equal(next(population.batch_indices(10, 3, seed=2)), epochs[0][0])
+
+
+def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
+    assert population.evaluation_steps(100, 4) == [0, 25, 50, 75, 100]
+    assert population.evaluation_steps(3, 8) == [0, 1, 2, 3]
+    assert population.evaluation_steps(7, 1) == [0, 7]
+
+
+def test_lane_bytes_is_what_training_takes():
+    """Parameters, gradients and states are counted exactly; activations come on top."""
+    model = models.mlp(784, 32, 32, 10)
+    assert model.n_params == sum(p.numel() for p in model.build().parameters())
+    assert population.lane_bytes(model, 128) > 16 * model.n_params

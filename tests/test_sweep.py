@@ -1,0 +1,219 @@
+"""Sweeps as users run them: the command line on real files, read back; and what bad input is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import data, plan, sweep
+from experiments.grid import OptionError
+
+MODULE = [sys.executable, "-m", "experiments.sweep"]
+GRID = ["--lr", "1e-3..1e-1:3", "--beta1", "0", "0.9", "--steps", "12", "--batch-size", "64", "--evaluations", "3"]
+FILES = {
+    "runs.parquet",
+    "curves.parquet",
+    "summary.csv",
+    "report.md",
+    "provenance.json",
+    "convergence.png",
+    "sensitivity_lr.png",
+    "sensitivity_beta1.png",
+    "heatmap_lr_beta1.png",
+}
+
+
+def run(*arguments: object, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*MODULE, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
+
+
+@pytest.fixture
+def mnist_folder(tmp_path, monkeypatch) -> Path:
+    """Four small IDX files of noise."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name, n in (("train", 256), ("t10k", 100)):
+        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
+            values = rng.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
+            header = bytes((0, 0, 8, len(shape))) + b"".join(int(size).to_bytes(4, "big") for size in shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    return folder
+
+
+def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
+    out = tmp_path / "results" / "first"
+    done = run("mnist", *GRID, "--seeds", 2, "--hidden", 8, "--data-dir", mnist_folder, "--out", out, "--compare-alone")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == FILES
+    assert "one after the other: about" in done.stdout
+    for name in FILES:
+        assert str(out / name) in done.stdout
+
+    runs, curves = pd.read_parquet(out / "runs.parquet"), pd.read_parquet(out / "curves.parquet")
+    assert len(runs) == 3 * 2 * 2
+    assert runs.run_id.tolist() == list(range(12))
+    assert set(runs.model) == {"mlp 784-8-8-10"}
+    assert set(runs.data) == {"MNIST-format data from idx"}
+    assert not runs.duplicated(["lr", "beta1", "beta2", "eps", "weight_decay", "seed"]).any()
+    assert set(curves.step) == {0, 4, 8, 12}
+    assert len(curves) == 12 * 4
+    final = curves[curves.step == 12].set_index("run_id").loc[runs.run_id]
+    np.testing.assert_array_equal(final.eval_loss, runs.eval_loss)
+    best = curves.groupby("run_id").eval_accuracy.max()
+    np.testing.assert_array_equal(best.loc[runs.run_id], runs.best_eval_accuracy)
+
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["sweep"]["axes"]["lr"] == [0.001, 0.01, 0.1]
+    assert provenance["command"].startswith("python -m experiments.sweep mnist --lr 1e-3..1e-1:3")
+    assert provenance["versions"]["torch"] == torch.__version__
+    summary = pd.read_csv(out / "summary.csv")
+    assert len(summary) == 6
+    assert (summary.n_seeds == 2).all()
+
+    # The same sweep may be run again; another one may not, and leaves the first as it was.
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    other = run("mnist", *GRID, "--data-dir", mnist_folder, "--out", out)
+    assert other.returncode == 2
+    assert "--out accepts a new or empty folder, or one of the same sweep" in other.stderr
+    assert "model" in other.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypatch):
+    axes = {"lr": [1e-3, 1e-2], "beta2": [0.9, 0.99, 0.999], "seeds": 2, "steps": 15, "batch_size": 64}
+    whole = sweep.sweep("regression", **axes, progress=False)
+    config_bytes = plan.population.lane_bytes(plan.problems.make("regression").model, 64) * 2
+    monkeypatch.setattr(plan, "memory_budget", lambda device: 2 * config_bytes)
+    chunked = sweep.sweep("regression", **axes, progress=False)
+    assert (whole.provenance["chunks"], chunked.provenance["chunks"]) == (1, 3)
+    keys = ["lr", "beta2", "seed"]
+    a, b = (result.runs.set_index(keys).sort_index() for result in (whole, chunked))
+    np.testing.assert_allclose(a.eval_loss, b.eval_loss, rtol=1e-4)
+    assert sorted(chunked.runs.run_id) == list(range(12))
+    merged = chunked.curves.merge(chunked.runs[["run_id", *keys]], on="run_id")
+    assert len(merged) == len(chunked.curves) == len(whole.curves)
+
+
+@pytest.mark.parametrize("model", ["mlp", "linear"])
+def test_every_regression_model_trains(model):
+    result = sweep.sweep("regression", model=model, lr=0.01, epochs=2, progress=False)
+    assert result.runs.status.tolist() == ["ok"]
+    assert result.runs.eval_loss[0] < 0.5 * result.runs.initial_eval_loss[0]
+    assert result.provenance["loss_name"].startswith("excess" if model == "linear" else "evaluation loss")
+
+
+def test_logistic_regression_trains(mnist_folder):
+    result = sweep.sweep("mnist", model="logistic", lr=[1e-3, 1e-2], steps=30, data_dir=mnist_folder, progress=False)
+    assert (result.runs.train_loss < 2.3).all()
+    assert set(result.runs.model) == {"logistic 784-10"}
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(mnist_folder, tmp_path):
+    out = tmp_path / "out"
+    done = run("mnist", *GRID, "--seeds", 3, "--data-dir", mnist_folder, "--out", out, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "18 (6 configurations x 3 seeds), 12 steps each" in done.stdout
+    assert "18 at once, in 1 chunk" in done.stdout
+    assert "MiB a chunk on" in done.stdout
+    assert "estimated time" in done.stdout
+    assert not out.exists()
+
+
+BAD = [
+    (["regression", "--lr"], "--lr needs at least one value"),
+    (["regression", "--lr", "0"], "--lr accepts positive numbers"),
+    (["regression", "--beta1", "1"], "--beta1 accepts numbers in [0, 1)"),
+    (["regression", "--eps", "-1"], "--eps accepts numbers >= 0"),
+    (["regression", "--lr", "1..0.1:3"], "--lr: a range needs 0 < START <= STOP"),
+    (["cifar"], "the task must be one of mnist, regression, not 'cifar'"),
+    (["regression", "--model", "cnn"], "--model of regression accepts mlp or linear, not 'cnn'"),
+    (["regression", "--hidden", "0"], "--hidden accepts a width of at least 1"),
+    (["regression", "--optimizer", "lion"], "--optimizer accepts adam or adamw, not 'lion'"),
+    (["regression", "--seeds", "0"], "--seeds accepts whole numbers from 1, not 0"),
+    (["regression", "--batch-size", "100000"], "--batch-size accepts at most the 8192 training examples"),
+    (["regression", "--steps", "-3"], "--steps accepts positive numbers, not -3"),
+    (["regression", "--epochs", "0"], "--epochs accepts positive numbers, not 0"),
+    (["regression", "--steps", "3", "--epochs", "1"], "--steps and --epochs exclude each other"),
+    (["regression", "--model", "linear", "--condition-number", "0.5"], "--condition-number takes a number from 1"),
+    (["regression", "--device", "tpu"], "--device accepts auto, cpu, cuda or cuda:N, not 'tpu'"),
+    (["mnist", "--data-dir", "/nowhere"], "--data-dir takes a folder with the IDX files"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert sweep.main([*arguments, "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_cuda_device_that_is_not_there_is_refused(capsys, tmp_path):
+    assert sweep.main(["regression", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    assert "--device cuda: this machine has 0 CUDA devices" in capsys.readouterr().err
+
+
+def test_bad_input_through_the_shell_has_no_traceback(tmp_path):
+    done = run("regression", "--lr", "fast", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == "python -m experiments.sweep: --lr accepts positive numbers, not 'fast'\n"
+    assert run("regression", "--steps", "many").returncode == 2  # argparse's own
+
+
+def test_out_must_be_given_and_be_fit(tmp_path, capsys):
+    assert sweep.main(["regression"]) == 2
+    assert "--out needs a folder" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert sweep.main(["regression", "--out", str(file)]) == 2
+    assert sweep.main(["regression", "--out", str(file / "deeper")]) == 2
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert sweep.main(["regression", "--out", str(folder)]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert file.read_text() == (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_python_callers_get_the_same_sentences():
+    with pytest.raises(OptionError, match="--lr accepts positive numbers"):
+        sweep.sweep("regression", lr=-1)
+    with pytest.raises(data.DataError, match="--data-dir"):
+        sweep.sweep("mnist", data_dir="/nowhere")
+
+
+def test_interrupting_leaves_no_file(tmp_path):
+    out = tmp_path / "out"
+    command = [*MODULE, "regression", "--steps", "1000000", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        seen = ""
+        deadline = time.monotonic() + 60
+        while "step/s" not in seen and time.monotonic() < deadline:
+            seen += process.stderr.read(200)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted: nothing of this sweep was written" in rest
+    assert "Traceback" not in rest
+    assert not out.exists()
