@@ -45,8 +45,8 @@ def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, 
         x, y: the evaluation set on the device of the parameters. Accuracy is NaN for regression.
     """
     lanes = len(params[0])
-    # No activation takes more than 64 MiB.
-    batch = max(16, 2**24 // (lanes * max(problem.model.widths[1:])))
+    # No activation takes more than 16 MiB.
+    batch = max(16, 2**22 // (lanes * max(problem.model.widths[1:])))
     loss = torch.zeros(lanes, dtype=torch.float64, device=x.device)
     hits = torch.zeros(lanes, dtype=torch.float64, device=x.device)
     with torch.no_grad():

@@ -163,8 +163,8 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
         plan.problem, AXES, plan.steps, identity["evaluations"], identity["batch_size"], sample, plan.device
     )
     text = (
-        f"about {n_runs * one:.0f} s: {n_runs} runs x {one:.2f} s, from {sample} measured steps and one evaluation of an ordinary run: "
-        "nn.Sequential with torch.optim.Adam(fused=True)"
+        f"about {n_runs * one:.0f} s: {n_runs} runs x {one:.2f} s, from {sample} measured steps and one evaluation "
+        "of an ordinary run (nn.Sequential, torch's fused optimizer)"
     )
     return {"seconds": round(n_runs * one, 1), "measured_on": plan.device, "text": text}
 

@@ -54,7 +54,8 @@ def median_interval(values: pd.Series) -> tuple[float, float, float]:
     """Median and its bootstrap 95 % interval."""
     sample = values.to_numpy()
     interval = scipy.stats.bootstrap((sample,), np.median, rng=np.random.default_rng(0), method="percentile")
-    return float(np.median(sample)), *map(float, interval.confidence_interval)
+    low, high = interval.confidence_interval
+    return float(np.median(sample)), float(low), float(high)
 
 
 def step_work(model: models.Model, lanes: int) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """What a user may type for an axis, and what is said to what they may not."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,7 +70,7 @@ def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
     assert len(values) == count
     assert values[0] == pytest.approx(start, rel=1e-11)
     assert values[-1] == pytest.approx(start * ratio, rel=1e-11)
-    for a, b in zip(values, values[1:], strict=False):
+    for a, b in itertools.pairwise(values):
         assert b / a == pytest.approx(ratio ** (1 / (count - 1)), rel=1e-9)
 
 

@@ -90,6 +90,23 @@ def test_forward_equals_the_module_for_every_lane_and_input():
         torch.testing.assert_close(shared[lane], module(x[0]).T)
 
 
+@pytest.mark.parametrize("n_inputs", [1, 2])
+def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs):
+    """One shared input takes another path than several; both are the same product."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 7, 30, generator=generator, requires_grad=True)
+    bias = torch.randn(4, 7, generator=generator, requires_grad=True)
+    x = torch.randn(n_inputs, 11, 30, generator=generator)
+    weigh = torch.randn(4, 7, 11, generator=generator)
+    output = models.first_layer(weight, bias, x)
+    expected = weight.double() @ x.double().repeat_interleave(4 // n_inputs, 0).mT + bias.double().unsqueeze(2)
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
+    ours = torch.autograd.grad((output * weigh).sum(), (weight, bias))
+    theirs = torch.autograd.grad((expected * weigh).sum(), (weight, bias))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_stack_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     models.stack(models.mlp(4, 3), [0, 1], 2)
@@ -102,7 +119,7 @@ def test_a_run_does_not_depend_on_its_neighbours():
     sick = CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
     options = {"steps": 30, "batch_size": 32, "evaluations": 3}
-    runs, curves = population.train(problem, CONFIGS, [0], **options)
+    _, curves = population.train(problem, CONFIGS, [0], **options)
     sick_runs, sick_curves = population.train(problem, sick, [0], **options)
     assert list(sick_runs.status) == ["ok", "diverged", "ok"]
     assert 1 < sick_runs.diverged_step[1] <= 4
