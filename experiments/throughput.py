@@ -205,7 +205,7 @@ JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations.")
     cli.add_argument("what", choices=["sweep"], help="sweep: a population against one run after the other")
-    cli.add_argument("--rounds", type=int, default=40, metavar="N", help="rounds of timing (default 40)")
+    cli.add_argument("--rounds", type=int, default=120, metavar="N", help="rounds of timing (default 120)")
     cli.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
     cli.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for throughput_sweep.{csv,md}")
