@@ -97,7 +97,8 @@ def git_state() -> dict:
             return None
         return done.stdout.strip()
 
-    status = git("status", "--porcelain")
+    # Untracked files are mostly results.
+    status = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

@@ -142,7 +142,7 @@ def run(plan: Plan, progress: bool = True) -> Sweep:
         **origin,
         "data": {
             "name": dataset.name,
-            "source": dataset.source,
+            "source": dataset.source.replace(str(Path.home()), "~"),
             "n_train": len(dataset.x_train),
             "n_eval": len(dataset.x_eval),
             "warning": dataset.warning,

@@ -105,6 +105,15 @@ def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypa
     assert len(merged) == len(chunked.curves) == len(whole.curves)
 
 
+def test_the_same_sweep_twice_gives_the_same_bits(mnist_folder):
+    options = {"lr": [1e-3, 1e-2], "seeds": 2, "steps": 20, "data_dir": mnist_folder, "progress": False}
+    first, second = (sweep.sweep("mnist", **options) for _ in range(2))
+    pd.testing.assert_frame_equal(first.runs, second.runs, check_exact=True)
+    pd.testing.assert_frame_equal(
+        first.curves.drop(columns="seconds"), second.curves.drop(columns="seconds"), check_exact=True
+    )
+
+
 @pytest.mark.parametrize("model", ["mlp", "linear"])
 def test_every_regression_model_trains(model):
     result = sweep.sweep("regression", model=model, lr=0.01, epochs=2, progress=False)
