@@ -1,5 +1,6 @@
 """The packages are this repository's, and its folders are the ones agreed on."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,3 +23,16 @@ def test_top_level_folders_are_exactly_the_agreed_ones():
     )
     folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}
     assert folders == {"kernels", "optim", "experiments", "notebooks", "tests", "results"}
+
+
+def test_every_row_of_the_readme_tables_is_in_a_file_of_the_gallery():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    evidence = "\n".join(path.read_text() for path in (ROOT / "results/gallery").rglob("*.md"))
+    assert len(rows) > 3
+    for row in rows:
+        assert row in evidence
+
+
+def test_every_path_that_the_readme_links_exists():
+    for path in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / path).exists(), path
