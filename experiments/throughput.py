@@ -114,9 +114,9 @@ def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict
 
 def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
     """The same population step in JAX: vmap over lanes of value_and_grad and optax.adam, jitted, buffers donated."""
-    import jax
-    import jax.numpy as jnp
-    import optax
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+    import optax  # pyright: ignore[reportMissingImports]
 
     x, y = (jnp.asarray(t.numpy()) for t in (problem.data.x_train, problem.data.y_train))
 

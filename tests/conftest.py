@@ -1,6 +1,7 @@
 """Without a GPU the Triton kernel runs in the interpreter, which has to be chosen before Triton is imported."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 mpl.use("Agg")
@@ -19,6 +21,20 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def mnist_folder(tmp_path, monkeypatch) -> Path:
+    """Four small IDX files of noise."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name, n in (("train", 256), ("t10k", 100)):
+        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
+            values = rng.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
+            header = bytes((0, 0, 8, len(shape))) + b"".join(int(size).to_bytes(4, "big") for size in shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    return folder
 
 
 @pytest.fixture(params=["triton", "cpu", "eager"])

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -35,20 +34,6 @@ def run(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*MODULE, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
     )
-
-
-@pytest.fixture
-def mnist_folder(tmp_path, monkeypatch) -> Path:
-    """Four small IDX files of noise."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "idx"
-    folder.mkdir()
-    for name, n in (("train", 256), ("t10k", 100)):
-        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
-            values = rng.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
-            header = bytes((0, 0, 8, len(shape))) + b"".join(int(size).to_bytes(4, "big") for size in shape)
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.tobytes())
-    return folder
 
 
 def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
