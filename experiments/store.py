@@ -31,11 +31,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) -> None:
-    """Write runs.parquet, curves.parquet and, last, provenance.json into the folder, which is made if need be."""
+    """Write provenance.json, runs.parquet and curves.parquet into the folder, which is made if need be."""
     out.mkdir(parents=True, exist_ok=True)
+    # First, so that a folder that was left half-written is still known as this sweep's.
+    replace(out / PROVENANCE, lambda path: path.write_text(json.dumps(provenance, indent=2) + "\n"))
     replace(out / RUNS, lambda path: runs.to_parquet(path, index=False))
     replace(out / CURVES, lambda path: curves.to_parquet(path, index=False))
-    replace(out / PROVENANCE, lambda path: path.write_text(json.dumps(provenance, indent=2) + "\n"))
 
 
 def check_folder(out: Path) -> None:

@@ -61,14 +61,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._forget_tables()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, except that states keep the dtype in which they were saved."""
+        """As torch's, except that states keep the dtype in which they were saved, and are copies."""
         super().load_state_dict(state_dict)
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for p, i in zip(params, ids, strict=True):
             for name, saved in state_dict["state"].get(i, {}).items():
-                if name in self.rule.states:
-                    self.state[p][name] = saved.to(device=p.device, copy=True)
+                if name == "step" or name in self.rule.states:
+                    self.state[p][name] = torch.as_tensor(saved).to(device=p.device, copy=True)
         self._forget_tables()
 
     @torch.no_grad()
@@ -133,7 +133,17 @@ class RuleOptimizer(torch.optim.Optimizer):
             dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
             for name in self.rule.states:
                 state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format)
-        state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device)
+        step = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device)
+        if step.numel() == 1 < lanes:
+            step = step.reshape(1).repeat(lanes)
+        shapes = {name: state[name].shape for name in self.rule.states}
+        if step.numel() != lanes or any(shape != p.shape for shape in shapes.values()):
+            found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise ValueError(
+                f"State does not fit a parameter of shape {list(p.shape)} with {lanes} lanes: "
+                f"step has {step.numel()}, {found}"
+            )
+        state["step"] = step
         return state
 
     def _check_tensor(self, p: torch.Tensor, g: int, backend) -> None:

@@ -201,6 +201,39 @@ def test_loaded_states_of_bfloat16_parameters_stay_float32():
     assert torch.equal(other.state[params[0]]["exp_avg"], optimizer.state[params[0]]["exp_avg"])
 
 
+def test_states_of_another_shape_or_lane_count_are_refused_by_sizes():
+    saved = make_params([(4, 6)])
+    optimizer = optim.Adam(saved, lr=torch.full((4,), 0.1))
+    train(optimizer, saved, 2, torch.float32)
+    for shape, lr, message in (
+        ((2, 12), 0.1, r"shape \[2, 12\] with 1 lanes: step has 4, exp_avg \[4, 6\]"),
+        ((2, 6), torch.full((2,), 0.1), r"shape \[2, 6\] with 2 lanes: step has 4"),
+    ):
+        params = make_params([shape])
+        other = optim.Adam(params, lr=lr)
+        state = optimizer.state_dict()
+        state["param_groups"][0]["lr"] = lr
+        other.load_state_dict(state)
+        with pytest.raises(ValueError, match=message):
+            train(other, params, 1, torch.float32)
+
+
+def test_lanes_continue_from_the_state_of_a_single_configuration():
+    single, lanes = make_params([(3, 5)]), make_params([(3, 5)])
+    first = optim.Adam(single, lr=0.1)
+    train(first, single, 2, torch.float32)
+    second = optim.Adam(lanes, lr=torch.full((3,), 0.1, dtype=torch.float64))
+    state = first.state_dict()
+    state["param_groups"][0]["lr"] = second.param_groups[0]["lr"]
+    second.load_state_dict(state)
+    with torch.no_grad():
+        lanes[0].copy_(single[0])
+    for optimizer, params in ((first, single), (second, lanes)):
+        train(optimizer, params, 2, torch.float32, first_seed=2)
+    assert torch.equal(single[0], lanes[0])
+    assert second.state[lanes[0]]["step"].tolist() == [4, 4, 4]
+
+
 def test_clearing_the_state_starts_over():
     a, b = make_params([(5,)]), make_params([(5,)])
     optimizer = optim.Adam(a)
