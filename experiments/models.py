@@ -66,36 +66,40 @@ def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float3
 
 
 class SharedProduct(torch.autograd.Function):
-    """weight `[rows, features]` times one input `[batch, features]`, float32 on the CPU, by oneDNN.
+    """weight `[n_inputs, rows, features]` times inputs `[n_inputs, batch, features]`, float32 on the CPU, by oneDNN.
 
-    torch.mm goes to MKL, which on AMD processors takes a fifth longer for these shapes.
+    torch.bmm goes to MKL, which on AMD processors takes a fifth longer for these shapes.
     """
 
     @staticmethod
     def forward(ctx, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return onednn_product(weight, x)
+        return onednn_products(weight, x)  # [n_inputs * rows, batch]
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
-        return onednn_product(grad.contiguous(), x.T.contiguous()), None
+        n_inputs, batch, features = x.shape
+        stacked = grad.contiguous().view(n_inputs, -1, batch)
+        return onednn_products(stacked, x.mT.contiguous()).view(n_inputs, -1, features), None
 
 
-def onednn_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a `[m, k]` times the transpose of b `[n, k]`."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], None)
+def onednn_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Each a `[m, k]` of a stack times the transpose of its b `[n, k]`, one below the other."""
+    product = torch.ops.mkldnn._linear_pointwise
+    # One matrix at a time, on all threads: a few large ones divide badly among them. One alone is not copied.
+    products = [product(a_i, b_i, None, "none", [], None) for a_i, b_i in zip(a, b, strict=True)]
+    return products[0] if len(products) == 1 else torch.cat(products)
 
 
 def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """`[lanes, out, batch]`: lanes that share an input are rows of one large matrix. x is never copied."""
     lanes, width, features = weight.shape
     n_inputs, batch, _ = x.shape
-    if HAS_ONEDNN and n_inputs == 1 and x.device.type == "cpu" and x.dtype == torch.float32:
-        product = SharedProduct.apply(weight.view(-1, features), x[0])
-        return product.view(lanes, width, batch).add_(bias.unsqueeze(2))
-    product = torch.baddbmm(bias.view(n_inputs, -1, 1), weight.view(n_inputs, -1, features), x.transpose(1, 2))
-    return product.view(lanes, width, batch)
+    stacked = weight.view(n_inputs, -1, features)
+    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+        return SharedProduct.apply(stacked, x).view(lanes, width, batch).add_(bias.unsqueeze(2))
+    return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2)).view(lanes, width, batch)
 
 
 def forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:

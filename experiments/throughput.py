@@ -53,7 +53,7 @@ def time_in_turn(sides: dict[str, Callable[[], object]], rounds: int, sync: Call
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
     """Median and its bootstrap 95 % interval."""
     sample = values.to_numpy()
-    interval = scipy.stats.bootstrap((sample,), np.median, rng=np.random.default_rng(0), method="percentile")
+    interval = scipy.stats.bootstrap((sample,), np.median, method="percentile", random_state=0)
     low, high = interval.confidence_interval
     return float(np.median(sample)), float(low), float(high)
 
