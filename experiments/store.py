@@ -98,8 +98,8 @@ def git_state() -> dict:
             return None
         return done.stdout.strip()
 
-    # Untracked files are mostly results.
-    status = git("status", "--porcelain", "--untracked-files=no")
+    # What a sweep writes is no change of the code.
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
