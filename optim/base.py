@@ -205,6 +205,6 @@ def has_numba() -> bool:
     if find_spec("numba"):
         return True
     warnings.warn(
-        "Numba is not installed: CPU tensors are updated by eager formulas, about ten times slower", stacklevel=2
+        "Numba is not installed: CPU tensors are updated by eager formulas, about twenty times slower", stacklevel=2
     )
     return False
