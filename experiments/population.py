@@ -111,7 +111,6 @@ def train(
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     batches = zip(*(batch_indices(len(x), batch_size, seed) for seed in seeds), strict=True)
 
-    loss_limit = torch.full((lanes,), math.nan, device=device)
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
     evaluate_at = evaluation_steps(steps, evaluations)
@@ -162,9 +161,7 @@ def summarise_lanes(curves: pd.DataFrame, diverged_at: np.ndarray, configs: pd.D
     first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
     for column in ("train_loss", "eval_loss"):
         runs[column], runs[f"best_{column}"] = last[column].to_numpy(), low[column].to_numpy()
-    runs["eval_accuracy"], runs["best_eval_accuracy"] = (
-        last["eval_accuracy"].to_numpy(),
-        high["eval_accuracy"].to_numpy(),
-    )
+    runs["eval_accuracy"] = last["eval_accuracy"].to_numpy()
+    runs["best_eval_accuracy"] = high["eval_accuracy"].to_numpy()
     runs["initial_eval_loss"] = first["eval_loss"].to_numpy()
     return runs

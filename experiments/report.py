@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from experiments import figures
+from experiments import figures, store
 from experiments.figures import CONFIGURATION, NAMES, short
 from experiments.grid import AXES
 
@@ -221,9 +221,9 @@ def markdown_table(header: list[str], rows: Iterable[list[str]]) -> str:
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """The runs, curves and provenance of a results folder. Raises: InputError."""
-    runs = _read(folder / "runs.parquet", pd.read_parquet, RUN_COLUMNS)
-    curves = _read(folder / "curves.parquet", pd.read_parquet, CURVE_COLUMNS)
-    provenance = _read(folder / "provenance.json", lambda path: json.loads(path.read_text(encoding="utf-8")), [])
+    runs = _read(folder / store.RUNS, pd.read_parquet, RUN_COLUMNS)
+    curves = _read(folder / store.CURVES, pd.read_parquet, CURVE_COLUMNS)
+    provenance = _read(folder / store.PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")), [])
     return runs, curves, provenance
 
 

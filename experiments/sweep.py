@@ -100,7 +100,10 @@ def sweep(
         result.provenance["one_after_the_other"] = time_alone(plan)
     if out is not None:
         store.save(Path(out), *result)
-        report.write(Path(out), *result)
+        try:
+            report.write(Path(out), *result)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {out} draws them") from None
     return result
 
 
@@ -127,12 +130,9 @@ def run(plan: Plan, progress: bool = True) -> Sweep:
                 on_step=lambda step: bar.update(),
             )
             first_id = sum(map(len, runs))
-            runs.append(
-                chunk_runs.rename(columns={"lane": "run_id"}).assign(run_id=lambda t, n=first_id: t["run_id"] + n)
-            )
-            curves.append(
-                chunk_curves.rename(columns={"lane": "run_id"}).assign(run_id=lambda t, n=first_id: t["run_id"] + n)
-            )
+            for tables, table in ((runs, chunk_runs), (curves, chunk_curves)):
+                table["lane"] += first_id
+                tables.append(table.rename(columns={"lane": "run_id"}))
     seconds = time.perf_counter() - clock
     dataset = plan.problem.data
     table = pd.concat(runs, ignore_index=True)
@@ -175,7 +175,8 @@ def show(result: Sweep, out: Path) -> None:
     print(f"\n{provenance['data']['name']}, {provenance['sweep']['model']}: the ten best configurations\n")
     print(report.console_table(report.summarise(result.runs)))
     diverged = (result.runs["status"] == "diverged").sum()
-    print(f"\n{len(result.runs)} runs, {diverged} diverged, {provenance['seconds']['total']:.1f} s")
+    seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
+    print(f"\n{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
     if alone := provenance.get("one_after_the_other"):
         print(f"one after the other: {alone['text']}")
     print("written:")
@@ -262,8 +263,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing of this sweep was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted: {str(interrupt) or 'nothing of this sweep was written'}", file=sys.stderr)
         return 130
     show(result, out)
     return 0

@@ -62,6 +62,7 @@ def load_bfloat16(pointer, i):
 
 @jit
 def store_bfloat16(pointer, i, x):
+    # The arithmetic of rounding.bfloat16_nearest, whose bit casts Numba cannot read.
     bits = reinterpret(x, np.uint32(0))
     nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)

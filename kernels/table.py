@@ -12,6 +12,8 @@ import torch
 from kernels.rules import Rule
 
 N_PILES = 64
+"""Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
+
 P, GRAD, STEP, N_ELEMENTS, STATES = range(5)
 """Columns of the table; one column for each state follows from `STATES` on."""
 

@@ -246,9 +246,6 @@ def test_clearing_the_state_starts_over():
     assert torch.equal(a[0], b[0])
 
 
-# Lanes
-
-
 def test_each_lane_follows_its_own_hyperparameters(backend):
     device = device_of(backend)
     lanes, steps = 5, 4
@@ -314,9 +311,6 @@ def test_any_list_of_tensors_and_options_updates_as_torch_does(shapes, lr, betas
     train(optim.AdamW(ours, **options), ours, 3, torch.float32)
     train(torch.optim.AdamW(reference, **options), reference, 3, torch.float32)
     assert_same_updates(ours, reference, before, 3, 3 * lr)
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,17 @@ def test_interrupting_leaves_no_file(tmp_path):
     assert "interrupted: nothing of this sweep was written" in rest
     assert "Traceback" not in rest
     assert not out.exists()
+
+
+def test_interrupting_the_drawing_says_that_the_runs_are_kept(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep.report, "write", interrupted)
+    assert sweep.main(["regression", "--steps", "3", "--out", str(out)]) == 130
+    assert f"the runs are complete, python -m experiments.report {out} draws them" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert sweep.report.main([str(out)]) == 0
+    assert (out / "report.md").exists()
