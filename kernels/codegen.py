@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels import multi_tensor, rules
+from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
 
@@ -51,11 +52,12 @@ def parse_target(name: str) -> GPUTarget:
     raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
 
 
-def compile_update(rule: rules.Rule, target: str, p_dtype: torch.dtype = torch.float32) -> MachineCode:
+def compile_update(rule: Rule, target: str, p_dtype: torch.dtype = torch.float32) -> MachineCode:
     """Compile the traversal of a rule, with parameters and gradients of p_dtype and float32 states."""
     gpu = parse_target(target)
     constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
+    pointers["keys_ptr"] = "*i32"
     names = [*pointers, *constants]
     source = ASTSource(
         fn=multi_tensor.multi_tensor_kernel,

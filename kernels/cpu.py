@@ -3,9 +3,11 @@
 One call walks all rows on all threads at memory speed. `multi_tensor` is its twin for the GPU.
 """
 
+import dis
 import functools
 import threading
-from types import ModuleType
+from collections.abc import Callable
+from types import FunctionType, ModuleType
 
 import numba
 import numpy as np
@@ -14,11 +16,11 @@ from numba.core import types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
-from kernels.rules import Rule, rebind
-from kernels.table import GRAD, N_ELEMENTS, STATES, STEP, P, Table
+from kernels.rule import NUMPY, Rule, plain, rebind, tl
+from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, Launch, P, Table
 
 CHUNK_SIZE = 16384
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Contraction into fused multiply-add is what the GPU compiler does too; nothing else is relaxed.
 jit = functools.partial(numba.njit, error_model="numpy", fastmath={"contract"})
 # Numba's fallback thread pool, where there is no OpenMP, ends the process when entered twice.
@@ -51,7 +53,7 @@ def load_native(pointer, i):
 
 
 @jit
-def store_native(pointer, i, x):
+def store_native(pointer, i, x, noise):
     pointer[i] = x
 
 
@@ -60,19 +62,64 @@ def load_bfloat16(pointer, i):
     return reinterpret(np.uint32(np.uint32(pointer[i]) << np.uint32(16)), np.float32(0))
 
 
+# The arithmetic of `rounding`, whose bit casts Numba cannot read.
+
+
 @jit
-def store_bfloat16(pointer, i, x):
-    # The arithmetic of rounding.bfloat16_nearest, whose bit casts Numba cannot read.
+def store_bfloat16(pointer, i, x, noise):
     bits = reinterpret(x, np.uint32(0))
     nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
     pointer[i] = np.uint16(quiet_nan if x != x else nearest)
 
 
+@jit
+def store_bfloat16_stochastic(pointer, i, x, noise):
+    bits = reinterpret(x, np.uint32(0))
+    rounded = np.uint32(bits + (noise & np.uint32(0xFFFF))) >> np.uint32(16)
+    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    pointer[i] = np.uint16(quiet_nan if x != x else rounded)
+
+
+@jit
+def mix(x):
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@jit
+def load_float16(pointer, i):
+    half = np.uint32(pointer[i])
+    # The exponent moves from bias 15 to 127 by a product, which also normalises subnormal numbers.
+    magnitude = reinterpret(np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13)), np.float32(0))
+    bits = reinterpret(np.float32(magnitude * np.float32(2.0**112)), np.uint32(0))
+    bits = bits | np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else bits
+    return reinterpret(np.uint32(bits | ((half & np.uint32(0x8000)) << np.uint32(16))), np.float32(0))
+
+
+@jit
+def store_float16(pointer, i, x, noise):
+    bits = reinterpret(x, np.uint32(0))
+    sign, bits = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)), np.uint32(bits & np.uint32(0x7FFFFFFF))
+    # To nearest, ties to even: adding one half leaves a subnormal's digits at the end of the sum.
+    tiny = np.float32(reinterpret(bits, np.float32(0)) + np.float32(0.5))
+    subnormal = np.uint32(reinterpret(tiny, np.uint32(0)) - np.uint32(0x3F000000))
+    odd = (bits >> np.uint32(13)) & np.uint32(1)
+    normal = np.uint32(bits - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+    half = subnormal if bits < np.uint32(0x38800000) else normal
+    half = np.uint32(0x7C00) if bits >= np.uint32(0x477FF000) else half
+    half = np.uint32(0x7E00) if bits > np.uint32(0x7F800000) else half
+    pointer[i] = np.uint16(sign | half)
+
+
 ACCESS = {
     torch.float32: (np.float32(0), load_native, store_native),
     torch.float64: (np.float64(0), load_native, store_native),
     torch.bfloat16: (np.uint16(0), load_bfloat16, store_bfloat16),
+    torch.float16: (np.uint16(0), load_float16, store_float16),
 }
 """How elements of a dtype are stored, loaded and stored from the compute dtype."""
 
@@ -80,77 +127,147 @@ ACCESS = {
 def _language() -> ModuleType:
     """What `tl` means in a rule that Numba compiles."""
     language = ModuleType("tl")
-    for name in ("exp", "log", "sqrt", "abs", "minimum", "maximum", "where"):
-        setattr(language, name, getattr(np, name))
-    language.sqrt_rn = np.sqrt
+    vars(language).update(vars(NUMPY))
     language.div_rn = jit(lambda x, y: x / y)
+    language.rsqrt = jit(lambda x: 1 / np.sqrt(x))
+    language.where = jit(lambda condition, x, y: x if condition else y)
     return language
 
 
+def check(rule: Rule) -> None:
+    """Raises: NotImplementedError if the rule calls a function of `tl` that this backend lacks."""
+    todo, seen, missing = [plain(rule.coefficients), plain(rule.update)], set(), set()
+    while todo:
+        function = todo.pop()
+        seen.add(function)
+        names = function.__code__.co_names
+        called = [plain(function.__globals__[n]) for n in names if hasattr(function.__globals__.get(n), "fn")]
+        todo += [f for f in called if f not in seen]
+        if "tl" in names:
+            attributes = {i.argval for i in dis.get_instructions(function) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+            missing |= {name for name in attributes if hasattr(tl, name) and not hasattr(NUMPY, name)}
+    if missing:
+        lacks, has = ", ".join(f"tl.{name}" for name in sorted(missing)), ", ".join(sorted(vars(NUMPY)))
+        raise NotImplementedError(f"Rule {rule.name!r} calls {lacks}, which the CPU backend lacks; it has {has}")
+
+
+def single(function: FunctionType):
+    """Compile it with its constants in float32: Python's float64 would make float64 of everything they touch."""
+    constants = tuple(np.float32(c) if type(c) is float else c for c in function.__code__.co_consts)
+    return jit(FunctionType(function.__code__.replace(co_consts=constants), function.__globals__, function.__name__))
+
+
 @functools.cache
-def compile_rule(rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype):
+def compile_rule(
+    rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype, stochastic: bool
+) -> Callable:
     """Compile a rule for CPU tensors of these dtypes: about two seconds, once a process."""
-    coefficients, update = (jit(rebind(f, _language())) for f in (rule.coefficients, rule.update))
+    language, double = _language(), p_dtype == torch.float64
+    coefficients = rebind(rule.coefficients, language, jit)
+    update = rebind(rule.update, language, jit if double else single)
     p_element, load_p, store_p = ACCESS[p_dtype]
     grad_element, load_grad, _ = ACCESS[grad_dtype]
     state_element, load_state, store_state = ACCESS[state_dtype]
+    if stochastic:
+        store_p = store_bfloat16_stochastic if p_dtype == torch.bfloat16 else store_p
+        store_state = store_bfloat16_stochastic if state_dtype == torch.bfloat16 else store_state
     p_bytes, grad_bytes, state_bytes = p_element.itemsize, grad_element.itemsize, state_element.itemsize
-    zero = np.float64(0) if p_dtype == torch.float64 else np.float32(0)
-    n_states, n_hyper, n_coefficients = len(rule.states), len(rule.hyper), rule.n_coefficients
-    # Tuples of the right length, to be filled by tuple_setitem: Numba needs lengths at compile time.
-    address_tuple, state_tuple = (0,) * n_states, (zero,) * n_states
-    hyper_tuple, coefficient_tuple = (0.0,) * n_hyper, (zero,) * n_coefficients
+    number = np.float64 if double else np.float32
+    n_states, n_scalars, n_hyper = len(rule.states), len(rule.scalars), len(rule.hyper)
+    n_coefficients, no_noise = rule.n_coefficients, np.uint32(0)
+    # Tuples to be filled by tuple_setitem: Numba needs lengths at compile time, and cannot index an empty one.
+    address_tuple, state_tuple = (0,) * max(1, n_states), (number(0),) * max(1, n_states)
+    hyper_tuple, scalar_tuple, coefficient_tuple = (
+        (0.0,) * n_hyper,
+        (0.0,) * max(1, n_scalars),
+        (number(0),) * n_coefficients,
+    )
+    key_tuple = (no_noise,) * (1 + n_states)
+    if n_scalars:
+        coefficients_and_scalars = coefficients
+    else:
+        coefficients_and_scalars = jit(lambda hyper, step, scalars: (coefficients(hyper, step), scalars))
+    if n_states:
+        update_and_state = update
+    else:
+        update_and_state = jit(lambda p, grad, state, coefficients: (update(p, grad, (), coefficients)[0], state))
 
-    @jit(parallel=True)
-    def update_rows(rows, hyper, coefficients_of_row, chunk_row, chunk_index, chunk_size):
+    @jit
+    def prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed):
         for row in range(rows.shape[0]):
             step = pointer_to(rows[row, STEP], np.float32(0))
             step[0] += np.float32(1)
             values = hyper_tuple
             for i in range(n_hyper):
-                values = tuple_setitem(values, i, hyper[row, i])
-            for i, value in enumerate(coefficients(values, np.float64(step[0]))):
-                coefficients_of_row[row, i] = value
+                values = tuple_setitem(values, i, hyper[row, 1 + i])
+            scalars = scalar_tuple
+            for i in range(n_scalars):
+                pointer = pointer_to(rows[row, STATES + n_states + i], np.float32(0))
+                scalars = tuple_setitem(scalars, i, np.float64(pointer[0]))
+            results, scalars = coefficients_and_scalars(values, np.float64(step[0]), scalars)
+            for i in range(n_scalars):
+                pointer_to(rows[row, STATES + n_states + i], np.float32(0))[0] = np.float32(scalars[i])
+            coefficients_of_row[row, 0] = hyper[row, 0] / grad_scale
+            for i, value in enumerate(results):
+                coefficients_of_row[row, 1 + i] = value
+            parameter = np.uint32(rows[row, PARAMETER])
+            keys[row] = mix(np.uint32(mix(np.uint32(mix(np.uint32(seed)) + parameter)) + np.uint32(step[0])))
 
+    @jit(parallel=True)
+    def traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size):
         for chunk in numba.prange(chunk_row.shape[0]):
             row = chunk_row[chunk]
             start = np.int64(chunk_index[chunk]) * chunk_size
             n = min(chunk_size, rows[row, N_ELEMENTS] - start)
+            factor = coefficients_of_row[row, 0]
             c = coefficient_tuple
             for i in range(n_coefficients):
-                c = tuple_setitem(c, i, coefficients_of_row[row, i])
+                c = tuple_setitem(c, i, coefficients_of_row[row, 1 + i])
             p_ptr = pointer_to(rows[row, P] + start * p_bytes, p_element)
             grad_ptr = pointer_to(rows[row, GRAD] + start * grad_bytes, grad_element)
             addresses = address_tuple
             for i in range(n_states):
                 addresses = tuple_setitem(addresses, i, rows[row, STATES + i] + start * state_bytes)
+            key = key_tuple
+            low = np.uint32(start)
+            if stochastic:
+                high = np.uint32(np.uint32(start >> 32) * np.uint32(0x9E3779B9))
+                for i in range(1 + n_states):
+                    key = tuple_setitem(key, i, mix(np.uint32(keys[row] + np.uint32(i) + high)))
             for j in range(n):
                 state = state_tuple
                 for i in range(n_states):
-                    state = tuple_setitem(state, i, load_state(pointer_to(addresses[i], state_element), j))
-                p, state = update(load_p(p_ptr, j), load_grad(grad_ptr, j), state, c)
-                store_p(p_ptr, j, p)
+                    state = tuple_setitem(state, i, number(load_state(pointer_to(addresses[i], state_element), j)))
+                p, state = update_and_state(load_p(p_ptr, j), factor * number(load_grad(grad_ptr, j)), state, c)
+                element = np.uint32(low + np.uint32(j))
+                store_p(p_ptr, j, p, mix(np.uint32(element ^ key[0])) if stochastic else no_noise)
                 for i in range(n_states):
-                    store_state(pointer_to(addresses[i], state_element), j, state[i])
+                    noise = mix(np.uint32(element ^ key[1 + i])) if stochastic else no_noise
+                    store_state(pointer_to(addresses[i], state_element), j, state[i], noise)
 
-    return update_rows
+    return prologue, traverse
 
 
-def update_(table: Table, grads: list[torch.Tensor]) -> None:
-    """Advance every row by one step of the table's rule, in place: parameters, states and step counts.
+def launcher(table: Table) -> Launch:
+    """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
+    check(table.rule)
+    dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
+    prologue, traverse = compile_rule(table.rule, *dtypes, table.seed is not None)
+    rows, hyper, coefficients = table.rows.numpy(), table.hyper.numpy(), table.coefficients.numpy()
+    keys, chunk_row, chunk_index = (
+        table.keys.numpy().view(np.uint32),
+        table.chunk_row.numpy(),
+        table.chunk_index.numpy(),
+    )
 
-    Args:
-        grads: contiguous, one for each entry of the table.
-    """
-    table.point_at(grads)
-    update_rows = compile_rule(table.rule, table.p_dtype, table.grad_dtype, table.state_dtype)
-    with _LOCK:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-        update_rows(
-            table.rows.numpy(),
-            table.hyper.numpy(),
-            table.coefficients.numpy(),
-            table.chunk_row.numpy(),
-            table.chunk_index.numpy(),
-            table.chunk_size,
-        )
+    def launch(grads, grad_scale, found_inf) -> None:
+        if found_inf is not None and found_inf.item() != 0:
+            return
+        table.point_at(grads)
+        scale = 1.0 if grad_scale is None else float(grad_scale.item())
+        prologue(rows, hyper, coefficients, keys, scale, table.seed or 0)
+        with _LOCK:
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            traverse(rows, coefficients, keys, chunk_row, chunk_index, table.chunk_size)
+
+    return launch

@@ -1,44 +1,97 @@
 """The rule on torch tensors of any device, one eager operation after another: slow, and free of compilers.
 
-It stands in for `cpu` where Numba is not installed, and takes the dtypes that it lacks.
+It stands in for `cpu` where Numba is not installed, and takes the dtypes and devices that the others lack.
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
 
-from kernels.rules import rebind
-from kernels.table import Table
+from kernels.rule import NUMPY, rebind
+from kernels.table import Launch, Table
 
 CHUNK_SIZE = 8192
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def lift(function: Callable) -> Callable:
+    """Let a function of tensors take Python numbers beside them."""
+
+    def lifted(*args):
+        like = next(a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point())
+        return function(*(a if isinstance(a, torch.Tensor) else torch.full_like(like, a) for a in args))
+
+    return lifted
+
+
 LANGUAGE = SimpleNamespace(
-    exp=torch.exp,
-    log=torch.log,
-    sqrt=torch.sqrt,
-    sqrt_rn=torch.sqrt,
-    div_rn=torch.div,
-    abs=torch.abs,
-    minimum=torch.minimum,
-    maximum=torch.maximum,
-    where=torch.where,
+    **{name: getattr(torch, name) for name in vars(NUMPY) if hasattr(torch, name)},
 )
+LANGUAGE.sqrt_rn, LANGUAGE.div_rn = torch.sqrt, torch.div
+LANGUAGE.minimum, LANGUAGE.maximum = lift(torch.minimum), lift(torch.maximum)
+
+MASK = 0xFFFFFFFF  # uint32 arithmetic in int64, whose products may wrap
 
 
-def update_(table: Table, grads: list[torch.Tensor]) -> None:
-    """Advance every entry by one step of the table's rule, in place; grads hold one tensor an entry."""
-    coefficients_of, update = (rebind(f, LANGUAGE) for f in (table.rule.coefficients, table.rule.update))
-    dtype, row = table.compute_dtype, 0
-    for entry, grad in zip(table.entries, grads, strict=True):
-        entry.step.add_(1)
-        hyper = table.hyper[row : row + entry.lanes].unbind(1)
-        row += entry.lanes
-        lane_shape = (entry.lanes,) + (1,) * (entry.p.ndim - 1) if entry.lanes > 1 else ()
-        coefficients = tuple(
-            value.to(dtype).view(lane_shape) for value in coefficients_of(hyper, entry.step.double().view(-1))
-        )
-        state = tuple(tensor.to(dtype) for tensor in entry.states)
-        p, state = update(entry.p.to(dtype), grad.to(dtype), state, coefficients)
-        entry.p.copy_(p)
-        for tensor, value in zip(entry.states, state, strict=True):
-            tensor.copy_(value)
+def mix(x: torch.Tensor) -> torch.Tensor:
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & MASK
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & MASK
+    return x ^ (x >> 16)
+
+
+def stochastic(x: torch.Tensor, key: torch.Tensor, which: int) -> torch.Tensor:
+    """Round float32 `[lanes, n]` to bfloat16 as `rounding.bfloat16_stochastic` does. key: int64 [lanes, 1]."""
+    element = torch.arange(x.shape[1], device=x.device)
+    high = (element >> 32) * 0x9E3779B9
+    noise = mix((element & MASK) ^ mix((key + which + high) & MASK))
+    bits = x.view(torch.int32).to(torch.int64) & MASK
+    rounded = (bits + (noise & 0xFFFF)) & 0xFFFF0000
+    rounded = torch.where(x.isnan(), bits | 0x400000, rounded)
+    return (rounded - ((rounded >> 31) << 32)).to(torch.int32).view(torch.float32).bfloat16()
+
+
+def launcher(table: Table) -> Launch:
+    """See `table.Launch`."""
+    rule, dtype = table.rule, table.compute_dtype
+    coefficients_of, update = (rebind(f, LANGUAGE) for f in (rule.coefficients, rule.update))
+
+    def launch(grads, grad_scale, found_inf) -> None:
+        if found_inf is not None and found_inf.item() != 0:
+            return
+        row = 0
+        for entry, grad in zip(table.entries, grads, strict=True):
+            entry.step.add_(1)
+            factor, *hyper = table.hyper[row : row + entry.lanes].unbind(1)
+            row += entry.lanes
+            step = entry.step.double().view(-1)
+            if rule.scalars:
+                scalars = tuple(scalar.double().view(-1) for scalar in entry.scalars)
+                values, scalars = coefficients_of(tuple(hyper), step, scalars)
+                for tensor, value in zip(entry.scalars, scalars, strict=True):
+                    tensor.copy_(value.view(tensor.shape))
+            else:
+                values = coefficients_of(tuple(hyper), step)
+            # Lanes are rows: [lanes, n] tensors of the compute dtype, in the order of the memory.
+            values = tuple(value.to(dtype).view(-1, 1) for value in values)
+            factor = (factor if grad_scale is None else factor / grad_scale.double()).to(dtype).view(-1, 1)
+            shape = (entry.lanes, entry.p.numel() // entry.lanes)
+            p, grad, *state = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
+            new_p, new_state = update(p.to(dtype), factor * grad.to(dtype), tuple(s.to(dtype) for s in state), values)
+            key = None
+            if table.seed is not None:
+                key = (mix(torch.full_like(step, table.seed, dtype=torch.int64)) + entry.parameter) & MASK
+                key = mix((mix(key) + step.to(torch.int64)) & MASK).view(-1, 1)
+            for which, (tensor, value) in enumerate(zip((p, *state), (new_p, *new_state), strict=True)):
+                if key is not None and tensor.dtype == torch.bfloat16:
+                    value = stochastic(value, key, which)
+                tensor.copy_(value)
+
+    return launch
+
+
+def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
+    """The flat view of a tensor without gaps."""
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -5,48 +5,79 @@ in float64, and the traversal of all elements, in float32. `cpu` is its twin for
 """
 
 import contextlib
+import functools
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels.rounding import bfloat16_nearest
-from kernels.rules import Rule
-from kernels.table import Table
+from kernels import table as tables
+from kernels.rounding import bfloat16_nearest, bfloat16_stochastic, noise, row_key
+from kernels.rule import Rule
+from kernels.table import Launch, Table
 
 CHUNK_SIZE = 1024
 ELEMENTS_PER_THREAD = 4  # 128 bits of float32
 PROLOGUE_BLOCK_SIZE = 128
-TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 DTYPES = tuple(TRITON_DTYPE)
+P, GRAD, STEP = tl.constexpr(tables.P), tl.constexpr(tables.GRAD), tl.constexpr(tables.STEP)
+N_ELEMENTS, PARAMETER = tl.constexpr(tables.N_ELEMENTS), tl.constexpr(tables.PARAMETER)
+STATES = tl.constexpr(tables.STATES)
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "seed", "grad_scale_ptr", "found_inf_ptr"])
 def prologue_kernel(
     rows_ptr,  # int64 [n_rows, N_COLUMNS]
-    hyper_ptr,  # float64 [n_rows, N_HYPER]
-    coefficients_ptr,  # float32 [n_rows, N_COEFFICIENTS], written
+    hyper_ptr,  # float64 [n_rows, 1 + N_HYPER]: the gradient's factor, then the rule's
+    coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS], written: likewise
+    keys_ptr,  # int32 [n_rows], written: of this step's stochastic rounding
+    grad_scale_ptr,  # float32: gradients are divided by it
+    found_inf_ptr,  # float32: unless it is 0 the step is left out, and not counted
     n_rows,
+    seed,
     coefficients: tl.constexpr,
     N_COLUMNS: tl.constexpr,
+    N_STATES: tl.constexpr,
+    N_SCALARS: tl.constexpr,
     N_HYPER: tl.constexpr,
     N_COEFFICIENTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
-    """Advance every row's step count and derive its coefficients."""
+    """Advance every row's step count and scalars, and derive its coefficients."""
     row = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
     mask = row < n_rows
-    step_ptr = tl.load(rows_ptr + row * N_COLUMNS + 2, mask=mask, other=0).to(tl.pointer_type(tl.float32))
+    apply = tl.load(found_inf_ptr) == 0.0
+    row_ptr, hyper_ptr = rows_ptr + row * N_COLUMNS, hyper_ptr + row * (1 + N_HYPER)
+    coefficients_ptr = coefficients_ptr + row * (1 + N_COEFFICIENTS)
+    step_ptr = tl.load(row_ptr + STEP, mask=mask, other=0).to(tl.pointer_type(tl.float32))
     step = tl.load(step_ptr, mask=mask, other=0.0) + 1.0
-
+    scalar_ptrs = ()
+    scalars = ()
+    for i in tl.static_range(N_SCALARS):
+        address = tl.load(row_ptr + STATES + N_STATES + i, mask=mask, other=0)
+        scalar_ptrs = scalar_ptrs + (address.to(tl.pointer_type(tl.float32)),)
+        scalars = scalars + (tl.load(scalar_ptrs[i], mask=mask, other=0.5).to(tl.float64),)
+    before = scalars
     hyper = ()
     for i in tl.static_range(N_HYPER):
-        hyper = hyper + (tl.load(hyper_ptr + row * N_HYPER + i, mask=mask, other=0.5),)
-    values = coefficients(hyper, step.to(tl.float64))
+        hyper = hyper + (tl.load(hyper_ptr + 1 + i, mask=mask, other=0.5),)
 
-    tl.store(step_ptr, step, mask=mask)
+    if N_SCALARS == 0:
+        values = coefficients(hyper, step.to(tl.float64))
+    else:
+        values, scalars = coefficients(hyper, step.to(tl.float64), scalars)
+
+    factor = tl.load(hyper_ptr, mask=mask, other=0.0) / tl.load(grad_scale_ptr).to(tl.float64)
+    tl.store(coefficients_ptr, tl.where(apply, factor, 0.0).to(tl.float32), mask=mask)
     for i in tl.static_range(N_COEFFICIENTS):
-        tl.store(coefficients_ptr + row * N_COEFFICIENTS + i, values[i].to(tl.float32), mask=mask)
+        tl.store(coefficients_ptr + 1 + i, values[i].to(tl.float32), mask=mask)
+    for i in tl.static_range(N_SCALARS):
+        tl.store(scalar_ptrs[i], tl.where(apply, scalars[i], before[i]).to(tl.float32), mask=mask)
+    tl.store(step_ptr, tl.where(apply, step, step - 1.0), mask=mask)
+    parameter = tl.load(row_ptr + PARAMETER, mask=mask, other=0).to(tl.uint32)
+    key = row_key(seed.to(tl.uint32), parameter, step.to(tl.uint32))
+    tl.store(keys_ptr + row, key.to(tl.int32, bitcast=True), mask=mask)
 
 
 @triton.jit
@@ -56,43 +87,51 @@ def block_pointer(address, start, offsets, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def store(pointers, x, mask, DTYPE: tl.constexpr):
-    if tl.bfloat16 == DTYPE:
-        tl.store(pointers, bfloat16_nearest(x), mask=mask)
-    else:
+def store(pointers, x, mask, key, which, start, offsets, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
+    if tl.bfloat16 != DTYPE:
         tl.store(pointers, x.to(DTYPE), mask=mask)
+    elif STOCHASTIC:
+        tl.store(pointers, bfloat16_stochastic(x, noise(key, which, start, offsets)), mask=mask)
+    else:
+        tl.store(pointers, bfloat16_nearest(x), mask=mask)
 
 
 @triton.jit
 def multi_tensor_kernel(
-    rows_ptr,  # int64 [n_rows, 4 + N_STATES]: p, grad, step, n_elements, states
+    rows_ptr,  # int64 [n_rows, N_COLUMNS]: p, grad, step, n_elements, parameter, states, scalars
     chunk_row_ptr,  # int32 [n_chunks]: the row that a program works on
     chunk_index_ptr,  # int32 [n_chunks]: which of the row's blocks
-    coefficients_ptr,  # float32 [n_rows, N_COEFFICIENTS]
+    coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS]
+    keys_ptr,  # int32 [n_rows]
     update: tl.constexpr,
+    N_COLUMNS: tl.constexpr,
     N_STATES: tl.constexpr,
     N_COEFFICIENTS: tl.constexpr,
     P_DTYPE: tl.constexpr,
     GRAD_DTYPE: tl.constexpr,
     STATE_DTYPE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
     """Apply `update` to one block of one row: parameters and states in place."""
     chunk = tl.program_id(0)
     row = tl.load(chunk_row_ptr + chunk)
     start = tl.load(chunk_index_ptr + chunk).to(tl.int64) * BLOCK_SIZE
-    row_ptr = rows_ptr + row * (4 + N_STATES)
-    p_address = tl.load(row_ptr)
-    grad_address = tl.load(row_ptr + 1)
-    n_elements = tl.load(row_ptr + 3)
+    row_ptr = rows_ptr + row * N_COLUMNS
+    p_address = tl.load(row_ptr + P)
+    grad_address = tl.load(row_ptr + GRAD)
+    factor = tl.load(coefficients_ptr + row * (1 + N_COEFFICIENTS))
+    # A row whose step is left out has no elements.
+    n_elements = tl.where(factor == 0.0, 0, tl.load(row_ptr + N_ELEMENTS))
+    key = tl.load(keys_ptr + row).to(tl.uint32, bitcast=True) if STOCHASTIC else 0
 
     coefficients = ()
     for i in tl.static_range(N_COEFFICIENTS):
-        coefficients = coefficients + (tl.load(coefficients_ptr + row * N_COEFFICIENTS + i),)
+        coefficients = coefficients + (tl.load(coefficients_ptr + row * (1 + N_COEFFICIENTS) + 1 + i),)
     state_addresses = ()
     all_addresses = p_address | grad_address
     for i in tl.static_range(N_STATES):
-        address = tl.load(row_ptr + 4 + i)
+        address = tl.load(row_ptr + STATES + i)
         all_addresses = all_addresses | address
         state_addresses = state_addresses + (address,)
 
@@ -101,22 +140,23 @@ def multi_tensor_kernel(
     if (start + BLOCK_SIZE <= n_elements) & (all_addresses % 16 == 0):
         p_ptrs = block_pointer(p_address, start, offsets, P_DTYPE)
         p = tl.load(p_ptrs).to(tl.float32)
-        grad = tl.load(block_pointer(grad_address, start, offsets, GRAD_DTYPE)).to(tl.float32)
+        grad = factor * tl.load(block_pointer(grad_address, start, offsets, GRAD_DTYPE)).to(tl.float32)
         state = ()
         for i in tl.static_range(N_STATES):
             state = state + (tl.load(block_pointer(state_addresses[i], start, offsets, STATE_DTYPE)).to(tl.float32),)
 
         p, state = update(p, grad, state, coefficients)
 
-        store(p_ptrs, p, None, P_DTYPE)
+        store(p_ptrs, p, None, key, 0, start, offsets, P_DTYPE, STOCHASTIC)
         for i in tl.static_range(N_STATES):
-            store(block_pointer(state_addresses[i], start, offsets, STATE_DTYPE), state[i], None, STATE_DTYPE)
+            state_ptrs = block_pointer(state_addresses[i], start, offsets, STATE_DTYPE)
+            store(state_ptrs, state[i], None, key, 1 + i, start, offsets, STATE_DTYPE, STOCHASTIC)
     else:
         mask = start + offsets < n_elements
         p_ptrs = p_address.to(tl.pointer_type(P_DTYPE)) + start + offsets
         p = tl.load(p_ptrs, mask=mask, other=0.0).to(tl.float32)
         grad_ptrs = grad_address.to(tl.pointer_type(GRAD_DTYPE)) + start + offsets
-        grad = tl.load(grad_ptrs, mask=mask, other=0.0).to(tl.float32)
+        grad = factor * tl.load(grad_ptrs, mask=mask, other=0.0).to(tl.float32)
         state = ()
         for i in tl.static_range(N_STATES):
             state_ptrs = state_addresses[i].to(tl.pointer_type(STATE_DTYPE)) + start + offsets
@@ -124,21 +164,25 @@ def multi_tensor_kernel(
 
         p, state = update(p, grad, state, coefficients)
 
-        store(p_ptrs, p, mask, P_DTYPE)
+        store(p_ptrs, p, mask, key, 0, start, offsets, P_DTYPE, STOCHASTIC)
         for i in tl.static_range(N_STATES):
             state_ptrs = state_addresses[i].to(tl.pointer_type(STATE_DTYPE)) + start + offsets
-            store(state_ptrs, state[i], mask, STATE_DTYPE)
+            store(state_ptrs, state[i], mask, key, 1 + i, start, offsets, STATE_DTYPE, STOCHASTIC)
 
 
-def update_constants(rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype) -> dict:
+def update_constants(
+    rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype, stochastic: bool = False
+) -> dict:
     """All that `multi_tensor_kernel` is specialised for: each combination compiles once."""
     return {
         "update": rule.update,
+        "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),
         "N_STATES": len(rule.states),
         "N_COEFFICIENTS": rule.n_coefficients,
         "P_DTYPE": TRITON_DTYPE[p_dtype],
         "GRAD_DTYPE": TRITON_DTYPE[grad_dtype],
         "STATE_DTYPE": TRITON_DTYPE[state_dtype],
+        "STOCHASTIC": stochastic,
         "BLOCK_SIZE": CHUNK_SIZE,
     }
 
@@ -147,36 +191,55 @@ def num_warps(warp_size: int) -> int:
     return CHUNK_SIZE // (ELEMENTS_PER_THREAD * warp_size)
 
 
-def update_(table: Table, grads: list[torch.Tensor]) -> None:
-    """Advance every row by one step of the table's rule, in place: parameters, states and step counts.
+@functools.cache
+def constant(value: float, device: torch.device) -> torch.Tensor:
+    """A float32 number on the device, where kernels can read it."""
+    return torch.tensor(value, device=device)
 
-    Args:
-        grads: contiguous, one for each entry of the table.
 
-    Two launches on the current stream, no synchronisation. Nothing about the hyperparameters or
-    the sizes is compiled in: a (rule, dtypes) pair compiles once.
+def launcher(table: Table) -> Launch:
+    """See `table.Launch`. Two launches on the current stream, no synchronisation.
+
+    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once.
     """
-    table.point_at(grads)
-    n_rows, n_columns = table.rows.shape
     rule, device = table.rule, table.rows.device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        prologue_kernel[(triton.cdiv(n_rows, PROLOGUE_BLOCK_SIZE),)](
-            table.rows,
-            table.hyper,
-            table.coefficients,
-            n_rows,
-            coefficients=rule.coefficients,
-            N_COLUMNS=n_columns,
-            N_HYPER=len(rule.hyper),
-            N_COEFFICIENTS=rule.n_coefficients,
-            BLOCK_SIZE=PROLOGUE_BLOCK_SIZE,
-        )
-        if len(table.chunk_row) > 0:
-            multi_tensor_kernel[(len(table.chunk_row),)](
+    n_rows, n_columns = table.rows.shape
+    n_chunks, seed = len(table.chunk_row), table.seed
+    one, zero = constant(1.0, device), constant(0.0, device)
+    sizes = {"N_COLUMNS": n_columns, "N_STATES": len(rule.states), "N_SCALARS": len(rule.scalars)}
+    prologue_constants = {
+        "coefficients": rule.coefficients,
+        **sizes,
+        "N_HYPER": len(rule.hyper),
+        "N_COEFFICIENTS": rule.n_coefficients,
+        "BLOCK_SIZE": PROLOGUE_BLOCK_SIZE,
+    }
+    constants = update_constants(rule, table.p_dtype, table.grad_dtype, table.state_dtype, seed is not None)
+    warps = num_warps(64 if torch.version.hip else 32)
+
+    def launch(grads, grad_scale, found_inf) -> None:
+        table.point_at(grads)
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            prologue_kernel[(triton.cdiv(n_rows, PROLOGUE_BLOCK_SIZE),)](
                 table.rows,
-                table.chunk_row,
-                table.chunk_index,
+                table.hyper,
                 table.coefficients,
-                **update_constants(rule, table.p_dtype, table.grad_dtype, table.state_dtype),
-                num_warps=num_warps(64 if torch.version.hip else 32),
+                table.keys,
+                one if grad_scale is None else grad_scale,
+                zero if found_inf is None else found_inf,
+                n_rows,
+                seed or 0,
+                **prologue_constants,
             )
+            if n_chunks > 0:
+                multi_tensor_kernel[(n_chunks,)](
+                    table.rows,
+                    table.chunk_row,
+                    table.chunk_index,
+                    table.coefficients,
+                    table.keys,
+                    **constants,
+                    num_warps=warps,
+                )
+
+    return launch

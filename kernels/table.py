@@ -1,21 +1,22 @@
 """The address table: which tensors a launch works on, and with which hyperparameters.
 
-A *row* is one contiguous run of elements: a whole parameter, or one lane of a parameter that is
-stacked `[lanes, ...]`. Every backend walks the same rows.
+A *row* is one run of memory: a whole parameter, or one lane of a parameter that is stacked
+`[lanes, ...]`. Every backend walks the same rows.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from kernels.rules import Rule
+from kernels.rule import Rule
 
 N_PILES = 64
 """Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
 
-P, GRAD, STEP, N_ELEMENTS, STATES = range(5)
-"""Columns of the table; one column for each state follows from `STATES` on."""
+P, GRAD, STEP, N_ELEMENTS, PARAMETER, STATES = range(6)
+"""Columns of the table; one column for each state and then each scalar follows from `STATES` on."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +24,41 @@ class Entry:
     """One parameter, what the optimizer keeps for it, and how many lanes it is stacked of.
 
     Attributes:
-        p: contiguous tensor, any shape; `[lanes, ...]` where lanes > 1.
+        p: real tensor without gaps in memory, any shape; `[lanes, ...]` where lanes > 1.
         states: tensors shaped and laid out like p, in the order of the rule's `states`.
         step: float32 tensor of `lanes` elements on p's device; the number of steps taken.
+        scalars: tensors like step, in the order of the rule's `scalars`.
+        lanes: how many rows it makes.
         group: which row of hyperparameters it uses (see `Table.set_hyper`).
+        parameter: its number in the optimizer, which stochastic rounding depends on.
     """
 
     p: torch.Tensor
     states: tuple[torch.Tensor, ...]
     step: torch.Tensor
+    scalars: tuple[torch.Tensor, ...] = ()
     lanes: int = 1
     group: int = 0
+    parameter: int = 0
 
 
 @dataclass
 class Table:
-    """Rows of one launch: tensors that share device and dtypes.
+    """Rows of one launch: tensors that share a rule, device and dtypes.
 
     Attributes:
-        rows: int64 [n_rows, 4 + n_states], on the device; see the column names above.
-        hyper: float64 [n_rows, n_hyper], on the device.
-        coefficients: [n_rows, n_coefficients] scratch, on the device, of the compute dtype.
+        rows: int64 [n_rows, 5 + n_states + n_scalars], on the device; see the column names above.
+        hyper: float64 [n_rows, 1 + n_hyper], on the device; first the factor of the gradient, 1 or -1.
+        coefficients: [n_rows, 1 + n_coefficients] scratch, on the device, of the compute dtype; first the
+            factor of the gradient, which is 0 where the step is left out.
+        keys: int32 [n_rows] scratch, on the device: seeds of this step's stochastic rounding.
         chunk_row, chunk_index: int32 [n_chunks], on the device: chunk c is block
             `chunk_index[c]` of row `chunk_row[c]`.
         host: the same rows in (pinned) host memory, from where they are uploaded.
+        entry_of_row, lane_offset: for each row its entry, and its distance in bytes from where the gradient starts.
         groups, lane_of_row: row r takes its hyperparameters from lane `lane_of_row[r]` of the lanes
             of `groups` laid end to end.
+        seed: of stochastic rounding; None rounds to nearest.
     """
 
     rule: Rule
@@ -57,13 +67,17 @@ class Table:
     rows: torch.Tensor
     hyper: torch.Tensor
     coefficients: torch.Tensor
+    keys: torch.Tensor
     chunk_row: torch.Tensor
     chunk_index: torch.Tensor
     chunk_size: int
     host: torch.Tensor
+    entry_of_row: np.ndarray
+    lane_offset: np.ndarray
     groups: tuple[int, ...]
     lane_of_row: torch.Tensor
-    grad_addresses: list[int] = field(default_factory=list)
+    seed: int | None = None
+    grad_addresses: list[int] | None = None
     uploaded: "torch.cuda.Event | None" = None
 
     @property
@@ -82,16 +96,20 @@ class Table:
         """Let the rows read these gradients, one an entry, laid out like its parameter.
 
         Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has.
+        Raises: RuntimeError if one has moved while a CUDA graph is being captured.
         """
         addresses = [grad.data_ptr() for grad in grads]
         if addresses == self.grad_addresses:
             return
+        if capturing(self.rows.device):
+            raise RuntimeError(
+                "A gradient has moved since the last step, and a CUDA graph is being captured: the address table is "
+                "frozen then. Take a step with these gradients before, and keep them: zero_grad(set_to_none=False)"
+            )
         if self.uploaded is not None:
             self.uploaded.synchronize()
-        column, start = self.host.numpy()[:, GRAD], 0
-        for entry, grad in zip(self.entries, grads, strict=True):
-            column[start : start + entry.lanes] = row_addresses(grad, entry.lanes)
-            start += entry.lanes
+        starts = np.array(addresses, dtype=np.int64)
+        self.host.numpy()[:, GRAD] = starts[self.entry_of_row] + self.lane_offset
         self.rows.copy_(self.host, non_blocking=True)
         if self.rows.is_cuda:
             self.uploaded = self.uploaded or torch.cuda.Event()
@@ -99,7 +117,7 @@ class Table:
         self.grad_addresses = addresses
 
     def set_hyper(self, groups: list[tuple]) -> None:
-        """Set the hyperparameters: for each group, in the order of `rule.hyper`, floats or `[lanes]` tensors."""
+        """Set the hyperparameters of each group: the gradient's factor, then as `rule.hyper`; floats or `[lanes]`."""
         used = [groups[group] for group in self.groups]
         # Values that live on the device stay there: reading them would wait for it.
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for values in used for v in values)
@@ -111,30 +129,46 @@ class Table:
         self.hyper.copy_(torch.cat(blocks)[self.lane_of_row.to(device)])
 
 
+Launch = Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None], None]
+"""`launch(grads, grad_scale, found_inf)` advances every row of a table by one step, in place: parameters, states,
+scalars and step counts. grads holds one gradient an entry, laid out like its parameter; the others are those of a
+GradScaler, tensors of one element on the device, or None. Each backend's `launcher(table)` makes one."""
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether work on the device is being recorded into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
-    """Address of each lane of a contiguous tensor, int64 [lanes]."""
+    """Address of each lane of a tensor without gaps, int64 [lanes]."""
     lane_bytes = tensor.numel() // lanes * tensor.element_size()
     return tensor.data_ptr() + lane_bytes * np.arange(lanes, dtype=np.int64)
 
 
-def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int) -> Table:
+def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int, seed: int | None = None) -> Table:
     """Lay out the table of entries that share device and dtypes; gradients and hyperparameters come later.
 
     Args:
-        chunk_size: elements that one program (GPU) or one task (CPU) works on.
+        chunk_size: elements that one program (GPU) or one task (CPU) works on; a power of two.
     """
     device, p_dtype = entries[0].p.device, entries[0].p.dtype
     compute_dtype = torch.float64 if p_dtype == torch.float64 else torch.float32
     lanes = np.array([entry.lanes for entry in entries])
-    host = torch.zeros(int(lanes.sum()), STATES + len(rule.states), dtype=torch.int64, pin_memory=device.type == "cuda")
-    rows, start = host.numpy(), 0
+    entry_of_row = np.repeat(np.arange(len(entries)), lanes)
+    n_columns = STATES + len(rule.states) + len(rule.scalars)
+    host = torch.zeros(len(entry_of_row), n_columns, dtype=torch.int64, pin_memory=device.type == "cuda")
+    rows, lane_offset, start = host.numpy(), np.zeros(len(entry_of_row), dtype=np.int64), 0
     for entry in entries:
         lane_rows = rows[start : start + entry.lanes]
+        lane_size = entry.p.numel() // entry.lanes
         lane_rows[:, P] = row_addresses(entry.p, entry.lanes)
         lane_rows[:, STEP] = row_addresses(entry.step, entry.lanes)
-        lane_rows[:, N_ELEMENTS] = entry.p.numel() // entry.lanes
-        for i, state in enumerate(entry.states):
+        lane_rows[:, N_ELEMENTS] = lane_size
+        lane_rows[:, PARAMETER] = entry.parameter
+        for i, state in enumerate((*entry.states, *entry.scalars)):
             lane_rows[:, STATES + i] = row_addresses(state, entry.lanes)
+        lane_offset[start : start + entry.lanes] = lane_size * grad_dtype.itemsize * np.arange(entry.lanes)
         start += entry.lanes
 
     n_chunks = -(-rows[:, N_ELEMENTS] // chunk_size)
@@ -150,17 +184,22 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
     lanes_of_group = {entry.group: entry.lanes for entry in entries}
     first_lane = dict(zip(lanes_of_group, np.cumsum([0, *lanes_of_group.values()]), strict=False))
     lane_of_row = np.concatenate([first_lane[entry.group] + np.arange(entry.lanes) for entry in entries])
+    n_rows = len(rows)
     return Table(
         rule=rule,
         entries=entries,
         grad_dtype=grad_dtype,
         rows=torch.empty_like(host, device=device, pin_memory=False),
-        hyper=torch.empty(len(rows), len(rule.hyper), dtype=torch.float64, device=device),
-        coefficients=torch.empty(len(rows), rule.n_coefficients, dtype=compute_dtype, device=device),
+        hyper=torch.empty(n_rows, 1 + len(rule.hyper), dtype=torch.float64, device=device),
+        coefficients=torch.empty(n_rows, 1 + rule.n_coefficients, dtype=compute_dtype, device=device),
+        keys=torch.empty(n_rows, dtype=torch.int32, device=device),
         chunk_row=torch.from_numpy(chunk_row).to(device),
         chunk_index=torch.from_numpy(chunk_index).to(device),
         chunk_size=chunk_size,
         host=host,
+        entry_of_row=entry_of_row,
+        lane_offset=lane_offset,
         groups=tuple(lanes_of_group),
         lane_of_row=torch.from_numpy(lane_of_row),
+        seed=seed,
     )

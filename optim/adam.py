@@ -1,11 +1,9 @@
-"""Adam and AdamW."""
+"""Adam and what came of it: AdamW, NAdam, RAdam."""
 
 import torch
 
 from kernels import rules
-from optim.base import RuleOptimizer
-
-Value = float | torch.Tensor
+from optim.base import RuleOptimizer, Value, check, check_betas, options
 
 
 class Adam(RuleOptimizer):
@@ -16,19 +14,21 @@ class Adam(RuleOptimizer):
     p          <- p - lr / (1 - beta1^t) * exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
 
     Args:
-        params: parameters or groups; float32, bfloat16 (states in float32) or, on the CPU, float64.
-            Updated in place.
+        params: parameters or groups; float32, bfloat16, float16 or float64, complex too. Updated in place.
         lr, betas, eps, weight_decay: a float, or `[K]` tensors over parameters stacked `[K, ...]`.
         weight_decay: added to the gradient as weight_decay * p; with decoupled_weight_decay the
             parameters shrink by lr * weight_decay instead (AdamW).
+        amsgrad: divide by the largest exp_avg_sq so far (Reddi et al. 2018, arXiv:1904.09237).
         maximize: ascend instead of descend.
-        foreach, fused: accepted for compatibility; the step is one launch in any case.
-        backend: see `RuleOptimizer`.
+        capturable: accepted; on a GPU every step can be captured into a CUDA graph.
+        differentiable: refused.
+        foreach, fused: accepted; the step is one launch in any case.
+        own: backend, state_dtype, rounding, seed; see `RuleOptimizer`.
     Raises: ValueError if a value is out of range, or lanes and shapes do not fit.
-    Reference: Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
+    Reference: Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
     """
 
-    rule = rules.adam
+    state_names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,
@@ -45,49 +45,33 @@ class Adam(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        backend: str | None = None,
+        **own,
     ):
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, options(locals()), **own)
+
+    def rule(self, group: dict) -> rules.Rule:
+        return rules.amsgrad if group["amsgrad"] else rules.adam
 
     def hyper(self, group: dict) -> tuple:
-        decay, zero = group["weight_decay"], 0.0
-        decoupled = group["decoupled_weight_decay"]
-        return (
-            group["lr"],
-            *group["betas"],
-            group["eps"],
-            decay if decoupled else zero,
-            zero if decoupled else decay,
-            -1.0 if group["maximize"] else 1.0,
-        )
+        return group["lr"], *group["betas"], group["eps"], *decays(group)
 
     def check_group(self, group: dict) -> None:
-        for option in ("amsgrad", "differentiable"):
-            if group[option]:
-                raise ValueError(f"{option}=True is not supported by {type(self).__name__} yet")
-        beta1, beta2 = group["betas"]
-        check("learning rate", group["lr"], lambda v: v >= 0)
-        check("beta parameter at index 0", beta1, lambda v: (v >= 0) & (v < 1))
-        check("beta parameter at index 1", beta2, lambda v: (v >= 0) & (v < 1))
-        check("epsilon value", group["eps"], lambda v: v >= 0)
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
+        super().check_group(group)
+        one = [isinstance(v, torch.Tensor) and v.numel() == 1 for v in group["betas"]]
+        if group["foreach"] and not group["capturable"]:
+            for name, value in (("lr", group["lr"]), *((f"betas[{i}]", v) for i, v in enumerate(group["betas"]))):
+                if isinstance(value, torch.Tensor):
+                    raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
+        if (any(one) and not all(one)) or any(type(v) is int for v in group["betas"]):
+            raise ValueError("betas must be either both floats or both Tensors")
+        check_adaptive(group)
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: `torch.optim.AdamW` in one launch a step. See `Adam`."""
+    """Adam with decoupled weight decay: `torch.optim.AdamW` in one launch a step. See `Adam`.
+
+    Reference: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
 
     def __init__(
         self,
@@ -97,14 +81,121 @@ class AdamW(Adam):
         eps: Value = 1e-8,
         weight_decay: Value = 1e-2,
         amsgrad: bool = False,
-        **options,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **own,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay=True, **options)
+        super().__init__(params, **options(locals()), decoupled_weight_decay=True, **own)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        # Whatever is loaded into AdamW decays as AdamW does.
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
 
 
-def check(name: str, value: Value, accepts) -> None:
-    """Raise ValueError unless every value is accepted."""
-    values = torch.as_tensor(value, dtype=torch.float64)
-    bad = ~accepts(values)
-    if bad.any():
-        raise ValueError(f"Invalid {name}: {values[bad].flatten()[0].item()}")
+class NAdam(RuleOptimizer):
+    """Adam with Nesterov momentum: `torch.optim.NAdam` in one launch a step. Arguments as of `Adam`, and
+
+    momentum_decay: psi in the momentum mu_t = beta1 * (1 - 0.96^(t * psi) / 2), of which the state mu_product is
+        the product.
+
+        p <- p - lr * ((1 - mu_t) / (1 - mu_product_t) * grad + mu_(t+1) / (1 - mu_product_(t+1)) * exp_avg)
+               / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
+
+    Reference: Dozat 2016, Incorporating Nesterov Momentum into Adam.
+    """
+
+    state_names = ("exp_avg", "exp_avg_sq", "mu_product")
+
+    def __init__(
+        self,
+        params,
+        lr: Value = 2e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 0,
+        momentum_decay: Value = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        **own,
+    ):
+        super().__init__(params, options(locals()), **own)
+
+    def rule(self, group: dict) -> rules.Rule:
+        return rules.nadam
+
+    def hyper(self, group: dict) -> tuple:
+        return group["lr"], *group["betas"], group["eps"], *decays(group), group["momentum_decay"]
+
+    def initial(self, group: dict) -> dict[str, Value]:
+        return {"mu_product": 1.0}
+
+    def check_group(self, group: dict) -> None:
+        super().check_group(group)
+        check_adaptive(group)
+        check("momentum_decay value", group["momentum_decay"], lambda v: v >= 0)
+
+
+class RAdam(RuleOptimizer):
+    """Rectified Adam: `torch.optim.RAdam` in one launch a step. Arguments as of `Adam`.
+
+    While the variance of the denominator is unbounded (the first steps) it is left out:
+
+        rho_t = rho_inf - 2 t beta2^t / (1 - beta2^t),    rho_inf = 2 / (1 - beta2) - 1
+        p <- p - lr / (1 - beta1^t) * exp_avg * r_t sqrt(1 - beta2^t) / (sqrt(exp_avg_sq) + eps)    if rho_t > 5
+        p <- p - lr / (1 - beta1^t) * exp_avg                                                       otherwise
+
+    Reference: Liu et al. 2020, arXiv:1908.03265.
+    """
+
+    state_names = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params,
+        lr: Value = 1e-3,
+        betas: tuple[Value, Value] = (0.9, 0.999),
+        eps: Value = 1e-8,
+        weight_decay: Value = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        **own,
+    ):
+        super().__init__(params, options(locals()), **own)
+
+    def rule(self, group: dict) -> rules.Rule:
+        return rules.radam
+
+    def hyper(self, group: dict) -> tuple:
+        return group["lr"], *group["betas"], group["eps"], *decays(group)
+
+    def check_group(self, group: dict) -> None:
+        super().check_group(group)
+        check_adaptive(group)
+
+
+def decays(group: dict) -> tuple[Value, Value]:
+    """The group's weight decay as the rules take it: decoupled, and as a part of the gradient."""
+    decay = group["weight_decay"]
+    return (decay, 0.0) if group["decoupled_weight_decay"] else (0.0, decay)
+
+
+def check_adaptive(group: dict) -> None:
+    """Raise ValueError unless lr, betas, eps and weight_decay are in range."""
+    check("learning rate", group["lr"], lambda v: v >= 0)
+    check("epsilon value", group["eps"], lambda v: v >= 0)
+    check_betas(group["betas"])
+    check("weight_decay value", group["weight_decay"], lambda v: v >= 0)

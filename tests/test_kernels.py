@@ -1,5 +1,6 @@
 """The traversal in every backend: which elements it touches, and that all backends agree."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -87,7 +88,7 @@ def test_cpu_bfloat16_store_rounds_as_torch_does(bits):
     x = np.array(bits, dtype=np.uint32).view(np.float32)
     stored = np.zeros(len(x), dtype=np.uint16)
     for i, value in enumerate(x):
-        cpu.store_bfloat16(stored, i, value)
+        cpu.store_bfloat16(stored, i, value, np.uint32(0))
     ours = torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     expected = torch.from_numpy(x).bfloat16()
     nan = expected.isnan()
@@ -103,11 +104,11 @@ def test_kernel_bfloat16_rounds_ties_infinities_and_nans_as_torch_does():
     p.grad = torch.zeros_like(p)
 
     # A rule that stores what its state holds, so that any bit pattern can be put through the cast.
-    rule = rules.Rule("store", rules.adam.coefficients, store_state, rules.adam.hyper, ("value",), 8)
+    rule = rules.Rule("store", rules.adam.coefficients, store_state, rules.adam.hyper, ("value",))
     entry = table.Entry(p, (x.to(device),), torch.zeros((), device=device))
     made = table.build(rule, [entry], p.grad.dtype, multi_tensor.CHUNK_SIZE)
-    made.set_hyper([(0.0, 0.9, 0.999, 1.0, 0.0, 0.0, 1.0)])
-    multi_tensor.update_(made, [p.grad])
+    made.set_hyper([(1.0, 0.0, 0.9, 0.999, 1.0, 0.0, 0.0)])
+    multi_tensor.launcher(made)([p.grad], None, None)
     expected = x.bfloat16()
     assert (p.detach().cpu().isnan() == expected.isnan()).all()
     kept = ~expected.isnan()
@@ -122,9 +123,11 @@ def store_state(p, grad, state, coefficients):
 
 def test_chunks_cover_every_element_once():
     params = [torch.zeros(shape) for shape in ((0,), (5,), (4, 100), (2, 3000))]
-    entries = [table.Entry(p, (p, p), torch.zeros(lanes), lanes) for p, lanes in zip(params, (1, 1, 4, 2), strict=True)]
+    entries = [
+        table.Entry(p, (p, p), torch.zeros(lanes), lanes=lanes) for p, lanes in zip(params, (1, 1, 4, 2), strict=True)
+    ]
     # A group has one number of lanes; here each entry is a group of its own.
-    entries = [table.Entry(e.p, e.states, e.step, e.lanes, group) for group, e in enumerate(entries)]
+    entries = [dataclasses.replace(e, group=group) for group, e in enumerate(entries)]
     made = table.build(rules.adam, entries, torch.float32, chunk_size=64)
     covered = {}
     for row, index in zip(made.chunk_row.tolist(), made.chunk_index.tolist(), strict=True):

@@ -1,0 +1,93 @@
+"""What an update rule is: an optimizer's maths, written once (the family itself is in `rules`).
+
+A rule is two small functions that know nothing of launches, lists or devices:
+
+    coefficients(hyper, step) -> tuple    once per tensor, in float64
+    update(p, grad, state, coefficients) -> (p, state)    once per element, in float32
+
+Both are ordinary Python arithmetic plus a few `tl` functions, so that one text serves every
+backend: Triton compiles it for the GPU (`multi_tensor`), Numba for the CPU (`cpu`), and where
+Numba is missing torch runs it as it stands (`eager`).
+
+What is subtracted from 1 is formed in `coefficients`: in float32, 1 - beta2 at
+beta2 = 0.9999 is already off by 1.7e-4 of itself. Averages forget and then learn,
+m - w m + w g with w = 1 - beta: beta and w, both rounded, no longer add up to 1.
+
+The sign of `maximize` and the scale of a GradScaler are in `grad` before a rule sees it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType, SimpleNamespace
+
+import numpy as np
+
+try:
+    import triton
+    import triton.language as tl
+except ModuleNotFoundError:  # macOS and Windows: the rules still serve the CPU backends.
+
+    def _jit(function: Callable) -> Callable:
+        function.fn = function
+        return function
+
+    triton, tl = SimpleNamespace(jit=_jit), None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule and the names of what it works on.
+
+    Attributes:
+        name: what messages and tables call it.
+        coefficients: `@triton.jit` function `(hyper, step) -> tuple`; hyper is a tuple of float64
+            in the order of `hyper`, step a float64 that counts from 1. With `scalars` it is
+            `(hyper, step, scalars) -> (tuple, scalars)`.
+        update: `@triton.jit` function `(p, grad, state, coefficients) -> (p, state)`; all float32,
+            state a tuple in the order of `states`.
+        hyper: names of the hyperparameters.
+        states: names of the states that have an element for each of p's.
+        scalars: names of the states that a tensor has one of, float32, beside its step.
+    """
+
+    name: str
+    coefficients: Callable
+    update: Callable
+    hyper: tuple[str, ...]
+    states: tuple[str, ...]
+    scalars: tuple[str, ...] = ()
+
+    @cached_property
+    def n_coefficients(self) -> int:
+        """Length of the tuple of coefficients."""
+        coefficients, half = rebind(self.coefficients, NUMPY), np.float64(0.5)
+        hyper, scalars = (half,) * len(self.hyper), (half,) * len(self.scalars)
+        with np.errstate(all="ignore"):
+            step = np.float64(2)
+            return len(coefficients(hyper, step, scalars)[0] if scalars else coefficients(hyper, step))
+
+
+NUMPY = SimpleNamespace(
+    **{name: getattr(np, name) for name in ("exp", "log", "exp2", "log2", "sin", "cos", "floor", "ceil", "abs")},
+    **{name: getattr(np, name) for name in ("sqrt", "minimum", "maximum", "where")},
+    sqrt_rn=np.sqrt,
+    div_rn=np.divide,
+    rsqrt=lambda x: 1 / np.sqrt(x),
+)
+"""What `tl` may mean in a rule: every backend has at least these."""
+
+
+def plain(function: Callable) -> Callable:
+    """The Python function inside a `@triton.jit` function, or the function itself."""
+    return getattr(function, "fn", function)
+
+
+def rebind(function: Callable, language, compile: Callable = lambda function: function) -> Callable:
+    """The body of a `@triton.jit` function, and of those that it calls, in which `tl` means `language`."""
+    body = plain(function)
+    namespace = {**body.__globals__, "tl": language}
+    for name in body.__code__.co_names:
+        if hasattr(namespace.get(name), "fn"):
+            namespace[name] = rebind(namespace[name], language, compile)
+    return compile(FunctionType(body.__code__, namespace, body.__name__, body.__defaults__, body.__closure__))

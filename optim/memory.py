@@ -1,0 +1,59 @@
+"""How tensors lie in memory: what has to hold before a launch may walk them as flat runs of numbers."""
+
+import torch
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The shard of a DTensor that is here; any other tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    """The local tensor, as real numbers `[..., 2]` if it is complex."""
+    tensor = local(tensor)
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def layout(tensor: torch.Tensor) -> tuple:
+    """Equal for tensors whose elements follow each other in the same order at the same distances."""
+    if tensor.numel() == 0:
+        return ()
+    return tuple((size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1)
+
+
+def like(p: torch.Tensor, dtype: torch.dtype, lanes: int) -> torch.Tensor:
+    """Zeros shaped like p and without gaps: in p's order of memory if p has none either, lane after lane."""
+    order = torch.contiguous_format if lanes > 1 else torch.preserve_format
+    return torch.zeros_like(p, dtype=dtype, memory_format=order, requires_grad=False)
+
+
+def state_dtype(p_dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype of a state of a parameter: the one wanted, by default float32 or wider; complex if p is.
+
+    Raises: TypeError if there is no such complex dtype.
+    """
+    if p_dtype.is_complex:
+        if wanted is not None and wanted not in (torch.float32, torch.complex64, torch.complex128):
+            raise TypeError(f"state_dtype={wanted} has no complex counterpart for a parameter of {p_dtype}")
+        return p_dtype if p_dtype == torch.complex128 else torch.complex64
+    return wanted or (torch.float64 if p_dtype == torch.float64 else torch.float32)
+
+
+def waves(tensors: list[torch.Tensor]) -> list[int]:
+    """In which of several launches, one after the other, each tensor is updated: 0 unless it shares memory.
+
+    Tied parameters, and views of one another, take their updates in turn, as they do in torch.
+    """
+    spans = []
+    for tensor in tensors:
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        spans.append((start, start + (last + 1) * tensor.element_size() if tensor.numel() else start))
+    ordered = sorted(span for span in spans if span[0] < span[1])
+    if all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False)):
+        return [0] * len(tensors)
+    wave = []
+    for i, (start, end) in enumerate(spans):
+        shared = [wave[j] for j in range(i) if start < spans[j][1] and spans[j][0] < end]
+        wave.append(1 + max(shared, default=-1))
+    return wave
