@@ -177,12 +177,8 @@ def compile_rule(
     n_coefficients, no_noise = rule.n_coefficients, np.uint32(0)
     # Tuples to be filled by tuple_setitem: Numba needs lengths at compile time, and cannot index an empty one.
     address_tuple, state_tuple = (0,) * max(1, n_states), (number(0),) * max(1, n_states)
-    hyper_tuple, scalar_tuple, coefficient_tuple = (
-        (0.0,) * n_hyper,
-        (0.0,) * max(1, n_scalars),
-        (number(0),) * n_coefficients,
-    )
-    key_tuple = (no_noise,) * (1 + n_states)
+    hyper_tuple, scalar_tuple = (0.0,) * n_hyper, (0.0,) * max(1, n_scalars)
+    coefficient_tuple, key_tuple = (number(0),) * n_coefficients, (no_noise,) * (1 + n_states)
     if n_scalars:
         coefficients_and_scalars = coefficients
     else:
