@@ -250,11 +250,10 @@ def launcher(table: Table) -> Launch:
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     prologue, traverse = compile_rule(table.rule, *dtypes, table.seed is not None)
     rows, hyper, coefficients = table.rows.numpy(), table.hyper.numpy(), table.coefficients.numpy()
-    keys, chunk_row, chunk_index = (
-        table.keys.numpy().view(np.uint32),
-        table.chunk_row.numpy(),
-        table.chunk_index.numpy(),
-    )
+    keys = table.keys.numpy().view(np.uint32)
+    chunk_row, chunk_index = table.chunk_row.numpy(), table.chunk_index.numpy()
+    # Waking a thread costs as much as what a chunk takes.
+    most_threads = max(1, int(table.host[:, N_ELEMENTS].sum()) // CHUNK_SIZE)
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:
@@ -263,7 +262,7 @@ def launcher(table: Table) -> Launch:
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
         prologue(rows, hyper, coefficients, keys, scale, table.seed or 0)
         with _LOCK:
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, most_threads))
             traverse(rows, coefficients, keys, chunk_row, chunk_index, table.chunk_size)
 
     return launch

@@ -35,11 +35,11 @@ def from_rule(
     name = name or update.__name__
     initial = dict(states) if isinstance(states, Mapping) else dict.fromkeys(states, 0.0)
     hyper = [f"beta{i + 1}" if key == "betas" else key for key, v in defaults.items() for i in range(width(v))]
-    rule = Rule(name, jit(coefficients), jit(update), tuple(hyper), tuple(initial))
-    check_rule(rule)
+    own = Rule(name, jit(coefficients), jit(update), tuple(hyper), tuple(initial))
+    check_rule(own)
 
     class Custom(RuleOptimizer):
-        state_names = rule.states
+        state_names = own.states
 
         def __init__(self, params, *args, maximize: bool = False, **options):
             chosen = dict(zip(defaults, args, strict=False))
@@ -49,7 +49,7 @@ def from_rule(
             super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
 
         def rule(self, group: dict) -> Rule:
-            return rule
+            return own
 
         def hyper(self, group: dict) -> tuple:
             values = (group[key] for key in defaults)
