@@ -1,10 +1,13 @@
 """From an update rule to a `torch.optim.Optimizer`."""
 
+import contextlib
 import functools
 import importlib
 import warnings
+import weakref
 from collections import defaultdict
 from importlib.util import find_spec
+from operator import is_
 from typing import NamedTuple
 
 import torch
@@ -172,21 +175,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         if self._sharded:
-            grads = [None if g is None else memory.local(g) for g in grads]
-        state = self.state.get
-        try:
-            layout = [
-                None if g is None else (p.data_ptr(), id(state(p)), g.dtype, g.stride())
-                for p, g in zip(params, grads, strict=True)
-            ]
-        except RuntimeError:  # A sparse tensor has no strides.
-            layout = None
-        if layout is None or layout != self._layout:
-            self._parts, self._layout = self._build(params, grads), layout
-            # States that were made just now have an identity now.
-            if layout is not None:
-                self._layout = [key and (key[0], id(state(p)), *key[2:]) for key, p in zip(layout, params, strict=True)]
-            self._hyper_seen = None
+            grads = [g if g is None else memory.local(g) for g in grads]
+        # Of the same tensors at the same places nothing else can have changed.
+        places = [*map(torch.Tensor.data_ptr, params)], [*map(id, self.state.values())]
+        if places != self._places or not all(map(is_, [ref() for ref in self._refs], grads)):
+            self._look_again(params, grads, places)
         self._refresh_hyper()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for table, launch, index, special, gaps in self._parts:
@@ -204,31 +197,42 @@ class RuleOptimizer(torch.optim.Optimizer):
                 p.copy_(copy)
         return loss
 
+    def _look_again(self, params: list, grads: list, places: tuple) -> None:
+        """Lay the tables out anew if parameters, states or the layout of gradients are not those of the last step."""
+        kinds = None
+        with contextlib.suppress(RuntimeError):  # A sparse gradient has no strides, and `_build` says so.
+            kinds = [g if g is None else (g.dtype, g.stride()) for g in grads]
+        if kinds is None or places != self._places or kinds != self._kinds:
+            self._forget_tables()
+            self._parts = self._build(params, grads)
+            # States that were made just now have places now.
+            places = places[0], [*map(id, self.state.values())]
+        self._places, self._kinds = places, kinds
+        self._refs = [nothing if g is None else weakref.ref(g) for g in grads]
+
     def _refresh_hyper(self) -> None:
         """Bring the tables up to date with the groups, if any value has changed."""
         values = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in self.param_groups]
         seen = [[(id(v), v._version) if isinstance(v, torch.Tensor) else v for v in row] for row in values]
         changed = seen != self._hyper_seen
+        captured = self._on_gpu and torch.cuda.is_current_stream_capturing()
+        if not changed and not captured:
+            return
         for table, *_ in self._parts:
             used = [v for group in table.groups for v in values[group]]
-            on_device = any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in used)
-            if tables.capturing(table.rows.device):
-                if changed and not on_device:
-                    raise RuntimeError(
-                        "A hyperparameter has changed since the last step, and a CUDA graph is being captured: take a "
-                        "step with it before, or make it a tensor on the device, which the graph reads at each replay"
-                    )
-                if not on_device:
-                    continue
-            elif not changed:
-                continue
-            table.set_hyper(values)
+            if not captured or any(isinstance(v, torch.Tensor) and v.is_cuda for v in used):
+                table.set_hyper(values)
+            elif changed:
+                raise RuntimeError(
+                    "A hyperparameter has changed since the last step, and a CUDA graph is being captured: take a "
+                    "step with it before, or make it a tensor on the device, which the graph reads at each replay"
+                )
         # The values are kept too: an id means something only as long as its object lives.
         self._hyper_seen, self._hyper_values = seen, values
 
     def _build(self, params: list, grads: list) -> list[Part]:
         """Check every tensor, make the states that are missing, and lay the tables out."""
-        if any(tables.capturing(p.device) for p in params):
+        if self._on_gpu and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "Parameters, states or the layout of gradients have changed since the last step, and a CUDA graph is "
                 "being captured: take a step with them before the capture"
@@ -377,9 +381,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         return module if takes_both else backend_module("eager")
 
     def _forget_tables(self) -> None:
-        self._layout, self._parts, self._hyper_seen, self._hyper_values = None, [], None, []
-        groups = getattr(self, "param_groups", [])
-        self._sharded = any(hasattr(p, "to_local") for group in groups for p in group["params"])
+        self._parts, self._places, self._kinds, self._refs = [], None, None, []
+        self._hyper_seen, self._hyper_values = None, []
+        params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
+        self._sharded = any(hasattr(p, "to_local") for p in params)
+        self._on_gpu = any(p.is_cuda for p in params)
 
     def __getstate__(self) -> dict:
         own = {name: getattr(self, name) for name in ("backend", "state_dtype", "rounding", "seed")}
@@ -388,6 +394,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self._forget_tables()
+
+
+def nothing() -> None:
+    """Stands for the weak reference to a gradient that is not there."""
 
 
 def backend_module(name: str):
