@@ -396,8 +396,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._forget_tables()
 
 
-def nothing() -> None:
-    """Stands for the weak reference to a gradient that is not there."""
+def nothing() -> object:
+    """Stands for the weak reference to a gradient that is not there: None is what a freed gradient's returns."""
+    return nothing
 
 
 def backend_module(name: str):
