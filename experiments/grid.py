@@ -6,8 +6,8 @@ import re
 
 import pandas as pd
 
-AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-"""The axes, in the order of all tables, with torch's default values."""
+AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
+"""The axes, in the order of all tables, with the default values of an optimizer that has none of its own."""
 
 RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>.+):(?P<count>\d+)")
 ACCEPTED = {
@@ -16,6 +16,7 @@ ACCEPTED = {
     "beta2": "numbers in [0, 1)",
     "eps": "numbers >= 0",
     "weight_decay": "numbers >= 0",
+    "momentum": "numbers in [0, 1)",
 }
 
 
@@ -71,12 +72,13 @@ def check_axis(axis: str, values: list[float]) -> list[float]:
     if not values:
         raise OptionError(f"{option(axis)} needs at least one value ({ACCEPTED[axis]})")
     for value in values:
-        allowed = {"lr": value > 0, "beta1": 0 <= value < 1, "beta2": 0 <= value < 1}.get(axis, value >= 0)
-        if not (allowed and math.isfinite(value)):
+        below = 1 if "[0, 1)" in ACCEPTED[axis] else math.inf
+        if not (0 < value < below if axis == "lr" else 0 <= value < below):
             raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {value:g}")
     return sorted(set(values))
 
 
 def configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
-    """Every combination of the axes, one row each; columns as in `AXES`."""
-    return pd.DataFrame(list(itertools.product(*(axes[axis] for axis in AXES))), columns=list(AXES))
+    """Every combination of the axes, one row each; columns as in `AXES`, NaN in those that are not among `axes`."""
+    table = pd.DataFrame(list(itertools.product(*axes.values())), columns=list(axes), dtype=float)
+    return table.reindex(columns=list(AXES))
