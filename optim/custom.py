@@ -1,5 +1,6 @@
 """An optimizer class from an update rule of your own."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -69,10 +70,20 @@ def from_rule(
                     for value in group[key] if isinstance(group[key], (tuple, list)) else (group[key],):
                         check("learning rate" if key == "lr" else f"{key} value", value, lambda v: v >= 0)
 
+    Custom.__init__.__signature__ = signature(defaults)
     Custom.__name__ = Custom.__qualname__ = name
     Custom.__module__ = update.__module__
     Custom.__doc__ = update.__doc__
     return Custom
+
+
+def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
+    """What `help` shows of the class, and where sweeps look for the hyperparameters that it has."""
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, named) for name in ("self", "params")]
+    parameters += [inspect.Parameter(key, named, default=value) for key, value in defaults.items()]
+    parameters.append(inspect.Parameter("maximize", inspect.Parameter.KEYWORD_ONLY, default=False))
+    return inspect.Signature([*parameters, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
 
 
 def width(value) -> int:
