@@ -77,11 +77,18 @@ def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
 
 
 MINE = """
-import optim
+import triton.language as tl
+from optim import from_rule
 
-class Mine(optim.Adam):
-    def __init__(self, params, lr=5e-3, eps=1e-6):
-        super().__init__(params, lr=lr, eps=eps)
+def coefficients(hyper, step):
+    lr, eps = hyper
+    return lr, eps
+
+def update(p, grad, state, coefficients):
+    lr, eps = coefficients
+    return p - lr * grad / (tl.abs(grad) + eps), state
+
+Mine = from_rule(update, coefficients, defaults={"lr": 5e-3, "eps": 1e-6}, name="Mine")
 """
 
 
