@@ -105,7 +105,7 @@ def drawings(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> dict[s
     if runs["optimizer"].nunique() > 1:
         pictures["optimizers.png"] = (partial(comparison.figure, runs, curves, loss_name), OPTIMIZERS)
         best = tables.ranked(runs).loc[0, "optimizer"]
-        runs, of_best = runs[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
+        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
     varied = tables.varied_axes(runs)
     pictures["convergence.png"] = (partial(figures.convergence, runs, curves, loss_name), of_best + CONVERGENCE)
     for axis in varied:

@@ -5,7 +5,7 @@ What a population is compared with: for equality in the tests, for speed in the 
 
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,13 @@ from experiments.grid import OptionError
 from experiments.problems import Problem
 
 
-def check(names: Iterable[str]) -> None:
-    """Raise OptionError if torch lacks one of the optimizers."""
-    if missing := [name for name in names if optimizers.resolve(name).alone is None]:
+def class_of(name: str) -> type[torch.optim.Optimizer]:
+    """Torch's class of an optimizer. Raises: OptionError if torch has none."""
+    found = optimizers.resolve(name).alone
+    if found is None:
         accepted = ", ".join(name for name, choice in optimizers.OPTIMIZERS.items() if choice.alone)
-        raise OptionError(f"--compare-alone accepts optimizers that torch has ({accepted}), not {missing[0]}")
+        raise OptionError(f"--compare-alone accepts optimizers that torch has ({accepted}), not {name}")
+    return found
 
 
 def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam", dtype=torch.float32, device="cpu"):
@@ -33,12 +35,12 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = problem.model.build().to(device, dtype)
-    choice = optimizers.resolve(optimizer)
+    torchs = class_of(optimizer)
     # torch fuses Adagrad on the CPU only.
-    on_cpu_only = choice.alone is torch.optim.Adagrad
-    fuses = "fused" in inspect.signature(choice.alone).parameters and not (on_cpu_only and device != "cpu")
-    options = optimizers.arguments(choice, config) | ({"fused": True} if fuses else {})
-    return module, choice.alone(module.parameters(), **options)
+    elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
+    fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
+    options = optimizers.arguments(optimizers.resolve(optimizer), config)
+    return module, torchs(module.parameters(), **options, **({"fused": True} if fuses else {}))
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -96,8 +96,8 @@ def sweep(
         data_dir=data_dir,
         device=device,
     )
-    if compare_alone:
-        solo.check(plan.n_runs)
+    for name in plan.n_runs if compare_alone else ():
+        solo.class_of(name)
     if out is not None:
         store.check_out(Path(out), plan.identity)
     if plan.problem.data.warning:
@@ -250,8 +250,8 @@ def main(argv: list[str] | None = None) -> int:
         if dry_run:
             compare_alone = args.pop("compare_alone")
             plan = make_plan(axes=values, **args)
-            if compare_alone:
-                solo.check(plan.n_runs)
+            for name in plan.n_runs if compare_alone else ():
+                solo.class_of(name)
             if out is not None:
                 store.check_out(out, plan.identity)
             print(describe(plan, estimate_seconds(plan)))
