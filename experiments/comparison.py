@@ -54,7 +54,7 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
     panels = {"eval_loss": loss_name}
     if curves["eval_accuracy"].notna().any():
         panels["eval_accuracy"] = ACCURACY
-    drawn = Figure(figsize=(5.6 + 4.2 * len(panels), 5.4 + 0.1 * len(looks)))
+    drawn = Figure(figsize=(5.6 + 4.2 * len(panels), 5.2 + 0.15 * len(looks)))
     left, *right = drawn.subplots(1, 1 + len(panels), width_ratios=[1.25, *[1] * len(panels)])
     against_lr(left, order, looks, runs["initial_eval_loss"].median())
     left.set(xlabel="lr", ylabel=f"final {loss_name}", title="the best of each optimizer at each lr")
@@ -66,7 +66,7 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
     for ax, (column, name) in zip(right, panels.items(), strict=True):
         training(ax, chosen, curves, column, lines, x="epoch")
         ax.set(xlabel="epoch", ylabel=name, title=ax.get_title() or "the best configuration of each optimizer")
-    return finished(drawn, runs, columns=len(panels) + 1)
+    return finished(drawn, runs, columns=3)
 
 
 def look(place: int) -> tuple[str, str, str]:
@@ -80,8 +80,9 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
     losses = at_lr["eval_loss_median"].replace(np.inf, initial)
     crossed = [name for name in looks if at_lr.loc[at_lr["optimizer"] == name, "n_diverged"].any()]
     strip = min(0.045 * len(crossed), 0.35)
-    low, high = loss_axis(ax, losses, 1.2 * max(initial, losses.clip(upper=10 * initial).max()), headroom=strip)
+    low, high = loss_axis(ax, losses, 1.2 * max(initial, losses.clip(upper=3 * initial).max()), headroom=strip)
     ax.set_xscale("log")
+    ax.yaxis.set_major_formatter(lambda loss, _: f"{loss:.3g}" if loss <= high else "")
     for place, best in best_of_each(order).iterrows():
         name, rows = best["optimizer"], at_lr[at_lr["optimizer"] == best["optimizer"]]
         colour, line, marker = looks[name]
@@ -89,7 +90,7 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
         found = np.isfinite(best["eval_loss_median"])
         text = f"{best['eval_loss_median']:.3g} at lr {short(best['lr'])}" if found else "every run diverged"
         # The best lies on top of the others; those below are larger, so that equal ones show.
-        extra, kwargs = min(place, 6), {"color": colour, "zorder": 3 - place / 99}
+        extra, kwargs = min(place, 4), {"color": colour, "zorder": 3 - place / 99}
         kwargs |= {"marker": marker, "markersize": 5 + extra, "linewidth": 1.4 + 0.5 * extra}
         ax.plot(rows["lr"], median, line, label=f"{place + 1}. {name}: {text}", **kwargs)
         ax.fill_between(rows["lr"], q25, q75, color=colour, alpha=0.15, linewidth=0)

@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments import optimizers
+from experiments.grid import BETAS
 from experiments.tables import (
     CONFIGURATION,
     INFINITE,
@@ -50,7 +51,9 @@ def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:
 
 def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
-    what = "; ".join(", ".join(runs[column].unique()) for column in ("data", "model", "optimizer"))
+    data, model, names = (list(runs[column].unique()) for column in ("data", "model", "optimizer"))
+    optimizer = [f"{len(names)} optimizers"] if len(names) > 5 else names
+    what = "; ".join(map(", ".join, (data, model, optimizer)))
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
     figure.suptitle(f"{what}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
@@ -123,7 +126,7 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
         shown = np.isfinite(median)
         # The best lies on top of the others; those below are wider, so that equal ones show.
-        look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 6))
+        look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 4))
         ax.plot(steps[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
         if len(ids) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
@@ -144,9 +147,9 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
 
 
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
-    """Where values go on a linear axis: log10, or -log10(1 - beta) for a beta; 0 has a slot left of the grid."""
+    """Where values go on a linear axis: log10, or -log10(1 - value) for `BETAS`; 0 has a slot left of the grid."""
     values, positive = np.asarray(values, dtype=float), np.log10(grid[grid > 0])
-    if axis.startswith("beta"):
+    if axis in BETAS:
         return -np.log10(1 - values)
     slot = positive.min(initial=0.0) - (np.diff(positive).mean() if len(positive) > 1 else 1.0)
     return np.log10(values, where=values > 0, out=np.full(values.shape, slot))
@@ -158,7 +161,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Thin line: the lowest such median over everything else. Dots: single runs. Strip at the top: how many runs
-    diverged; a line touches it where its median is infinite. Betas are spaced evenly in log(1 - beta), the rest in log.
+    diverged; a line touches it where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
     """
     order, grid, initial = ranked(runs), np.sort(runs[axis].unique()), runs["initial_eval_loss"].median()
     best, curve, lowest = order.iloc[0], held(runs, [axis]), order.groupby(axis)["eval_loss_median"].min()

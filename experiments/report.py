@@ -111,7 +111,7 @@ def drawings(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> dict[s
     for axis in varied:
         caption = of_best + SENSITIVITY.format(NAMES[axis])
         pictures[f"sensitivity_{axis}.png"] = (partial(figures.sensitivity, runs, axis, loss_name), caption)
-    for y in ("beta1", "beta2", "eps"):
+    for y in ("beta1", "beta2", "eps", "momentum"):
         if "lr" in varied and y in varied:
             draw = partial(figures.heatmap, runs, "lr", y, loss_name)
             pictures[f"heatmap_lr_{y}.png"] = (draw, of_best + HEATMAP.format(NAMES["lr"], NAMES[y]))

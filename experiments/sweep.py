@@ -201,7 +201,8 @@ def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
         description="Train every combination of the hyperparameters of one or several optimizers and draw the result.",
-        epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios; betas in 1 - beta.",
+        epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios (betas and "
+        "momentum: of 1 - value). What an optimizer has no argument for does not multiply its configurations.",
     )
     add = cli.add_argument
     add("task", metavar="{mnist,regression}", help="what is trained")
