@@ -46,7 +46,7 @@ def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:
     choice = optimizers.OPTIMIZERS.get(runs["optimizer"].iloc[0])
     if choice is None:
         return "", {}
-    return "its default" if choice.fixed or choice.alone is None else "torch's default", optimizers.axes(choice)
+    return "the default" if choice.fixed or choice.alone is None else "torch's default", optimizers.axes(choice)
 
 
 def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:

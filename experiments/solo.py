@@ -36,7 +36,7 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
         torch.manual_seed(seed)
         module = problem.model.build().to(device, dtype)
     torchs = class_of(optimizer)
-    # torch fuses Adagrad on the CPU only.
+    # Not every torch fuses Adagrad on a GPU.
     elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
     fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
     options = optimizers.arguments(optimizers.resolve(optimizer), config)

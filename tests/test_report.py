@@ -273,6 +273,14 @@ def test_command_draws_again_from_the_tables(folder, tmp_path):
     assert (tmp_path / "summary.csv").read_bytes() == (folder / "summary.csv").read_bytes()
 
 
+def test_a_folder_older_than_an_axis_is_drawn_as_before(folder, tmp_path):
+    for table in TABLES:
+        shutil.copy(folder / table, tmp_path)
+    pd.read_parquet(folder / "runs.parquet").drop(columns="momentum").to_parquet(tmp_path / "runs.parquet", index=False)
+    assert report.main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.md").read_bytes() == (folder / "report.md").read_bytes()
+
+
 def test_command_without_tables_fails_in_one_sentence(tmp_path):
     done = command(tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
