@@ -1,7 +1,7 @@
 """What did the sweep find? Convergence curves, sensitivity to one hyperparameter, heatmaps over two.
 
-Every figure is drawn from the table of runs (one row a run) and returned; nothing is written. In a median or quartile
-over seeds a diverged run counts as infinite. "The best configuration" has the lowest median final evaluation loss.
+Every figure is drawn from the table of runs (one row a run) of one optimizer and returned; nothing is written. See
+`tables` for what is drawn, `comparison` for several optimizers.
 """
 
 from functools import partial
@@ -19,105 +19,50 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.grid import AXES
+from experiments import optimizers
+from experiments.grid import BETAS
+from experiments.tables import (
+    CONFIGURATION,
+    INFINITE,
+    NAMES,
+    aggregate,
+    best_on_edge,
+    held,
+    label,
+    lr_sensitivity,
+    ranked,
+    scored,
+    short,
+    unscored,
+    varied_axes,
+)
 
-NAMES = {"lr": "lr", "beta1": "β1", "beta2": "β2", "eps": "eps", "weight_decay": "weight decay"}
-CONFIGURATION = ["data", "task", "model", "optimizer", *AXES]
 STYLE = Path(__file__).with_name("sandbox.mplstyle")
-# Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
-INFINITE = 1e100
+ACCURACY = "evaluation accuracy (log scale in the error)"
 
 
-def varied_axes(runs: pd.DataFrame) -> list[str]:
-    """The hyperparameters with more than one value in the sweep, in the order of `AXES`."""
-    return [axis for axis in AXES if runs[axis].nunique() > 1]
+def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:
+    """What to call the default of the optimizer of all runs, and its value on every axis; none of a user's class."""
+    choice = optimizers.OPTIMIZERS.get(runs["optimizer"].iloc[0])
+    if choice is None:
+        return "", {}
+    return "the default" if choice.fixed or choice.alone is None else "torch's default", optimizers.axes(choice)
 
 
-def short(value: float) -> str:
-    """A hyperparameter as one writes it: 1e-3, 0.9, 0.9999, 0."""
-    scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
-    return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
-
-
-def label(row: pd.Series, axes: list[str]) -> str:
-    return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
-
-
-def scored(runs: pd.DataFrame, column: str) -> pd.Series:
-    """A column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
-    return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
-
-
-def unscored(values: pd.Series) -> pd.Series:
-    # An interpolated quantile may be a fraction of INFINITE.
-    return values.where(values < INFINITE**0.5, np.inf)
-
-
-def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Aggregate runs over everything but `by`, whose values index the result.
-
-    Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
-    diverged_step_median (of the diverged runs). In the medians a diverged run has infinite loss and the lowest
-    accuracy; a median accuracy that rests on one is NaN.
-    """
-    table = runs[by].assign(
-        eval_loss=scored(runs, "eval_loss"),
-        train_loss=scored(runs, "train_loss"),
-        inaccuracy=scored(runs.assign(inaccuracy=-runs["eval_accuracy"]), "inaccuracy"),
-        diverged=runs["status"] != "ok",
-        diverged_step=runs["diverged_step"].astype(float),
-    )
-    groups = table.groupby(by)
-    columns = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
-    for name, q in {"median": 0.5, "q25": 0.25, "q75": 0.75}.items():
-        columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
-    columns["train_loss_median"] = unscored(groups["train_loss"].median())
-    columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
-    return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
-
-
-def ranked(runs: pd.DataFrame) -> pd.DataFrame:
-    """`aggregate` by configuration, best first; of equally good ones the one with fewer diverged runs."""
-    table = aggregate(runs, CONFIGURATION).reset_index()
-    return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
-
-
-def held(runs: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
-    """`aggregate` by `axes`, over the runs that are otherwise (but for the seed) as the best configuration."""
-    rest = [column for column in CONFIGURATION if column not in axes]
-    return aggregate(runs[(runs[rest] == ranked(runs).loc[0, rest]).all(axis=1)], axes)
-
-
-def best_on_edge(runs: pd.DataFrame, axis: str) -> bool:
-    """Whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it."""
-    best, edges = ranked(runs).iloc[0], {runs[axis].min(), runs[axis].max()} - {0.0}
-    return axis in varied_axes(runs) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
-
-
-def lr_sensitivity(runs: pd.DataFrame) -> float:
-    """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
-
-    loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
-    diverged, the initial loss stands in. NaN if every run diverged.
-    Reference: Wortsman et al. 2023, arXiv:2309.14322.
-    """
-    losses = held(runs, ["lr"])["eval_loss_median"]
-    regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
-    return float(regret.mean()) if np.isfinite(losses.min()) else np.nan
-
-
-def _finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
+def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
-    data, model = (", ".join(runs[column].unique()) for column in ("data", "model"))
+    data, model, names = (list(runs[column].unique()) for column in ("data", "model", "optimizer"))
+    optimizer = [f"{len(names)} optimizers"] if len(names) > 5 else names
+    what = "; ".join(map(", ".join, (data, model, optimizer)))
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
-    figure.suptitle(f"{data}, {model}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
+    figure.suptitle(f"{what}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     # Matplotlib makes ticks on first use: without this they would miss the style.
     figure.draw_without_rendering()
     return figure
 
 
-def _loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple[float, float]:
+def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple[float, float]:
     """Make y logarithmic from just below the lowest positive value to `top`, plus a fraction of headroom."""
     low = np.fmin.reduce(np.where(np.asarray(values) > 0, values, np.nan), axis=None, initial=top / 2)
     low *= (low / top) ** 0.06
@@ -134,7 +79,7 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, top: i
     """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
 
     The `top` configurations by median final evaluation loss are coloured lines (median over seeds) in bands
-    (inter-quartile range); torch's default, if it was run, is dashed black; every other run is a thin grey line. A
+    (inter-quartile range); the default, if it was run, is dashed black; every other run is a thin grey line. A
     diverged run is dotted and leaves the panel at a ✕ at the step at which it diverged.
     """
     order = ranked(runs)
@@ -144,34 +89,36 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, top: i
         (ids[place], f"{place + 1}. {label(row, varied_axes(runs) or ['lr'])}", to_hex(f"C{place}"), "-")
         for place, row in order[np.isfinite(order["eval_loss_median"])].head(top).iterrows()
     ]
-    default = np.isclose(order[list(AXES)], list(AXES.values()), rtol=1e-6, atol=0).all(axis=1)
-    name = f"torch's default (number {default.argmax() + 1} of {len(order)})"
-    lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)]
+    whose, values = default_of(runs)
+    if values:
+        default = np.isclose(order[list(values)], list(values.values()), rtol=1e-6, atol=0).all(axis=1)
+        name = f"{whose} (number {default.argmax() + 1} of {len(order)})"
+        lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)]
 
-    # Accuracy is drawn as error on an inverted log axis: 0.98 and 0.99 lie as far apart as 0.8 and 0.9.
-    curves = curves.assign(error=1 - curves["eval_accuracy"])
     panels = {"eval_loss": loss_name, "train_loss": "training loss since the last evaluation"}
-    if curves["error"].notna().any():
-        panels["error"] = "evaluation accuracy (log scale in the error)"
+    if curves["eval_accuracy"].notna().any():
+        panels["eval_accuracy"] = ACCURACY
     figure = Figure(figsize=(4.4 * len(panels), 5))
     for ax, (column, name) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        table = curves.pivot(index="step", columns="run_id", values=column).reindex(columns=runs["run_id"])
-        _curves(ax, runs, table, 1.0 if column == "error" else 2 * runs["initial_eval_loss"].median(), lines)
+        training(ax, runs, curves, column, lines)
         ax.set(xlabel="step", ylabel=name)
-        if column == "error":
-            ax.invert_yaxis()
-            ax.yaxis.set_major_formatter(lambda error, _: f"{1 - error:.4g}")
-    return _finished(figure, runs, columns=len(panels))
+    return finished(figure, runs, columns=len(panels))
 
 
-def _curves(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, top: float, lines: list) -> None:
-    """Draw one panel; table: step x run_id; lines: the run_ids, label, colour and style of every highlighted line."""
+def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, lines: list, x: str = "step") -> None:
+    """Draw a column of curves against x; lines: the run_ids, label, colour and style of every highlighted line."""
+    table = curves.pivot(index=x, columns="run_id", values=column).reindex(columns=runs["run_id"])
+    top = 2 * runs["initial_eval_loss"].median()
+    if column == "eval_accuracy":
+        # Accuracy is drawn as error on an inverted log axis: 0.98 and 0.99 lie as far apart as 0.8 and 0.9.
+        table, top = 1 - table, 1.0
     steps, ok = table.index.to_numpy(dtype=float), (runs["status"] == "ok").to_numpy()
-    ends = runs["diverged_step"].astype(float).fillna(steps.max()).to_numpy()
+    diverged_at = runs["diverged_step"].astype(float) * steps.max() / curves["step"].max()
+    ends = diverged_at.fillna(steps.max()).to_numpy()
     gone = pd.DataFrame((steps[:, None] > ends) & ~ok, table.index, table.columns)
     table = table.where(np.isfinite(table) & ~gone)
     paths = {run_id: values.dropna().reset_index().to_numpy() for run_id, values in table.items()}
-    low, high = _loss_axis(ax, table.loc[:, ok] if ok.any() else table, top)
+    low, high = loss_axis(ax, table.loc[:, ok] if ok.any() else table, top)
 
     for place, (ids, name, colour, line) in enumerate(lines):
         # After a run has diverged its loss is infinite, not missing.
@@ -179,7 +126,7 @@ def _curves(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, top: float, lines
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
         shown = np.isfinite(median)
         # The best lies on top of the others; those below are wider, so that equal ones show.
-        look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 6))
+        look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 4))
         ax.plot(steps[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
         if len(ids) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
@@ -194,12 +141,15 @@ def _curves(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, top: float, lines
         ax.add_collection(LineCollection(left, colors="0.65", linewidths=0.6, linestyles=":"))
         ax.plot(*np.transpose(exits), "x", color="0.35", markersize=5, clip_on=False, label="diverged at this step")
     ax.set_title("" if ok.any() else "every run diverged")
+    if column == "eval_accuracy":
+        ax.invert_yaxis()
+        ax.yaxis.set_major_formatter(lambda error, _: f"{1 - error:.4g}")
 
 
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
-    """Where values go on a linear axis: log10, or -log10(1 - beta) for a beta; 0 has a slot left of the grid."""
+    """Where values go on a linear axis: log10, or -log10(1 - value) for `BETAS`; 0 has a slot left of the grid."""
     values, positive = np.asarray(values, dtype=float), np.log10(grid[grid > 0])
-    if axis.startswith("beta"):
+    if axis in BETAS:
         return -np.log10(1 - values)
     slot = positive.min(initial=0.0) - (np.diff(positive).mean() if len(positive) > 1 else 1.0)
     return np.log10(values, where=values > 0, out=np.full(values.shape, slot))
@@ -211,7 +161,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Thin line: the lowest such median over everything else. Dots: single runs. Strip at the top: how many runs
-    diverged; a line touches it where its median is infinite. Betas are spaced evenly in log(1 - beta), the rest in log.
+    diverged; a line touches it where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
     """
     order, grid, initial = ranked(runs), np.sort(runs[axis].unique()), runs["initial_eval_loss"].median()
     best, curve, lowest = order.iloc[0], held(runs, [axis]), order.groupby(axis)["eval_loss_median"].min()
@@ -220,7 +170,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     figure = Figure(figsize=(7.5, 5.4))
     ax = figure.subplots()
     top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
-    low, high = _loss_axis(ax, losses, top, headroom=0.12 if len(diverged) else 0.0)
+    low, high = loss_axis(ax, losses, top, headroom=0.12 if len(diverged) else 0.0)
 
     at = partial(positions, axis=axis, grid=grid)
     ax.plot(at(losses.index), losses.clip(low, high), "o", color="0.65", markersize=3, alpha=0.5, label="one run")
@@ -232,9 +182,10 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     kwargs = {"linewidth": 1, "markersize": 3.5, "label": "best over all other hyperparameters"}
     ax.plot(at(lowest.index), lowest.clip(low, high), "s-", color=to_hex("C1"), **kwargs)
     ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
-    if grid[0] <= AXES[axis] <= grid[-1]:
-        kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"torch's default, {short(AXES[axis])}"}
-        ax.axvline(float(at(AXES[axis])), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
+    whose, default = default_of(runs)
+    if grid[0] <= default.get(axis, np.nan) <= grid[-1]:
+        kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default[axis])}"}
+        ax.axvline(float(at(default[axis])), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
     if len(diverged):
         ax.axhspan(high, ax.get_ylim()[1], color="0.93", zorder=0)
         x, strip = at(diverged.index), ax.get_xaxis_transform()
@@ -247,7 +198,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     note += f"; lr sensitivity {lr_sensitivity(runs):.3g} (0 is flat)" if axis == "lr" and len(losses) else ""
     ax.set(xlabel=NAMES[axis], ylabel=f"final {loss_name}", title=note)
     ax.margins(x=0.07)
-    return _finished(figure, runs, columns=2)
+    return finished(figure, runs, columns=2)
 
 
 @style.context(STYLE)
@@ -255,10 +206,10 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
     """Draw the median final evaluation loss over two hyperparameters, everything else as in the best configuration.
 
     Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most did,
-    and the median is infinite. Solid frame: best cell. Dashed frame: torch's default values of the two.
+    and the median is infinite. Solid frame: best cell. Dashed frame: the default values of the two.
     """
     cells, initial = held(runs, [y, x]), runs["initial_eval_loss"].median()
-    losses = cells["eval_loss_median"].unstack(x)
+    losses, (whose, default) = cells["eval_loss_median"].unstack(x), default_of(runs)
     finite = losses.to_numpy()[np.isfinite(losses) & (losses > 0)]
     low, high = finite.min(initial=initial), finite.max(initial=0.0, where=finite < 2 * initial)
     figure = Figure(figsize=(3.2 + min(losses.shape[1], 12) * 1.05, 2.9 + min(losses.shape[0], 12) * 0.75))
@@ -284,9 +235,9 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
         rest = "\n".join(lines[1:])
         ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
         ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=0.8 * size)
-        is_default = np.allclose(at, (AXES[y], AXES[x]), rtol=1e-6, atol=0)
+        is_default = np.allclose(at, [default.get(axis, np.nan) for axis in (y, x)], rtol=1e-6, atol=0)
         frames = [("best", 0.94, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
-        frames += [("torch's default for both", 0.82, "--")] if is_default else []
+        frames += [(f"{whose} for both", 0.82, "--")] if is_default else []
         for name, width, line in frames:
             frame = Rectangle((i - width / 2, j - width / 2), width, width, fill=False, linewidth=2, linestyle=line)
             ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=4, foreground="white")])
@@ -297,4 +248,4 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
     title += f"\nwith the best {others}" if others and len(finite) else ""
     title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""
     ax.set(xlabel=NAMES[x], ylabel=NAMES[y], title=title)
-    return _finished(figure, runs, columns=2)
+    return finished(figure, runs, columns=2)

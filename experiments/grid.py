@@ -6,8 +6,10 @@ import re
 
 import pandas as pd
 
-AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-"""The axes, in the order of all tables, with torch's default values."""
+AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
+"""The axes, in the order of all tables, with the default values of an optimizer that has none of its own."""
+BETAS = ("beta1", "beta2", "momentum")
+"""Those that are below 1, and differ from each other by 1 - value."""
 
 RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>.+):(?P<count>\d+)")
 ACCEPTED = {
@@ -16,6 +18,7 @@ ACCEPTED = {
     "beta2": "numbers in [0, 1)",
     "eps": "numbers >= 0",
     "weight_decay": "numbers >= 0",
+    "momentum": "numbers in [0, 1)",
 }
 
 
@@ -30,7 +33,7 @@ def option(axis: str) -> str:
 def parse_axis(axis: str, tokens: list[str]) -> list[float]:
     """Values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
 
-    A range is spaced logarithmically; for betas, in 1 - beta.
+    A range is spaced logarithmically; for betas and momentum, in 1 - value.
     Raises: OptionError.
     """
     values = []
@@ -48,7 +51,7 @@ def parse_range(axis: str, token: str) -> list[float]:
         raise OptionError(f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, not {token!r}")
     start, stop = number(axis, match["start"]), number(axis, match["stop"])
     count = int(match["count"])
-    beta = axis.startswith("beta")
+    beta = axis in BETAS
     first, last = (1 - start, 1 - stop) if beta else (start, stop)
     if start > stop or min(first, last) <= 0 or count < 1 or (count == 1 and start != stop):
         limits = "0 <= START <= STOP < 1" if beta else "0 < START <= STOP"
@@ -71,12 +74,13 @@ def check_axis(axis: str, values: list[float]) -> list[float]:
     if not values:
         raise OptionError(f"{option(axis)} needs at least one value ({ACCEPTED[axis]})")
     for value in values:
-        allowed = {"lr": value > 0, "beta1": 0 <= value < 1, "beta2": 0 <= value < 1}.get(axis, value >= 0)
-        if not (allowed and math.isfinite(value)):
+        below = 1 if axis in BETAS else math.inf
+        if not (0 < value < below if axis == "lr" else 0 <= value < below):
             raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {value:g}")
     return sorted(set(values))
 
 
 def configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
-    """Every combination of the axes, one row each; columns as in `AXES`."""
-    return pd.DataFrame(list(itertools.product(*(axes[axis] for axis in AXES))), columns=list(AXES))
+    """Every combination of the axes, one row each; columns as in `AXES`, NaN in those that are not among `axes`."""
+    table = pd.DataFrame(list(itertools.product(*axes.values())), columns=list(axes), dtype=float)
+    return table.reindex(columns=list(AXES))

@@ -3,35 +3,47 @@
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
-from experiments import grid, population, problems
-from experiments.grid import AXES, OptionError
+from experiments import grid, optimizers, population, problems
+from experiments.grid import OptionError
 
 
 class Plan(NamedTuple):
-    """What a sweep will do: everything that decides its results, and how it is cut into chunks."""
+    """What a sweep will do: everything that decides its results, and how it is cut into chunks.
+
+    Attributes:
+        chunks: what is trained at once: the name of an optimizer, and configurations, one row each.
+        chunk_bytes: memory of the largest chunk.
+    """
 
     identity: dict
     problem: problems.Problem
-    configs: pd.DataFrame
     seeds: list[int]
     steps: int
     device: str
-    chunks: list[pd.DataFrame]
+    chunks: list[tuple[str, pd.DataFrame]]
     chunk_bytes: int
+
+    @property
+    def n_runs(self) -> dict[str, int]:
+        """Runs of each optimizer."""
+        counts = dict.fromkeys(self.identity["optimizers"], 0)
+        for name, configs in self.chunks:
+            counts[name] += len(configs) * len(self.seeds)
+        return counts
 
 
 def make_plan(
     task: str,
     *,
     model: str | None,
-    optimizer: str,
-    axes: dict,
+    optimizer: str | Iterable[str],
+    axes: Mapping[str, float | Iterable[float] | None],
     seeds: int,
     epochs: float | None,
     steps: int | None,
@@ -44,9 +56,11 @@ def make_plan(
 ) -> Plan:
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
     problems.check_model(task, model, hidden)
-    values = {axis: grid.check_axis(axis, as_list(axes[axis])) for axis in AXES}
-    if optimizer not in population.OPTIMIZERS:
-        raise OptionError(f"--optimizer accepts {' or '.join(population.OPTIMIZERS)}, not {optimizer!r}")
+    given = {axis: grid.check_axis(axis, as_list(values)) for axis, values in axes.items() if values is not None}
+    grids = optimizers.grids([optimizer] if isinstance(optimizer, str) else optimizer, given)
+    configs = {name: grid.configurations(values) for name, values in grids.items()}
+    for name, table in configs.items():
+        optimizers.check(name, table)
     for name, value in (("seeds", seeds), ("batch-size", batch_size), ("evaluations", evaluations)):
         if value < 1:
             raise OptionError(f"--{name} accepts whole numbers from 1, not {value}")
@@ -63,16 +77,13 @@ def make_plan(
         raise OptionError(f"--batch-size accepts at most the {n_train} training examples of {problem.data.name}")
     if steps is None:
         steps = max(1, round((epochs or 1) * (n_train // batch_size)))
-    configs = grid.configurations(values)
     config_bytes = seeds * population.lane_bytes(problem.model, batch_size)
-    per_chunk = max(1, min(len(configs), memory_budget(device) // config_bytes))
-    n_chunks = math.ceil(len(configs) / per_chunk)
-    size = math.ceil(len(configs) / n_chunks)
+    per_chunk = max(1, memory_budget(device) // config_bytes)
+    chunks = [(name, chunk) for name, table in configs.items() for chunk in cut(table, per_chunk)]
     identity = {
         "task": task,
         "model": problem.model.name,
-        "optimizer": optimizer,
-        "axes": values,
+        "optimizers": grids,
         "seeds": seeds,
         "steps": steps,
         "batch_size": batch_size,
@@ -83,13 +94,18 @@ def make_plan(
     return Plan(
         identity=identity,
         problem=problem,
-        configs=configs,
         seeds=list(range(seeds)),
         steps=steps,
         device=device,
-        chunks=[configs.iloc[i : i + size].reset_index(drop=True) for i in range(0, len(configs), size)],
-        chunk_bytes=size * config_bytes,
+        chunks=chunks,
+        chunk_bytes=max(len(chunk) for _, chunk in chunks) * config_bytes,
     )
+
+
+def cut(configs: pd.DataFrame, per_chunk: int) -> list[pd.DataFrame]:
+    """The rows in as few chunks as will do, of nearly equal sizes."""
+    size = math.ceil(len(configs) / math.ceil(len(configs) / per_chunk))
+    return [configs.iloc[i : i + size].reset_index(drop=True) for i in range(0, len(configs), size)]
 
 
 def as_list(values: float | Iterable[float]) -> list[float]:
@@ -124,16 +140,15 @@ def memory_budget(device: str) -> int:
 
 
 def estimate_seconds(plan: Plan) -> float:
-    """How long the plan will take on this machine, from eight measured steps of at most 128 of its lanes."""
-    sample = plan.chunks[0][: max(1, 128 // len(plan.seeds))]
+    """How long the plan will take on this machine, from eight measured steps of at most 128 lanes of each optimizer."""
 
-    def sample_run(configs: pd.DataFrame, steps: int) -> tuple[float, float]:
+    def sample_run(name: str, configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
         _, curves = population.train(
             plan.problem,
             configs,
             plan.seeds,
-            optimizer=plan.identity["optimizer"],
+            optimizer=name,
             steps=steps,
             batch_size=plan.identity["batch_size"],
             evaluations=1,
@@ -142,7 +157,34 @@ def estimate_seconds(plan: Plan) -> float:
         training = curves["seconds"].max()
         return training / steps, (time.perf_counter() - started - training) / 2
 
-    sample_run(sample[:1], 2)  # compiles
-    per_step, per_evaluation = sample_run(sample, 8)
-    share = len(plan.configs) / len(sample)
-    return share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
+    total, first_chunks = 0.0, dict(reversed(plan.chunks))
+    for name, chunk in first_chunks.items():
+        sample = chunk[: max(1, 128 // len(plan.seeds))]
+        sample_run(name, sample[:1], 2)  # compiles
+        per_step, per_evaluation = sample_run(name, sample, 8)
+        share = plan.n_runs[name] / (len(sample) * len(plan.seeds))
+        total += share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
+    return total
+
+
+def describe(plan: Plan, seconds: float) -> str:
+    """The plan in a few lines."""
+    n_runs, n_seeds, n_chunks = sum(plan.n_runs.values()), len(plan.seeds), len(plan.chunks)
+    grids = {
+        name: {grid.option(axis): " ".join(f"{v:g}" for v in values) for axis, values in axes.items()}
+        for name, axes in plan.identity["optimizers"].items()
+    }
+    axes = next(iter(grids.values()))
+    if len(grids) > 1:
+        axes = {name: "  ".join(map(" ".join, axes.items())) for name, axes in grids.items()}
+    lanes = max(len(configs) for _, configs in plan.chunks) * n_seeds
+    lines = {
+        "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
+        **axes,
+        "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
+        "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
+        "memory": f"{plan.chunk_bytes / 2**20:.0f} MiB a chunk on {plan.device}",
+        "estimated time": f"{seconds:.0f} s",
+    }
+    width = max(16, *(len(name) + 2 for name in lines))
+    return "\n".join(f"{name:{width}}{value}" for name, value in lines.items())

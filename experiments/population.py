@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-import optim
-from experiments import models, problems
+from experiments import models, optimizers, problems
 from experiments.problems import Problem
 
-OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW}
 DIVERGED = 100.0
 """A run has diverged at the first step whose training loss is not finite or exceeds this many
 times the loss of its first step."""
@@ -34,7 +32,10 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
 
 
 def lane_bytes(model: models.Model, batch_size: int) -> int:
-    """Memory of one lane in training, bytes: parameters, gradients, two states, activations and their gradients."""
+    """Memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
+
+    Two states are counted: no optimizer but amsgrad, with three, has more.
+    """
     return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
 
 
@@ -93,7 +94,8 @@ def train(
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
     Args:
-        configs: one row each, with columns lr, beta1, beta2, eps, weight_decay.
+        configs: one row each; columns as in `grid.AXES`, of which those count that the optimizer has.
+        optimizer: a name in `optimizers.OPTIMIZERS` or a "module:Class".
         on_step: called after each step with the number of steps done.
     Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
         lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation.
@@ -101,13 +103,7 @@ def train(
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = models.stack(problem.model, seeds, n_configs, dtype, device)
     tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds))) for axis in configs}
-    optimizer_ = OPTIMIZERS[optimizer](
-        params,
-        lr=tile["lr"],
-        betas=(tile["beta1"], tile["beta2"]),
-        eps=tile["eps"],
-        weight_decay=tile["weight_decay"],
-    )
+    optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     batches = zip(*(batch_indices(len(x), batch_size, seed) for seed in seeds), strict=True)
 

@@ -16,23 +16,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
-from experiments import figures, store
-from experiments.figures import CONFIGURATION, NAMES, short
+from experiments import comparison, figures, store, tables
 from experiments.grid import AXES
+from experiments.tables import NAMES, best_configurations, short, summarise
 
 RUN_COLUMNS = [
-    *["run_id", *CONFIGURATION, "seed", "status", "diverged_step"],
+    *["run_id", "data", "task", "model", "optimizer", "lr", "seed", "status", "diverged_step"],
     *["train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"],
 ]
 CURVE_COLUMNS = ["run_id", "step", "train_loss", "eval_loss", "eval_accuracy"]
-# The 2.5 % and 97.5 % points of a median hardly move beyond this, and 1000 configurations stay a matter of a second.
-RESAMPLES = 1999
 
+OPTIMIZERS = (
+    "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
+    "lr, and a ✕ says that at least half of the seeds (small: fewer) diverged. Right: the best configuration of each "
+    "while it trains. Lines are medians over seeds, bands inter-quartile ranges."
+)
 CONVERGENCE = (
     "Losses (and accuracy) while training: coloured lines are the best configurations, with their inter-quartile range "
-    "over seeds; dashed black is torch's default, grey is every other run, and a ✕ is where a run diverged."
+    "over seeds; dashed black is the default, grey is every other run, and a ✕ is where a run diverged."
 )
 SENSITIVITY = (
     "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
@@ -48,62 +50,18 @@ class InputError(ValueError):
     """A results folder that cannot be read; the message is one sentence that names the file."""
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
-
-    Columns: data, task, model, optimizer, lr, beta1, beta2, eps, weight_decay, n_seeds, n_diverged,
-    eval_loss_{median, q25, q75, low, high}, train_loss_median, eval_accuracy_median and diverged_step_median. From low
-    to high is the 95 % percentile bootstrap interval of the median; NaN below three seeds. A diverged run has
-    infinite losses, and a median accuracy that rests on one is NaN.
-    """
-    summary = figures.ranked(runs)
-    losses = figures.scored(runs, "eval_loss").groupby([runs[column] for column in CONFIGURATION]).agg(list)
-    losses = losses.reindex(pd.MultiIndex.from_frame(summary[CONFIGURATION])).to_numpy()
-    interval = np.full((len(summary), 2), np.nan)
-    for n, rows in summary.groupby("n_seeds").indices.items():
-        if n >= 3:
-            interval[rows] = np.column_stack(median_interval(np.array(losses[rows].tolist())))
-    for i, end in enumerate(("low", "high")):
-        known = figures.unscored(pd.Series(interval[:, i])).where(summary["n_seeds"] >= 3)
-        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{end}", known)
-    return summary
-
-
-def median_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % percentile bootstrap interval of each row's median. samples: configurations x seeds."""
-    rng = np.random.default_rng(0)
-    options = {"axis": 1, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES, "batch": 200}
-    interval = bootstrap((samples,), np.median, random_state=rng, **options).confidence_interval
-    return interval.low, interval.high
-
-
 def edge_warnings(runs: pd.DataFrame) -> list[str]:
-    """A sentence for every varied hyperparameter whose best value ends its grid; none if every run diverged."""
-    best = figures.ranked(runs).iloc[0]
-    return [
-        f"The best {NAMES[axis]}, {short(best[axis])}, is on the edge of the grid (its "
-        f"{'largest' if best[axis] == runs[axis].max() else 'smallest'} value): a better one may lie beyond."
-        for axis in figures.varied_axes(runs)
-        if figures.best_on_edge(runs, axis)
-    ]
-
-
-def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
-    """The first n rows of `summarise` as short strings: the varied hyperparameters, then what came of them."""
-    top = summary.head(n)
-    axes = figures.varied_axes(summary) or list(AXES)
-    table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
-    for axis in axes:
-        table[NAMES[axis]] = [short(value) for value in top[axis]]
-    table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
-    if top["eval_loss_low"].notna().any():
-        ends = zip(top["eval_loss_low"], top["eval_loss_high"], strict=True)
-        table["95 % interval"] = [f"{low:.4g} to {high:.4g}" if low == low else "-" for low, high in ends]
-    table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
-    if summary["eval_accuracy_median"].notna().any():
-        table["accuracy"] = top["eval_accuracy_median"].map("{:.2%}".format).replace("nan%", "-")
-    table["diverged"] = [f"{k} of {n}" for k, n in zip(top["n_diverged"], top["n_seeds"], strict=True)]
-    return table
+    """A sentence for every varied hyperparameter whose best value ends its optimizer's grid; none if all diverged."""
+    sentences, several = [], runs["optimizer"].nunique() > 1
+    for name, group in runs.groupby("optimizer", sort=False):
+        best = tables.ranked(group).iloc[0]
+        sentences += [
+            f"The best {NAMES[axis]}{f' of {name}' * several}, {short(best[axis])}, is on the edge of the grid (its "
+            f"{'largest' if best[axis] == group[axis].max() else 'smallest'} value): a better one may lie beyond."
+            for axis in tables.varied_axes(group)
+            if tables.best_on_edge(group, axis)
+        ]
+    return sentences
 
 
 def console_table(summary: pd.DataFrame, n: int = 10) -> str:
@@ -142,38 +100,45 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def drawings(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> dict[str, tuple[Callable, str]]:
-    """File name -> (function that draws the figure, caption)."""
-    varied = figures.varied_axes(runs)
-    pictures = {"convergence.png": (partial(figures.convergence, runs, curves, loss_name), CONVERGENCE)}
+    """File name -> (function that draws the figure, caption). Of several optimizers the best has figures of its own."""
+    pictures, of_best = {}, ""
+    if runs["optimizer"].nunique() > 1:
+        pictures["optimizers.png"] = (partial(comparison.figure, runs, curves, loss_name), OPTIMIZERS)
+        best = tables.ranked(runs).loc[0, "optimizer"]
+        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
+    varied = tables.varied_axes(runs)
+    pictures["convergence.png"] = (partial(figures.convergence, runs, curves, loss_name), of_best + CONVERGENCE)
     for axis in varied:
-        caption = SENSITIVITY.format(NAMES[axis])
+        caption = of_best + SENSITIVITY.format(NAMES[axis])
         pictures[f"sensitivity_{axis}.png"] = (partial(figures.sensitivity, runs, axis, loss_name), caption)
-    for y in ("beta1", "beta2", "eps"):
+    for y in ("beta1", "beta2", "eps", "momentum"):
         if "lr" in varied and y in varied:
             draw = partial(figures.heatmap, runs, "lr", y, loss_name)
-            pictures[f"heatmap_lr_{y}.png"] = (draw, HEATMAP.format(NAMES["lr"], NAMES[y]))
+            pictures[f"heatmap_lr_{y}.png"] = (draw, of_best + HEATMAP.format(NAMES["lr"], NAMES[y]))
     return pictures
 
 
 def page(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: dict[str, str]) -> str:
     """The report in Markdown. captions: file name of a figure -> caption."""
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
-    first = runs.iloc[0]
+    first, names = runs.iloc[0], list(runs["optimizer"].unique())
     findings = edge_warnings(runs)
     if n_diverged == len(runs):
         findings.append("Every run diverged: there is no best configuration, and the order below means nothing.")
     elif len(summary) > 1:
         findings.append("The best of many runs looks better than it is: run it again with fresh seeds to report it.")
-    if "lr" in figures.varied_axes(runs) and n_diverged < len(runs):
+    if "lr" in tables.varied_axes(runs) and n_diverged < len(runs):
+        number = f": {tables.lr_sensitivity(runs):.3g}" if len(names) == 1 else " is in the table"
         findings.append(
-            f"Learning-rate sensitivity: {figures.lr_sensitivity(runs):.3g} (mean over the lr grid of min(loss, loss "
-            "before training) - best loss; Wortsman et al. 2023, arXiv:2309.14322)."
+            f"Learning-rate sensitivity{number} (mean over the lr grid of min(loss, loss before training) - best loss, "
+            "the rest as in the best configuration; Wortsman et al. 2023, arXiv:2309.14322)."
         )
     counts = f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged"
     loss_name = provenance.get("loss_name", "evaluation loss")
     best = best_configurations(summary)
+    of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     blocks = [
-        f"# {first['optimizer']} on {first['data']}: {first['model']}",
+        f"# {', '.join(names)} on {first['data']}: {first['model']}",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
         markdown_table(["origin", ""], origin(provenance)),
@@ -181,7 +146,8 @@ def page(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: 
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
         "median over seeds.",
         "\n".join(f"- {finding}" for finding in findings),
-        markdown_table(list(best), best.to_numpy().tolist()),
+        *(of_each if len(names) > 1 else []),
+        markdown_frame(best),
         "All configurations are in [summary.csv](summary.csv).",
         "## Figures",
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
@@ -199,13 +165,15 @@ def origin(provenance: dict) -> list[list[str]]:
     """Rows of a table: when, where and by which code the runs were made."""
     git, sweep, seconds = (provenance.get(key) or {} for key in ("git", "sweep", "seconds"))
     device, versions = provenance.get("device") or {}, provenance.get("versions") or {}
+    # Sweeps of one optimizer once kept their grid under "axes".
+    grids = sweep.get("optimizers") or {"": sweep.get("axes", {})}
     commit = f"{git.get('commit') or 'unknown'}{' (with uncommitted changes)' if git.get('dirty') else ''}"
     rows = [
         ["started", provenance.get("started", "unknown")],
         ["device", ", ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in device.items())],
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
-        ["grid", ", ".join(f"{axis} {{{' '.join(map(short, v))}}}" for axis, v in sweep.get("axes", {}).items())],
+        *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
         ["run", ", ".join(f"{key} {sweep[key]}" for key in ("steps", "batch_size", "seeds") if key in sweep)],
         ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items())],
     ]
@@ -214,14 +182,24 @@ def origin(provenance: dict) -> list[list[str]]:
     return rows
 
 
+def grid_line(axes: dict[str, list[float]]) -> str:
+    return ", ".join(f"{axis} {{{' '.join(map(short, values))}}}" for axis, values in axes.items())
+
+
 def markdown_table(header: list[str], rows: Iterable[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
+def markdown_frame(table: pd.DataFrame) -> str:
+    return markdown_table(list(table), table.to_numpy().tolist())
+
+
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """The runs, curves and provenance of a results folder. Raises: InputError."""
     runs = _read(folder / store.RUNS, pd.read_parquet, RUN_COLUMNS)
+    # A folder may be older than an axis.
+    runs = runs.assign(**{axis: np.nan for axis in AXES if axis not in runs})
     curves = _read(folder / store.CURVES, pd.read_parquet, CURVE_COLUMNS)
     provenance = _read(folder / store.PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")), [])
     return runs, curves, provenance

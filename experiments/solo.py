@@ -3,6 +3,7 @@
 What a population is compared with: for equality in the tests, for speed in the benchmarks.
 """
 
+import inspect
 import time
 from collections.abc import Callable
 
@@ -10,24 +11,36 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments import population
+from experiments import optimizers, population
+from experiments.grid import OptionError
 from experiments.problems import Problem
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+def class_of(name: str) -> type[torch.optim.Optimizer]:
+    """Torch's class of an optimizer. Raises: OptionError if torch has none."""
+    found = optimizers.resolve(name).alone
+    if found is None:
+        accepted = ", ".join(name for name, choice in optimizers.OPTIMIZERS.items() if choice.alone)
+        raise OptionError(f"--compare-alone accepts optimizers that torch has ({accepted}), not {name}")
+    return found
 
 
 def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam", dtype=torch.float32, device="cpu"):
-    """A module with the initial weights of that seed, and torch's fused optimizer on its parameters.
+    """A module with the initial weights of that seed, and torch's optimizer, fused if it can be, on its parameters.
 
     Args:
-        config: lr, beta1, beta2, eps, weight_decay.
+        config: a value for each axis that the optimizer has; others are ignored.
+        optimizer: a name in `optimizers.OPTIMIZERS` that torch has, too.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = problem.model.build().to(device, dtype)
-    betas = (config["beta1"], config["beta2"])
-    options = {name: config[name] for name in ("lr", "eps", "weight_decay")}
-    return module, OPTIMIZERS[optimizer](module.parameters(), betas=betas, **options, fused=True)
+    torchs = class_of(optimizer)
+    # Not every torch fuses Adagrad on a GPU.
+    elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
+    fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
+    options = optimizers.arguments(optimizers.resolve(optimizer), config)
+    return module, torchs(module.parameters(), **options, **({"fused": True} if fuses else {}))
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -54,10 +67,11 @@ def train(problem: Problem, config: dict, seed: int, steps: int, batch_size: int
 
 
 def seconds_of_one_run(
-    problem: Problem, config: dict, steps: int, evaluations: int, batch_size: int, sample: int, device: str = "cpu"
+    problem: Problem, config: dict, steps: int, evaluations: int, batch_size: int, sample: int, **options
 ) -> float:
-    """How long one run takes, seconds, from `sample` measured steps and one evaluation."""
-    module, optimizer = make(problem, config, device=device)
+    """How long one run takes, seconds, from `sample` measured steps and one evaluation. options: as of `make`."""
+    module, optimizer = make(problem, config, **options)
+    device = next(module.parameters()).device
     x, y, x_eval, y_eval = population.tensors(problem, device)
     batches = population.batch_indices(len(x), batch_size, seed=0)
 

@@ -1,6 +1,7 @@
-"""Which lr, betas and eps does Adam want? Train every combination at once and draw what it did.
+"""Which lr, betas and eps does an optimizer want, and which optimizer wins? Train every combination and draw it.
 
 python -m experiments.sweep mnist --lr 1e-4..1e-1:7 --beta1 0.9 --beta2 0.99 0.999 --out results/first
+python -m experiments.sweep mnist --optimizer adam nadam sgd nesterov --lr 1e-4..1:9 --seeds 3 --out results/compare
 python -m experiments.sweep regression --model linear --condition-number 1e4 --lr 1e-3..1:7 --out results/second
 """
 
@@ -15,10 +16,12 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from experiments import grid, population, problems, report, solo, store
+from experiments import comparison, grid, optimizers, population, problems, report, solo, store
 from experiments.data import DataError
 from experiments.grid import AXES, OptionError
-from experiments.plan import Plan, estimate_seconds, make_plan
+from experiments.plan import Plan, describe, estimate_seconds, make_plan
+
+Values = float | Iterable[float] | None
 
 
 class Sweep(NamedTuple):
@@ -39,12 +42,13 @@ def sweep(
     task: str = "mnist",
     *,
     model: str | None = None,
-    optimizer: str = "adam",
-    lr: float | Iterable[float] = AXES["lr"],
-    beta1: float | Iterable[float] = AXES["beta1"],
-    beta2: float | Iterable[float] = AXES["beta2"],
-    eps: float | Iterable[float] = AXES["eps"],
-    weight_decay: float | Iterable[float] = AXES["weight_decay"],
+    optimizer: str | Iterable[str] = "adam",
+    lr: Values = None,
+    beta1: Values = None,
+    beta2: Values = None,
+    eps: Values = None,
+    weight_decay: Values = None,
+    momentum: Values = None,
     seeds: int = 1,
     epochs: float | None = None,
     steps: int | None = None,
@@ -58,13 +62,14 @@ def sweep(
     compare_alone: bool = False,
     progress: bool = True,
 ) -> Sweep:
-    """Train every combination of the hyperparameters, with every seed, as lanes of one population.
+    """Train every combination of the hyperparameters, with every seed, as lanes of one population an optimizer.
 
     Args:
         task: "mnist" or "regression".
         model: "mlp" (default) or "logistic" on mnist; "mlp" (default) or "linear" on regression.
-        optimizer: "adam" or "adamw".
-        lr, beta1, beta2, eps, weight_decay: one value or several.
+        optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your own.
+        lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
+            an argument; None leaves each its default.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch.
         hidden: width of both hidden layers of an mlp.
@@ -80,7 +85,7 @@ def sweep(
         task,
         model=model,
         optimizer=optimizer,
-        axes={"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay},
+        axes=dict(zip(AXES, (lr, beta1, beta2, eps, weight_decay, momentum), strict=True)),
         seeds=seeds,
         epochs=epochs,
         steps=steps,
@@ -91,6 +96,8 @@ def sweep(
         data_dir=data_dir,
         device=device,
     )
+    for name in plan.n_runs if compare_alone else ():
+        solo.class_of(name)
     if out is not None:
         store.check_out(Path(out), plan.identity)
     if plan.problem.data.warning:
@@ -110,25 +117,25 @@ def sweep(
 def run(plan: Plan, progress: bool = True) -> Sweep:
     """Train a plan's chunks one after the other."""
     origin, clock = store.provenance(plan.device), time.perf_counter()
-    n_runs = len(plan.configs) * len(plan.seeds)
     runs, curves = [], []
     bar = tqdm(total=len(plan.chunks) * plan.steps, unit="step", disable=not progress, dynamic_ncols=True)
-    bar.set_description(
-        f"{plan.problem.data.name}: {n_runs} runs" + (f", {len(plan.chunks)} chunks" * (len(plan.chunks) > 1))
-    )
+    what = f"{plan.problem.data.name}: {sum(plan.n_runs.values())} runs"
+    what += f", {len(plan.chunks)} chunks" * (len(plan.chunks) > 1)
     with bar:
-        for chunk in plan.chunks:
+        for name, chunk in plan.chunks:
+            bar.set_description(what + f", {name}" * (len(plan.n_runs) > 1))
             chunk_runs, chunk_curves = population.train(
                 plan.problem,
                 chunk,
                 plan.seeds,
-                optimizer=plan.identity["optimizer"],
+                optimizer=name,
                 steps=plan.steps,
                 batch_size=plan.identity["batch_size"],
                 evaluations=plan.identity["evaluations"],
                 device=plan.device,
                 on_step=lambda step: bar.update(),
             )
+            chunk_runs.insert(1, "optimizer", name)
             first_id = sum(map(len, runs))
             for tables, table in ((runs, chunk_runs), (curves, chunk_curves)):
                 table["lane"] += first_id
@@ -136,7 +143,7 @@ def run(plan: Plan, progress: bool = True) -> Sweep:
     seconds = time.perf_counter() - clock
     dataset = plan.problem.data
     table = pd.concat(runs, ignore_index=True)
-    for i, column in enumerate(("data", "task", "model", "optimizer")):
+    for i, column in enumerate(("data", "task", "model")):
         table.insert(i + 1, column, plan.identity[column])
     provenance = {
         **origin,
@@ -157,23 +164,29 @@ def run(plan: Plan, progress: bool = True) -> Sweep:
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
     """What a plan's runs would take one after the other, from a sample of an ordinary run's steps."""
-    n_runs = len(plan.configs) * len(plan.seeds)
-    identity = plan.identity
-    one = solo.seconds_of_one_run(
-        plan.problem, AXES, plan.steps, identity["evaluations"], identity["batch_size"], sample, plan.device
-    )
+    identity, total, parts = plan.identity, 0.0, []
+    for name, n_runs in plan.n_runs.items():
+        config = {axis: values[0] for axis, values in identity["optimizers"][name].items()}
+        sizes = plan.steps, identity["evaluations"], identity["batch_size"], sample
+        one = solo.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
+        total += n_runs * one
+        parts.append(f"{n_runs} {name} runs x {one:.2f} s")
     text = (
-        f"about {n_runs * one:.0f} s: {n_runs} runs x {one:.2f} s, from {sample} measured steps and one evaluation "
-        "of an ordinary run (nn.Sequential, torch's fused optimizer)"
+        f"about {total:.0f} s: {' + '.join(parts)}, from {sample} measured steps and one evaluation of an ordinary run "
+        "(nn.Sequential and torch's optimizer, fused if it can be)"
     )
-    return {"seconds": round(n_runs * one, 1), "measured_on": plan.device, "text": text}
+    return {"seconds": round(total, 1), "measured_on": plan.device, "text": text}
 
 
 def show(result: Sweep, out: Path) -> None:
-    """Print the ten best configurations, the time taken and the paths of what was written."""
-    provenance = result.provenance
-    print(f"\n{provenance['data']['name']}, {provenance['sweep']['model']}: the ten best configurations\n")
-    print(report.console_table(report.summarise(result.runs)))
+    """Print the best of every optimizer, the ten best configurations, the time taken and what was written."""
+    provenance, summary = result.provenance, report.summarise(result.runs)
+    what = f"{provenance['data']['name']}, {provenance['sweep']['model']}"
+    if result.runs["optimizer"].nunique() > 1:
+        print(f"\n{what}: every optimizer at its best\n")
+        print(comparison.table(result.runs, summary).to_string(index=False))
+    print(f"\n{what}: the ten best configurations\n")
+    print(report.console_table(summary))
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
     print(f"\n{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
@@ -187,20 +200,19 @@ def show(result: Sweep, out: Path) -> None:
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(
         prog="python -m experiments.sweep",
-        description="Train every combination of Adam's hyperparameters at once and draw the result.",
-        epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios; betas in 1 - beta.",
+        description="Train every combination of the hyperparameters of one or several optimizers and draw the result.",
+        epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios (betas and "
+        "momentum: of 1 - value). What an optimizer has no argument for does not multiply its configurations.",
     )
     add = cli.add_argument
     add("task", metavar="{mnist,regression}", help="what is trained")
-    for axis, default in AXES.items():
-        add(
-            grid.option(axis),
-            nargs="*",
-            metavar="V",
-            default=[str(default)],
-            help=f"{grid.ACCEPTED[axis]} (default {default:g})",
-        )
-    add("--optimizer", default="adam", help=f"{' or '.join(population.OPTIMIZERS)} (default adam)")
+    defaults = {name: optimizers.axes(choice) for name, choice in optimizers.OPTIMIZERS.items()}
+    for axis in AXES:
+        name = next(name for name in defaults if axis in defaults[name])
+        own = f"default: the optimizer's own; {name} {defaults[name][axis]:g}"
+        add(grid.option(axis), nargs="*", metavar="V", help=f"{grid.ACCEPTED[axis]} ({own})")
+    text = f"one or several of {optimizers.ACCEPTED} (default adam)"
+    add("--optimizer", nargs="*", metavar="O", default=["adam"], help=text)
     models = "; ".join(f"{task}: {' or '.join(kinds)}" for task, kinds in problems.TASKS.items())
     add("--model", help=f"{models} (default: the first)")
     add(
@@ -229,30 +241,18 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-def describe(plan: Plan, seconds: float) -> str:
-    """The plan in a few lines."""
-    n_configs, n_seeds, n_chunks = len(plan.configs), len(plan.seeds), len(plan.chunks)
-    lanes = len(plan.chunks[0]) * n_seeds
-    lines = {
-        "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {plan.identity['optimizer']}",
-        **{grid.option(axis): " ".join(f"{v:g}" for v in values) for axis, values in plan.identity["axes"].items()},
-        "runs": f"{n_configs * n_seeds} ({n_configs} configurations x {n_seeds} seeds), {plan.steps} steps each",
-        "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
-        "memory": f"{plan.chunk_bytes / 2**20:.0f} MiB a chunk on {plan.device}",
-        "estimated time": f"{seconds:.0f} s",
-    }
-    return "\n".join(f"{name:16}{value}" for name, value in lines.items())
-
-
 def main(argv: list[str] | None = None) -> int:
     cli = parser()
     args = vars(cli.parse_args(argv))
     out, dry_run = args.pop("out"), args.pop("dry_run")
     try:
-        values = {axis: grid.parse_axis(axis, args.pop(axis)) for axis in AXES}
+        typed = {axis: args.pop(axis) for axis in AXES}
+        values = {axis: words if words is None else grid.parse_axis(axis, words) for axis, words in typed.items()}
         if dry_run:
-            args.pop("compare_alone")
+            compare_alone = args.pop("compare_alone")
             plan = make_plan(axes=values, **args)
+            for name in plan.n_runs if compare_alone else ():
+                solo.class_of(name)
             if out is not None:
                 store.check_out(out, plan.identity)
             print(describe(plan, estimate_seconds(plan)))

@@ -1,12 +1,15 @@
-"""What a user may type for an axis, and what is said to what they may not."""
+"""What a user may type for an axis or an optimizer, and what is said to what they may not."""
 
+import inspect
 import itertools
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import grid
+from experiments import grid, optimizers
 from experiments.grid import OptionError
 
 
@@ -19,6 +22,7 @@ from experiments.grid import OptionError
         ("lr", [".1..10:3"], [0.1, 1.0, 10.0]),
         ("beta2", ["0.9..0.999:3"], [0.9, 0.99, 0.999]),
         ("beta1", ["0..0.99:3"], [0.0, 0.9, 0.99]),
+        ("momentum", ["0..0.99:3"], [0.0, 0.9, 0.99]),
         ("beta1", ["0.9", "0", "0.9"], [0.0, 0.9]),
         ("eps", ["0", "1e-8"], [0.0, 1e-8]),
         ("lr", ["1e-3..1e-3:1"], [1e-3]),
@@ -74,9 +78,72 @@ def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
         assert b / a == pytest.approx(ratio ** (1 / (count - 1)), rel=1e-9)
 
 
-def test_configurations_are_all_combinations():
-    axes = {"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "eps": [0.0], "weight_decay": [0.1]}
-    table = grid.configurations(axes)
+def test_configurations_are_all_combinations_and_nan_off_their_axes():
+    table = grid.configurations({"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "weight_decay": [0.1]})
     assert list(table.columns) == list(grid.AXES)
     assert len(table) == 6
     assert not table.duplicated().any()
+    assert table.isna().all().to_dict() == {axis: axis in ("eps", "momentum") for axis in grid.AXES}
+    assert set(table.dtypes) == {np.dtype(float)}
+
+
+HAS_BETAS = {"lr", "beta1", "beta2", "eps", "weight_decay"}
+HAS = dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), HAS_BETAS)
+HAS |= {name: {"lr", "eps", "weight_decay"} for name in ("adagrad", "rmsprop", "adadelta")}
+HAS |= {name: {"lr", "weight_decay", "momentum"} for name in ("momentum", "nesterov")}
+HAS |= {"sgd": {"lr", "weight_decay"}, "lion": HAS_BETAS - {"eps"}}
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
+    """Of ours against the constructor of torch's; Lion's are its paper's."""
+    choice = optimizers.OPTIMIZERS[name]
+    found = optimizers.axes(choice)
+    assert set(found) == HAS[name]
+    if choice.alone:
+        theirs = {key: parameter.default for key, parameter in inspect.signature(choice.alone).parameters.items()}
+        theirs["beta1"], theirs["beta2"] = theirs.get("betas", (None, None))
+        theirs |= choice.defaults
+        assert found == {axis: theirs[axis] for axis in found}
+    else:
+        assert found == {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0}
+
+
+def test_axes_do_not_multiply_the_optimizers_without_them():
+    grids = optimizers.grids(["adam", "sgd", "nesterov", "adam"], {"lr": [0.1, 0.2], "beta1": [0.0, 0.5, 0.9]})
+    assert list(grids) == ["adam", "sgd", "nesterov"]
+    assert [len(grid.configurations(axes)) for axes in grids.values()] == [6, 2, 2]
+    assert grids["nesterov"] == {"lr": [0.1, 0.2], "weight_decay": [0.0], "momentum": [0.9]}
+    with pytest.raises(OptionError, match="--beta2 goes with none of the optimizers chosen: sgd accepts --lr"):
+        optimizers.grids(["sgd", "nesterov"], {"beta2": [0.9]})
+
+
+CLASSES = """
+import optim
+
+class Pair(optim.Adam):
+    def __init__(self, params, lr, betas=(0.5, 0.6)):
+        super().__init__(params, lr, betas)
+
+class Single(optim.Adam):
+    def __init__(self, params, lr=0.2, beta1=0.3):
+        super().__init__(params, lr, (beta1, 0.9))
+"""
+
+
+def test_a_users_class_gets_the_arguments_that_its_constructor_names(tmp_path, monkeypatch):
+    (tmp_path / "users_classes.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    axes = {name: optimizers.axes(optimizers.resolve(f"users_classes:{name}")) for name in ("Pair", "Single")}
+    assert axes == {"Pair": {"lr": 1e-3, "beta1": 0.5, "beta2": 0.6}, "Single": {"lr": 0.2, "beta1": 0.3}}
+    for name, betas in (("Pair", (0.1, 0.2)), ("Single", (0.1, 0.9))):
+        values = {"lr": 0.01, "beta1": 0.1, "beta2": 0.2, "momentum": 0.7}
+        group = optimizers.make(f"users_classes:{name}", [torch.zeros(1, requires_grad=True)], values).param_groups[0]
+        assert (group["lr"], group["betas"]) == (0.01, betas)
+
+
+def test_a_module_that_fails_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "users_mistake.py").write_text("raise RuntimeError('first line\\nsecond line')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError, match=r"users_mistake cannot be \(RuntimeError: first line\)$"):
+        optimizers.resolve("users_mistake:Mine")

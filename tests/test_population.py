@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import data, grid, models, population, problems, solo
+from experiments import data, grid, models, optimizers, population, problems, solo
 
 CONFIGS = pd.DataFrame(
     {
@@ -14,6 +14,7 @@ CONFIGS = pd.DataFrame(
         "beta2": [0.999, 0.99, 0.9],
         "eps": [1e-8, 1e-3, 1e-6],
         "weight_decay": [0.0, 0.1, 0.01],
+        "momentum": [0.9, 0.5, 0.99],
     }
 )
 
@@ -42,8 +43,11 @@ def logistic() -> problems.Problem:
 PROBLEMS = [digits, logistic, regression, linear]
 
 
-@pytest.mark.parametrize("make", PROBLEMS)
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+CASES = [(make, "adam") for make in PROBLEMS]
+CASES += [(linear, name) for name, choice in optimizers.OPTIMIZERS.items() if choice.alone and name != "adam"]
+
+
+@pytest.mark.parametrize(("make", "optimizer"), CASES)
 def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
     """60 steps of every lane, two seeds, against nn.Sequential and torch.optim: equal to 1e-9."""
     problem, steps, seeds = make(), 60, [0, 5]
@@ -64,6 +68,15 @@ def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
             assert run.eval_accuracy == pytest.approx((output.argmax(1) == y).double().mean().item())
         else:
             assert np.isnan(run.eval_accuracy)
+
+
+def test_lanes_of_lion_which_torch_lacks_follow_lanes_trained_alone():
+    options = {"steps": 20, "batch_size": 32, "dtype": torch.float64, "optimizer": "lion"}
+    runs, _ = population.train(linear(), CONFIGS, [0], **options)
+    for k in CONFIGS.index:
+        alone, _ = population.train(linear(), CONFIGS[k : k + 1], [0], **options)
+        assert runs.eval_loss[k] == pytest.approx(alone.eval_loss[0], rel=1e-9)
+    assert runs.eval_loss.nunique() == 3
 
 
 def test_lanes_follow_solo_runs_in_float32():

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments import figures, report
+from experiments import figures, report, tables
 from experiments.grid import AXES
 
 GRID = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
@@ -43,7 +43,8 @@ def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
         row |= {name: curve[name][-1] for name in ("train_loss", "eval_loss", "eval_accuracy")}
         rows.append(row | {"initial_eval_loss": initial})
         curves.append(pd.DataFrame(curve))
-    runs = pd.DataFrame(rows).astype({"diverged_step": "Int64", **dict.fromkeys(AXES, "float64")})
+    runs = pd.DataFrame(rows).assign(momentum=np.nan)
+    runs = runs.astype({"diverged_step": "Int64", **dict.fromkeys(AXES, "float64")})
     runs = runs.assign(data="MNIST", task=task, model="mlp 784-32-32-10", optimizer="adam")
     return runs, pd.concat(curves, ignore_index=True)
 
@@ -59,9 +60,9 @@ def test_summarise_agrees_with_a_loop_and_puts_the_best_first(task, seeds):
     summary = report.summarise(runs)
     assert len(summary) == 45
     assert summary["eval_loss_median"].is_monotonic_increasing
-    assert task != "mnist" or dict(summary.loc[0, list(AXES)]) == OPTIMUM
+    assert task != "mnist" or dict(summary.loc[0, list(OPTIMUM)]) == OPTIMUM
     for _, row in summary.iterrows():
-        group = runs[(runs[list(AXES)] == row[list(AXES)]).all(axis=1)]
+        group = runs[(runs[list(OPTIMUM)] == row[list(OPTIMUM)]).all(axis=1)]
         ok = (group["status"] == "ok").to_numpy()
         loss, train = (np.where(ok, group[name], np.inf) for name in ("eval_loss", "train_loss"))
         assert (row["n_seeds"], row["n_diverged"]) == (seeds, seeds - ok.sum())
@@ -93,8 +94,8 @@ def test_lr_sensitivity_by_hand():
     runs["eval_loss"] = runs["lr"].map({1e-3: 0.5, 1e-2: 0.1, 1e-1: 7.0, 1.0: np.nan})
     # Better at some lr, but not at the best configuration's beta1: must not count.
     runs.loc[runs["beta1"] == 0.5, "eval_loss"] = 0.2
-    assert figures.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
-    assert np.isnan(figures.lr_sensitivity(runs.assign(status="diverged")))
+    assert tables.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
+    assert np.isnan(tables.lr_sensitivity(runs.assign(status="diverged")))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_edge_warnings(axis, values, edge):
     runs, _ = sweep(**{axis: values})
     warned = report.edge_warnings(runs)
     assert len(warned) == bool(edge)
-    assert all(figures.NAMES[axis] in text and edge in text for text in warned)
+    assert all(tables.NAMES[axis] in text and edge in text for text in warned)
     title = figures.sensitivity(runs, axis, "loss").axes[0].get_title(loc="left")
     assert ("best value on the edge of the grid" in title) == bool(edge)
 
@@ -122,9 +123,9 @@ def test_convergence_draws_medians_and_every_run():
     losses, _, accuracies = figure.axes
     assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["a", "training", "evaluation"]
     for place, row in report.summarise(runs).head(5).iterrows():
-        ids = runs["run_id"][(runs[list(AXES)] == row[list(AXES)]).all(axis=1)]
+        ids = runs["run_id"][(runs[list(OPTIMUM)] == row[list(OPTIMUM)]).all(axis=1)]
         expected = curves[curves["run_id"].isin(ids)].groupby("step")[["eval_loss", "eval_accuracy"]].median()
-        assert named(losses, f"{place + 1}. ").get_label().endswith(figures.label(row, ["lr", "beta1", "beta2"]))
+        assert named(losses, f"{place + 1}. ").get_label().endswith(tables.label(row, ["lr", "beta1", "beta2"]))
         np.testing.assert_allclose(named(losses, f"{place + 1}. ").get_ydata(), expected["eval_loss"])
         np.testing.assert_allclose(1 - named(accuracies, f"{place + 1}. ").get_ydata(), expected["eval_accuracy"])
     default = named(losses, "torch's default")
@@ -244,7 +245,7 @@ def test_report_names_origin_and_only_files_that_exist(folder):
     assert all((folder / link).read_bytes()[:4] == b"\x89PNG" for link in links if link.endswith("png"))
     for words in (PROVENANCE["command"], "**Not all of MNIST.**", "0123abc (with", "Some CPU", "torch 2.11.0", "99 s"):
         assert words in text
-    assert f"sensitivity: {figures.lr_sensitivity(pd.read_parquet(folder / 'runs.parquet')):.3g}" in text
+    assert f"sensitivity: {tables.lr_sensitivity(pd.read_parquet(folder / 'runs.parquet')):.3g}" in text
     assert len(re.findall(r"^\| \d+ \|", text, re.MULTILINE)) == 10
     assert len(pd.read_csv(folder / "summary.csv")) == 15
 
@@ -270,6 +271,14 @@ def test_command_draws_again_from_the_tables(folder, tmp_path):
     assert all(str(tmp_path / name) in done.stdout for name in FILES)
     assert (tmp_path / "report.md").read_bytes() == (folder / "report.md").read_bytes()
     assert (tmp_path / "summary.csv").read_bytes() == (folder / "summary.csv").read_bytes()
+
+
+def test_a_folder_older_than_an_axis_is_drawn_as_before(folder, tmp_path):
+    for table in TABLES:
+        shutil.copy(folder / table, tmp_path)
+    pd.read_parquet(folder / "runs.parquet").drop(columns="momentum").to_parquet(tmp_path / "runs.parquet", index=False)
+    assert report.main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.md").read_bytes() == (folder / "report.md").read_bytes()
 
 
 def test_command_without_tables_fails_in_one_sentence(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
     np.testing.assert_array_equal(best.loc[runs.run_id], runs.best_eval_accuracy)
 
     provenance = json.loads((out / "provenance.json").read_text())
-    assert provenance["sweep"]["axes"]["lr"] == [0.001, 0.01, 0.1]
+    assert provenance["sweep"]["optimizers"]["adam"]["lr"] == [0.001, 0.01, 0.1]
     assert provenance["command"].startswith("python -m experiments.sweep mnist --lr 1e-3..1e-1:3")
     assert provenance["versions"]["torch"] == torch.__version__
     summary = pd.read_csv(out / "summary.csv")
@@ -73,6 +74,59 @@ def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
     assert "--out accepts a new or empty folder, or one of the same sweep" in other.stderr
     assert "model" in other.stderr
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+MINE = """
+import triton.language as tl
+from optim import from_rule
+
+def coefficients(hyper, step):
+    lr, eps = hyper
+    return lr, eps
+
+def update(p, grad, state, coefficients):
+    lr, eps = coefficients
+    return p - lr * grad / (tl.abs(grad) + eps), state
+
+Mine = from_rule(update, coefficients, defaults={"lr": 5e-3, "eps": 1e-6}, name="Mine")
+"""
+
+
+def test_command_line_compares_several_optimizers_and_one_of_the_users(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    out, names = tmp_path / "out", ["adam", "nesterov", "mine:Mine"]
+    words = ["regression", "--optimizer", *names, "--lr", "1e-3..1e-1:3", "--eps", "1e-8", "1e-2", "--seeds", 3]
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = run(*words, "--steps", 8, "--evaluations", 2, "--out", out, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "optimizers.png" in done.stdout
+    runs, curves = pd.read_parquet(out / "runs.parquet"), pd.read_parquet(out / "curves.parquet")
+    assert runs.run_id.tolist() == list(range(45))
+    assert len(curves) == 45 * 3
+    assert runs.groupby("optimizer", sort=False).size().to_dict() == dict(zip(names, (18, 9, 18), strict=True))
+    has = runs.groupby("optimizer")[["beta1", "eps", "momentum"]].count() > 0
+    assert has.loc[names].to_numpy().tolist() == [[True, True, False], [False, False, True], [False, True, False]]
+    assert set(runs.momentum.dropna()) == {0.9}
+    # The same seed has the same initial weights under every optimizer.
+    assert runs.groupby("seed").initial_eval_loss.nunique().tolist() == [1, 1, 1]
+    assert len(pd.read_csv(out / "summary.csv")) == 15
+    grids = json.loads((out / "provenance.json").read_text())["sweep"]["optimizers"]
+    assert grids["nesterov"] == {"lr": [0.001, 0.01, 0.1], "weight_decay": [0.0], "momentum": [0.9]}
+    text = (out / "report.md").read_text()
+    assert all(f"| {name} |" in text for name in names)
+    before = (out / "report.md").read_bytes()
+    # Neither drawing again nor a second look at the folder needs the user's module.
+    assert sweep.report.main([str(out)]) == 0
+    assert (out / "report.md").read_bytes() == before
+
+
+def test_optimizers_keep_their_defaults_where_no_value_is_given():
+    result = sweep.sweep("regression", optimizer=["adam", "adamw", "sgd", "adamw"], steps=2, progress=False)
+    assert result.runs.optimizer.tolist() == ["adam", "adamw", "sgd"]
+    assert result.runs.weight_decay.tolist() == [0.0, 0.01, 0.0]
+    assert result.runs.lr.tolist() == [1e-3, 1e-3, 1e-3]
+    alone = sweep.sweep("regression", optimizer="adamw", steps=2, progress=False)
+    assert alone.runs.eval_loss[0] == pytest.approx(result.runs.eval_loss[1], rel=1e-6)
 
 
 def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypatch):
@@ -124,6 +178,16 @@ def test_dry_run_prints_the_plan_and_writes_nothing(mnist_folder, tmp_path):
     assert not out.exists()
 
 
+def test_dry_run_of_several_optimizers_prints_the_grid_of_each(capsys):
+    words = ["--optimizer", "adam", "sgd", "--lr", "1e-2", "0.1", "--beta1", "0", "0.9", "--steps", "3", "--dry-run"]
+    assert sweep.main(["regression", *words]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^adam +--lr 0.01 0.1  --beta1 0 0.9  --beta2 0.999 ", printed, re.MULTILINE)
+    assert re.search(r"^sgd +--lr 0.01 0.1  --weight-decay 0$", printed, re.MULTILINE)
+    assert "6 (6 configurations x 1 seeds), 3 steps each" in printed
+    assert "4 at once, in 2 chunks" in printed
+
+
 BAD = [
     (["regression", "--lr"], "--lr needs at least one value"),
     (["regression", "--lr", "0"], "--lr accepts positive numbers"),
@@ -133,7 +197,26 @@ BAD = [
     (["cifar"], "the task must be one of mnist, regression, not 'cifar'"),
     (["regression", "--model", "cnn"], "--model of regression accepts mlp or linear, not 'cnn'"),
     (["regression", "--hidden", "0"], "--hidden accepts a width of at least 1"),
-    (["regression", "--optimizer", "lion"], "--optimizer accepts adam or adamw, not 'lion'"),
+    (["regression", "--momentum", "1"], "--momentum accepts numbers in [0, 1)"),
+    (["regression", "--momentum", "0.9"], "--momentum goes with none of the optimizers chosen: adam accepts --lr"),
+    (["regression", "--optimizer"], "--optimizer needs at least one of adam"),
+    (["regression", "--optimizer", "adam", "lyon"], "lion or MODULE:CLASS, not 'lyon'"),
+    (["regression", "--optimizer", "nowhere:Adam"], "nowhere cannot be (ModuleNotFoundError"),
+    (
+        ["regression", "--optimizer", "optim:Nobody"],
+        "torch.optim.Optimizer, and optim:Nobody is none",
+    ),
+    (["regression", "--optimizer", "math:sqrt"], "torch.optim.Optimizer, and math:sqrt is none"),
+    (["regression", "--optimizer", "torch.optim:Optimizer"], "whose constructor names lr"),
+    (
+        ["regression", "--optimizer", "torch.optim:Adagrad"],
+        "--optimizer torch.optim:Adagrad does not accept",
+    ),
+    (["regression", "--optimizer", "nesterov", "--momentum", "0"], "--optimizer nesterov does not accept"),
+    (
+        ["regression", "--optimizer", "adam", "lion", "--compare-alone"],
+        "--compare-alone accepts optimizers that",
+    ),
     (["regression", "--seeds", "0"], "--seeds accepts whole numbers from 1, not 0"),
     (["regression", "--batch-size", "100000"], "--batch-size accepts at most the 8192 training examples"),
     (["regression", "--steps", "-3"], "--steps accepts positive numbers, not -3"),

@@ -1,0 +1,109 @@
+"""Which optimizer wins, and how much does it depend on its learning rate? One figure and one table."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from experiments.figures import ACCURACY, STYLE, finished, loss_axis, training
+from experiments.tables import (
+    CONFIGURATION,
+    best_configurations,
+    best_of_each,
+    lr_sensitivity,
+    ranked,
+    short,
+    varied_axes,
+)
+
+# Okabe and Ito's, with black in place of the yellow, which is hardly seen on white.
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "black")
+MARKERS = "osD^vPX<>phd"
+STAR = {"markersize": 14, "markeredgecolor": "black"}
+
+
+def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """One row an optimizer, best first, as short strings: its best configuration, and what came of it.
+
+    Args:
+        summary: of these runs, by `tables.summarise`.
+    """
+    best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
+    numbers = []
+    for name in best["optimizer"]:
+        number = lr_sensitivity(groups[name]) if "lr" in varied_axes(groups[name]) else np.nan
+        numbers.append("-" if np.isnan(number) else f"{number:.3g}")
+    counts = runs.assign(diverged=runs["status"] != "ok").groupby("optimizer")["diverged"].agg(["sum", "size"])
+    rows = best_configurations(best, len(best)).drop(columns="train loss")
+    rows["diverged, all runs"] = [f"{k} of {n}" for k, n in counts.loc[best["optimizer"]].to_numpy()]
+    return rows.assign(**{"lr sensitivity": numbers})
+
+
+@style.context(STYLE)
+def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
+    """Draw every optimizer's final evaluation loss against lr, and how its best configuration trains.
+
+    Left: at each lr the lowest median over seeds that the other hyperparameters allow, with its inter-quartile range;
+    a star is an optimizer's best lr. In the strip at the top a ✕ says that seeds diverged there, a large one that
+    the median is infinite. Right: evaluation loss and (for classification) accuracy of the best configurations.
+    """
+    order = ranked(runs)
+    looks = {name: look(place) for place, name in enumerate(runs["optimizer"].unique())}
+    panels = {"eval_loss": loss_name}
+    if curves["eval_accuracy"].notna().any():
+        panels["eval_accuracy"] = ACCURACY
+    drawn = Figure(figsize=(5.6 + 4.2 * len(panels), 5.2 + 0.15 * len(looks)))
+    left, *right = drawn.subplots(1, 1 + len(panels), width_ratios=[1.25, *[1] * len(panels)])
+    against_lr(left, order, looks, runs["initial_eval_loss"].median())
+    left.set(xlabel="lr", ylabel=f"final {loss_name}", title="the best of each optimizer at each lr")
+
+    best = best_of_each(order)
+    chosen = runs.merge(best[CONFIGURATION])
+    ids = chosen.groupby("optimizer")["run_id"].agg(list)
+    lines = [(ids[name], name, *looks[name][:2]) for name in best["optimizer"]]
+    for ax, (column, name) in zip(right, panels.items(), strict=True):
+        training(ax, chosen, curves, column, lines, x="epoch")
+        ax.set(xlabel="epoch", ylabel=name, title=ax.get_title() or "the best configuration of each optimizer")
+    return finished(drawn, runs, columns=3)
+
+
+def look(place: int) -> tuple[str, str, str]:
+    """Colour, line and marker of an optimizer, by its place in the sweep."""
+    return to_hex(COLOURS[place % 7]), ("-", "-.")[place // 7 % 2], MARKERS[place % len(MARKERS)]
+
+
+def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: float) -> None:
+    """Draw the panel of final losses. order: configurations, best first."""
+    at_lr = order.groupby(["optimizer", "lr"]).head(1).sort_values("lr")
+    losses = at_lr["eval_loss_median"].replace(np.inf, initial)
+    crossed = [name for name in looks if at_lr.loc[at_lr["optimizer"] == name, "n_diverged"].any()]
+    strip = min(0.045 * len(crossed), 0.35)
+    low, high = loss_axis(ax, losses, 1.2 * max(initial, losses.clip(upper=3 * initial).max()), headroom=strip)
+    ax.set_xscale("log")
+    ax.yaxis.set_major_formatter(lambda loss, _: f"{loss:.3g}" if loss <= high else "")
+    for place, best in best_of_each(order).iterrows():
+        name, rows = best["optimizer"], at_lr[at_lr["optimizer"] == best["optimizer"]]
+        colour, line, marker = looks[name]
+        median, q25, q75 = (rows[f"eval_loss_{key}"].clip(low, high) for key in ("median", "q25", "q75"))
+        found = np.isfinite(best["eval_loss_median"])
+        text = f"{best['eval_loss_median']:.3g} at lr {short(best['lr'])}" if found else "every run diverged"
+        # The best lies on top of the others; those below are larger, so that equal ones show.
+        extra, kwargs = min(place, 4), {"color": colour, "zorder": 3 - place / 99}
+        kwargs |= {"marker": marker, "markersize": 5 + extra, "linewidth": 1.4 + 0.5 * extra}
+        ax.plot(rows["lr"], median, line, label=f"{place + 1}. {name}: {text}", **kwargs)
+        ax.fill_between(rows["lr"], q25, q75, color=colour, alpha=0.15, linewidth=0)
+        if found:
+            ax.plot(best["lr"], best["eval_loss_median"], "*", color=colour, **STAR, zorder=4 - place / 99)
+        if name in crossed:
+            y, half = 1 - strip * (crossed.index(name) + 0.5) / len(crossed), ~np.isfinite(rows["eval_loss_median"])
+            for marked, size in ((half, 7), (~half & (rows["n_diverged"] > 0), 3.5)):
+                x = rows["lr"][marked]
+                ax.plot(x, np.full(len(x), y), "x", color=colour, markersize=size, transform=ax.get_xaxis_transform())
+    ax.plot([], [], "*", color="white", **STAR, label="best lr of an optimizer")
+    if crossed:
+        ax.axhspan(high, ax.get_ylim()[1], color="0.95", zorder=0)
+        ax.text(0.01, 1 - strip / 2, "diverged", color="0.3", va="center", fontsize=8, transform=ax.transAxes)
+        ax.plot([], [], "x", color="0.3", label="diverged: half of the seeds or more (small: fewer)")
+    ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")

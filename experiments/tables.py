@@ -1,0 +1,155 @@
+"""What does a table of runs say? Its configurations over their seeds, the best of them, and how much lr matters.
+
+In a median or quartile over seeds a diverged run counts as infinite. "The best configuration" has the lowest median
+final evaluation loss. An optimizer's configurations are NaN in the axes that it does not have.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from experiments.grid import AXES
+
+NAMES = {axis: axis.replace("beta", "β").replace("_", " ") for axis in AXES}
+CONFIGURATION = ["data", "task", "model", "optimizer", *AXES]
+# The 2.5 % and 97.5 % points of a median hardly move beyond this, and 1000 configurations stay a matter of a second.
+RESAMPLES = 1999
+# Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
+INFINITE = 1e100
+
+
+def varied_axes(runs: pd.DataFrame) -> list[str]:
+    """The hyperparameters with more than one value of one optimizer, in the order of `AXES`."""
+    return [axis for axis in AXES if runs.groupby("optimizer")[axis].nunique().max() > 1]
+
+
+def short(value: float) -> str:
+    """A hyperparameter as one writes it: 1e-3, 0.9, 0.9999, 0; - if the optimizer does not have it."""
+    if np.isnan(value):
+        return "-"
+    scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
+    return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
+
+
+def label(row: pd.Series, axes: list[str]) -> str:
+    return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
+
+
+def scored(runs: pd.DataFrame, column: str) -> pd.Series:
+    """A column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
+    return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
+
+
+def unscored(values: pd.Series) -> pd.Series:
+    # An interpolated quantile may be a fraction of INFINITE.
+    return values.where(values < INFINITE**0.5, np.inf)
+
+
+def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Aggregate runs over everything but `by`, whose values index the result.
+
+    Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
+    diverged_step_median (of the diverged runs). In the medians a diverged run has infinite loss and the lowest
+    accuracy; a median accuracy that rests on one is NaN.
+    """
+    table = runs[by].assign(
+        eval_loss=scored(runs, "eval_loss"),
+        train_loss=scored(runs, "train_loss"),
+        inaccuracy=scored(runs.assign(inaccuracy=-runs["eval_accuracy"]), "inaccuracy"),
+        diverged=runs["status"] != "ok",
+        diverged_step=runs["diverged_step"].astype(float),
+    )
+    groups = table.groupby(by, dropna=False)
+    columns = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
+    for name, q in {"median": 0.5, "q25": 0.25, "q75": 0.75}.items():
+        columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
+    columns["train_loss_median"] = unscored(groups["train_loss"].median())
+    columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
+    return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
+
+
+def ranked(runs: pd.DataFrame) -> pd.DataFrame:
+    """`aggregate` by configuration, best first; of equally good ones the one with fewer diverged runs."""
+    table = aggregate(runs, CONFIGURATION).reset_index()
+    return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
+
+
+def held(runs: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """`aggregate` by `axes`, over the runs that are otherwise (but for the seed) as the best configuration."""
+    rest = [column for column in CONFIGURATION if column not in axes]
+    best = ranked(runs).loc[0, rest]
+    # NaN, where the optimizer does not have an axis, equals NaN.
+    return aggregate(runs[((runs[rest] == best) | (runs[rest].isna() & best.isna())).all(axis=1)], axes)
+
+
+def best_on_edge(runs: pd.DataFrame, axis: str) -> bool:
+    """Whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it."""
+    best, edges = ranked(runs).iloc[0], {runs[axis].min(), runs[axis].max()} - {0.0}
+    return axis in varied_axes(runs) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
+
+
+def lr_sensitivity(runs: pd.DataFrame) -> float:
+    """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
+
+    loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
+    diverged, the initial loss stands in. NaN if every run diverged.
+    Reference: Wortsman et al. 2023, arXiv:2309.14322.
+    """
+    losses = held(runs, ["lr"])["eval_loss_median"]
+    regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
+    return float(regret.mean()) if np.isfinite(losses.min()) else np.nan
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
+
+    Columns: data, task, model, optimizer, those of `AXES`, n_seeds, n_diverged, eval_loss_{median, q25, q75, low,
+    high}, train_loss_median, eval_accuracy_median and diverged_step_median. From low to high is the 95 % percentile
+    bootstrap interval of the median; NaN below three seeds. A diverged run has infinite losses, and a median accuracy
+    that rests on one is NaN.
+    """
+    summary = ranked(runs)
+    groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
+    # A merge, unlike an index, takes NaN for equal to NaN.
+    losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
+    interval = np.full((len(summary), 2), np.nan)
+    for n, rows in summary.groupby("n_seeds").indices.items():
+        if n >= 3:
+            interval[rows] = np.column_stack(median_interval(np.array(losses[rows].tolist())))
+    for i, end in enumerate(("low", "high")):
+        known = unscored(pd.Series(interval[:, i])).where(summary["n_seeds"] >= 3)
+        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{end}", known)
+    return summary
+
+
+def median_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % percentile bootstrap interval of each row's median. samples: configurations x seeds."""
+    rng = np.random.default_rng(0)
+    options = {"axis": 1, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES, "batch": 200}
+    interval = bootstrap((samples,), np.median, random_state=rng, **options).confidence_interval
+    return interval.low, interval.high
+
+
+def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
+    """The first n rows of `summarise` as short strings: the varied hyperparameters, then what came of them."""
+    top = summary.head(n)
+    axes = varied_axes(summary) or [axis for axis in AXES if summary[axis].notna().any()]
+    table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
+    if summary["optimizer"].nunique() > 1:
+        table["optimizer"] = top["optimizer"].to_numpy()
+    for axis in axes:
+        table[NAMES[axis]] = [short(value) for value in top[axis]]
+    table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
+    if top["eval_loss_low"].notna().any():
+        ends = zip(top["eval_loss_low"], top["eval_loss_high"], strict=True)
+        table["95 % interval"] = [f"{low:.4g} to {high:.4g}" if low == low else "-" for low, high in ends]
+    table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
+    if summary["eval_accuracy_median"].notna().any():
+        table["accuracy"] = top["eval_accuracy_median"].map("{:.2%}".format).replace("nan%", "-")
+    table["diverged"] = [f"{k} of {n}" for k, n in zip(top["n_diverged"], top["n_seeds"], strict=True)]
+    return table
+
+
+def best_of_each(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The best configuration of every optimizer, best first; of a table with the best configurations first."""
+    return ranked.groupby("optimizer", sort=False).head(1).reset_index(drop=True)
