@@ -178,7 +178,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             grads = [g if g is None else memory.local(g) for g in grads]
         # Of the same tensors at the same places nothing else can have changed.
         places = [*map(torch.Tensor.data_ptr, params)], [*map(id, self.state.values())]
-        if places != self._places or not all(map(is_, [ref() for ref in self._refs], grads)):
+        seen = [nothing if g is None else g for g in grads]
+        if places != self._places or not all(map(is_, [ref() for ref in self._refs], seen)):
             self._look_again(params, grads, places)
         self._refresh_hyper()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -397,7 +398,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 
 def nothing() -> object:
-    """Stands for the weak reference to a gradient that is not there: None is what a freed gradient's returns."""
+    """Stands for a gradient that is not there, and for the weak reference to it; a freed one's returns None."""
     return nothing
 
 
