@@ -64,6 +64,8 @@ def uploads(optimizer: optim.AdamW) -> int:
 
 def side(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int = STEPS) -> float:
     """Seconds of a step: a mean over several, after one untimed."""
+    if moves:
+        move_grads(params)
     optimizer.step()
     seconds = 0.0
     for _ in range(steps):

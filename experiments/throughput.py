@@ -23,6 +23,20 @@ from experiments.grid import OptionError
 from experiments.plan import resolve_device
 from experiments.timing import markdown_table
 
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+"""Environment variables that decide how threads start and wait."""
+
+
+def heading(title: str) -> str:
+    """Title, command as one could type it again, machine."""
+    provenance = store.provenance("cpu")
+    settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+    return f"""# {title}
+
+    {" ".join([*settings, provenance["command"]])}
+
+{store.machine_line(provenance)}."""
+
 
 def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
     """Populations against one run after the other: rows and text."""
@@ -35,12 +49,9 @@ def host(args: argparse.Namespace) -> tuple[list[dict], str]:
     """What a step costs the host: rows and text."""
     bars = tqdm([(name, work) for work in (False, True) for name in shapes.LISTS], unit="list", dynamic_ncols=True)
     rows = [bench_host.compare(name, work, args.rounds) for name, work in bars]
-    provenance = store.provenance("cpu")
-    return rows, f"""# What a step costs the host
-
-    {provenance["command"]}
-
-{store.machine_line(provenance)}.
+    return (
+        rows,
+        f"""{heading("What a step costs the host")}
 
 {markdown_table(rows)}
 
@@ -50,7 +61,8 @@ the median; all sides were timed in turn in every round. Device work "no": torch
 replaced by nothing, all Python and the address table's work are timed. Gradients move: autograd put every one
 elsewhere before each step, which is not timed. Uploads and builds: how often tables were written or built in all
 {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
-"""
+""",
+    )
 
 
 def step(args: argparse.Namespace) -> tuple[list[dict], str]:
@@ -58,12 +70,9 @@ def step(args: argparse.Namespace) -> tuple[list[dict], str]:
     cases = [case for case in bench_step.CASES if case.name in args.only]
     bars = tqdm([(case, size) for case in cases for size in args.sizes], unit="size", dynamic_ncols=True)
     rows = [bench_step.compare(case, size, args.rounds) for case, size in bars]
-    provenance = store.provenance("cpu")
-    return rows, f"""# Steps against torch's
-
-    {provenance["command"]}
-
-{store.machine_line(provenance)}.
+    return (
+        rows,
+        f"""{heading("Steps against torch's")}
 
 {markdown_table(rows)}
 
@@ -72,9 +81,12 @@ round. The verdict is "faster" if all of the interval is above 1.05, "slower" if
 of it is in between, and else "unclear". torch path: `fused=True`, or what torch does by default where it has none
 on the CPU. MB: parameters and states read and written, gradients read. GB/s: this by each side's time, and of
 a copy with as large a working set.
-"""
+""",
+    )
 
 
+CLASSES = list(dict.fromkeys(case.name for case in bench_step.CASES))
+SIZES = list(bench_step.SIZES)
 COMMANDS = {"sweep": sweep, "host": host, "step": step}
 
 
@@ -100,26 +112,24 @@ def parser() -> argparse.ArgumentParser:
             continue
         command.add_argument("--threads", type=int, metavar="N", help="threads of both sides (default: torch's own)")
         if name == "step":
-            classes = list(dict.fromkeys(case.name for case in bench_step.CASES))
-            add_choice(command, "--only", classes, "classes to time")
-            add_choice(command, "--sizes", list(bench_step.SIZES), "one tensor of so many elements, or a network's")
+            choices = {
+                "--only": (CLASSES, "classes to time"),
+                "--sizes": (SIZES, "one tensor of so many elements, or those of a network"),
+            }
+            for option, (names, what) in choices.items():
+                text = f"{what}: {', '.join(names)} (default all)"
+                command.add_argument(option, nargs="+", default=names, metavar="NAME", help=text)
     return cli
 
 
-def add_choice(command: argparse.ArgumentParser, option: str, names: list[str], what: str) -> None:
-    command.add_argument(
-        option, nargs="+", default=names, metavar="NAME", help=f"{what}: {', '.join(names)} (default all)"
-    )
-
-
-def check(args: argparse.Namespace, accepted: dict[str, list[str]]) -> None:
+def check(args: argparse.Namespace) -> None:
     """Raise OptionError, one sentence, if an option cannot be used."""
     if args.rounds < 3:
         raise OptionError(f"--rounds accepts whole numbers from 3, not {args.rounds}")
     most = os.cpu_count() or 1
     if getattr(args, "threads", None) is not None and not 1 <= args.threads <= most:
         raise OptionError(f"--threads accepts whole numbers from 1 to {most}, not {args.threads}")
-    for option, names in accepted.items():
+    for option, names in (("only", CLASSES), ("sizes", SIZES)):
         if unknown := [name for name in getattr(args, option, ()) if name not in names]:
             raise OptionError(f"--{option} accepts {', '.join(names)}, not {unknown[0]!r}")
     store.check_folder(args.out)
@@ -128,9 +138,8 @@ def check(args: argparse.Namespace, accepted: dict[str, list[str]]) -> None:
 def main(argv: list[str] | None = None) -> int:
     cli = parser()
     args = cli.parse_args(argv)
-    accepted = {"only": sorted({case.name for case in bench_step.CASES}), "sizes": list(bench_step.SIZES)}
     try:
-        check(args, accepted)
+        check(args)
         if getattr(args, "threads", None):
             torch.set_num_threads(args.threads)
         rows, text = COMMANDS[args.what](args)
