@@ -1,14 +1,16 @@
 """Compile the kernel for a GPU that need not be there, and read what the machine code does.
 
-    python -m kernels.codegen sm_90 gfx942
+    python -m kernels.codegen sm_90 gfx942 --rule adam nadam --dtype float32
 
-prints one JSON object a target. Must run without TRITON_INTERPRET, which replaces the compiler.
+prints one JSON object for each target, rule and dtype, by default all of ours.
+Must run without TRITON_INTERPRET, which replaces the compiler.
 """
 
+import argparse
+import itertools
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -36,7 +38,8 @@ class MachineCode:
     """
 
     target: str
-    p_dtype: str
+    rule: str
+    dtype: str
     registers: int
     spills: int
     loads: dict[int, int]
@@ -52,10 +55,11 @@ def parse_target(name: str) -> GPUTarget:
     raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
 
 
-def compile_update(rule: Rule, target: str, p_dtype: torch.dtype = torch.float32) -> MachineCode:
-    """Compile the traversal of a rule, with parameters and gradients of p_dtype and float32 states."""
+def compile_update(rule: Rule, target: str, dtype: str = "float32") -> MachineCode:
+    """Compile the traversal of a rule for one of the `VARIANTS`. Raises: ValueError for an unknown target."""
+    p_dtype, stochastic = VARIANTS[dtype]
     gpu = parse_target(target)
-    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32)
+    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32, stochastic)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers["keys_ptr"] = "*i32"
     names = [*pointers, *constants]
@@ -68,7 +72,7 @@ def compile_update(rule: Rule, target: str, p_dtype: torch.dtype = torch.float32
     compiled = triton.compile(source, target=gpu, options={"num_warps": multi_tensor.num_warps(gpu.warp_size)})
     read = read_cubin if gpu.backend == "cuda" else read_amdgcn
     code = compiled.asm["cubin"] if gpu.backend == "cuda" else compiled.asm["amdgcn"]
-    return MachineCode(target, str(p_dtype).removeprefix("torch."), **read(code))
+    return MachineCode(target, rule.name, dtype, **read(code))
 
 
 def read_cubin(cubin: bytes) -> dict:
@@ -113,11 +117,27 @@ def read_amdgcn(assembly: str) -> dict:
     }
 
 
-def main(targets: list[str]) -> None:
-    for target in targets:
-        for p_dtype in multi_tensor.DTYPES:
-            print(json.dumps(asdict(compile_update(rules.adam, target, p_dtype))))
+VARIANTS = {
+    "float32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, False),
+    "bfloat16-stochastic": (torch.bfloat16, True),
+    "float16": (torch.float16, False),
+}
+"""Dtype of parameters and gradients, and whether it is rounded stochastically; states are float32."""
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(prog="python -m kernels.codegen", description="Facts about the compiled kernels.")
+    cli.add_argument("targets", nargs="*", default=["sm_90"], metavar="TARGET", help="sm_NN or gfx9NN (default sm_90)")
+    cli.add_argument("--rule", nargs="+", choices=rules.RULES, default=[*rules.RULES], help="default: all")
+    cli.add_argument("--dtype", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="default: all")
+    args = cli.parse_args()
+    try:
+        for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
+            print(json.dumps(asdict(compile_update(rules.RULES[rule], target, dtype))), flush=True)
+    except ValueError as error:
+        cli.error(str(error))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["sm_90"])
+    main()

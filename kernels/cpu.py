@@ -3,7 +3,6 @@
 One call walks all rows on all threads at memory speed. `multi_tensor` is its twin for the GPU.
 """
 
-import dis
 import functools
 import threading
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from numba.core import types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
-from kernels.rule import NUMPY, Rule, plain, rebind, tl
+from kernels.rule import NUMPY, Rule, check_portable, rebind
 from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, Launch, P, Table
 
 CHUNK_SIZE = 16384
@@ -134,23 +133,6 @@ def _language() -> ModuleType:
     return language
 
 
-def check(rule: Rule) -> None:
-    """Raises: NotImplementedError if the rule calls a function of `tl` that this backend lacks."""
-    todo, seen, missing = [plain(rule.coefficients), plain(rule.update)], set(), set()
-    while todo:
-        function = todo.pop()
-        seen.add(function)
-        names = function.__code__.co_names
-        called = [plain(function.__globals__[n]) for n in names if hasattr(function.__globals__.get(n), "fn")]
-        todo += [f for f in called if f not in seen]
-        if "tl" in names:
-            attributes = {i.argval for i in dis.get_instructions(function) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
-            missing |= {name for name in attributes if hasattr(tl, name) and not hasattr(NUMPY, name)}
-    if missing:
-        lacks, has = ", ".join(f"tl.{name}" for name in sorted(missing)), ", ".join(sorted(vars(NUMPY)))
-        raise NotImplementedError(f"Rule {rule.name!r} calls {lacks}, which the CPU backend lacks; it has {has}")
-
-
 def single(function: FunctionType):
     """Compile it with its constants in float32: Python's float64 would make float64 of everything they touch."""
     constants = tuple(np.float32(c) if type(c) is float else c for c in function.__code__.co_consts)
@@ -177,12 +159,8 @@ def compile_rule(
     n_coefficients, no_noise = rule.n_coefficients, np.uint32(0)
     # Tuples to be filled by tuple_setitem: Numba needs lengths at compile time, and cannot index an empty one.
     address_tuple, state_tuple = (0,) * max(1, n_states), (number(0),) * max(1, n_states)
-    hyper_tuple, scalar_tuple, coefficient_tuple = (
-        (0.0,) * n_hyper,
-        (0.0,) * max(1, n_scalars),
-        (number(0),) * n_coefficients,
-    )
-    key_tuple = (no_noise,) * (1 + n_states)
+    hyper_tuple, scalar_tuple = (0.0,) * n_hyper, (0.0,) * max(1, n_scalars)
+    coefficient_tuple, key_tuple = (number(0),) * n_coefficients, (no_noise,) * (1 + n_states)
     if n_scalars:
         coefficients_and_scalars = coefficients
     else:
@@ -250,15 +228,14 @@ def compile_rule(
 
 def launcher(table: Table) -> Launch:
     """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
-    check(table.rule)
+    check_portable(table.rule)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     prologue, traverse = compile_rule(table.rule, *dtypes, table.seed is not None)
     rows, hyper, coefficients = table.rows.numpy(), table.hyper.numpy(), table.coefficients.numpy()
-    keys, chunk_row, chunk_index = (
-        table.keys.numpy().view(np.uint32),
-        table.chunk_row.numpy(),
-        table.chunk_index.numpy(),
-    )
+    keys = table.keys.numpy().view(np.uint32)
+    chunk_row, chunk_index = table.chunk_row.numpy(), table.chunk_index.numpy()
+    # Waking a thread costs as much as what a chunk takes.
+    most_threads = max(1, int(table.host[:, N_ELEMENTS].sum()) // CHUNK_SIZE)
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:
@@ -267,7 +244,7 @@ def launcher(table: Table) -> Launch:
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
         prologue(rows, hyper, coefficients, keys, scale, table.seed or 0)
         with _LOCK:
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, most_threads))
             traverse(rows, coefficients, keys, chunk_row, chunk_index, table.chunk_size)
 
     return launch

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from kernels.rule import NUMPY, rebind
+from kernels.rule import NUMPY, check_portable, rebind
 from kernels.table import Launch, Table
 
 CHUNK_SIZE = 8192
@@ -54,8 +54,9 @@ def stochastic(x: torch.Tensor, key: torch.Tensor, which: int) -> torch.Tensor:
 
 
 def launcher(table: Table) -> Launch:
-    """See `table.Launch`."""
+    """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
     rule, dtype = table.rule, table.compute_dtype
+    check_portable(rule)
     coefficients_of, update = (rebind(f, LANGUAGE) for f in (rule.coefficients, rule.update))
 
     def launch(grads, grad_scale, found_inf) -> None:

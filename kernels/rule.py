@@ -16,6 +16,7 @@ m - w m + w g with w = 1 - beta: beta and w, both rounded, no longer add up to 1
 The sign of `maximize` and the scale of a GradScaler are in `grad` before a rule sees it.
 """
 
+import dis
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,3 +92,21 @@ def rebind(function: Callable, language, compile: Callable = lambda function: fu
         if hasattr(namespace.get(name), "fn"):
             namespace[name] = rebind(namespace[name], language, compile)
     return compile(FunctionType(body.__code__, namespace, body.__name__, body.__defaults__, body.__closure__))
+
+
+def missing(function: Callable) -> set[str]:
+    """The functions of `tl` that it calls, or that those which it calls call, and that only Triton has."""
+    body = plain(function)
+    called = {n: body.__globals__[n] for n in body.__code__.co_names if hasattr(body.__globals__.get(n), "fn")}
+    found = set().union(*(missing(f) for f in called.values()))
+    if "tl" in body.__code__.co_names:
+        attributes = {i.argval for i in dis.get_instructions(body) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+        found |= {name for name in attributes if hasattr(tl, name) and not hasattr(NUMPY, name)}
+    return found
+
+
+def check_portable(rule: Rule) -> None:
+    """Raises: NotImplementedError, by name, if the rule calls functions of `tl` that only Triton has."""
+    if names := missing(rule.coefficients) | missing(rule.update):
+        lacks, has = ", ".join(f"tl.{name}" for name in sorted(names)), ", ".join(sorted(vars(NUMPY)))
+        raise NotImplementedError(f"Rule {rule.name!r} calls {lacks}, which the CPU backends lack; they have {has}")

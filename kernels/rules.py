@@ -218,7 +218,7 @@ def rmsprop_coefficients(hyper, step):
 @triton.jit
 def rmsprop_update(p, grad, state, coefficients):
     (square_avg,) = state
-    l2, one_minus_alpha, lr, eps, momentum = coefficients
+    l2, one_minus_alpha, lr, eps, _ = coefficients
     grad = grad + l2 * p
     square_avg = average(square_avg, one_minus_alpha, grad * grad)
     return p - lr * tl.div_rn(grad, tl.sqrt_rn(square_avg) + eps), (square_avg,)
@@ -237,7 +237,7 @@ def rmsprop_momentum_update(p, grad, state, coefficients):
 @triton.jit
 def rmsprop_centered_update(p, grad, state, coefficients):
     square_avg, grad_avg = state
-    l2, one_minus_alpha, lr, eps, momentum = coefficients
+    l2, one_minus_alpha, lr, eps, _ = coefficients
     grad = grad + l2 * p
     square_avg = average(square_avg, one_minus_alpha, grad * grad)
     grad_avg = average(grad_avg, one_minus_alpha, grad)

@@ -97,7 +97,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if group.get("differentiable"):
             name = type(self).__name__
             raise ValueError(
-                f"Invalid differentiable value: True ({name} is one launch that autograd cannot see into; use torch.optim)"
+                f"Invalid differentiable value: True (autograd cannot see into the launch of {name}; use torch.optim)"
             )
 
     def initial(self, group: dict) -> dict[str, Value]:
@@ -258,7 +258,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 group=groups[i],
                 parameter=i,
             )
-            buckets[wave, rule.name, p.device, *dtypes, backend].append((i, rule, entry, copy))
+            buckets[(wave, rule.name, p.device, *dtypes, backend)].append((i, rule, entry, copy))
 
         parts = []
         for (_, _, _, _, grad_dtype, _, backend), members in sorted(buckets.items(), key=lambda item: item[0][0]):

@@ -1,11 +1,12 @@
 """An optimizer class from an update rule of your own."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from kernels.rule import NUMPY, Rule, rebind, triton
+from kernels.rule import NUMPY, Rule, missing, rebind, triton
 from optim.base import RuleOptimizer, Value, check, check_betas
 
 
@@ -35,11 +36,11 @@ def from_rule(
     name = name or update.__name__
     initial = dict(states) if isinstance(states, Mapping) else dict.fromkeys(states, 0.0)
     hyper = [f"beta{i + 1}" if key == "betas" else key for key, v in defaults.items() for i in range(width(v))]
-    rule = Rule(name, jit(coefficients), jit(update), tuple(hyper), tuple(initial))
-    check_rule(rule)
+    own = Rule(name, jit(coefficients), jit(update), tuple(hyper), tuple(initial))
+    check_rule(own)
 
     class Custom(RuleOptimizer):
-        state_names = rule.states
+        state_names = own.states
 
         def __init__(self, params, *args, maximize: bool = False, **options):
             chosen = dict(zip(defaults, args, strict=False))
@@ -49,7 +50,7 @@ def from_rule(
             super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
 
         def rule(self, group: dict) -> Rule:
-            return rule
+            return own
 
         def hyper(self, group: dict) -> tuple:
             values = (group[key] for key in defaults)
@@ -69,10 +70,20 @@ def from_rule(
                     for value in group[key] if isinstance(group[key], (tuple, list)) else (group[key],):
                         check("learning rate" if key == "lr" else f"{key} value", value, lambda v: v >= 0)
 
+    Custom.__init__.__signature__ = signature(defaults)
     Custom.__name__ = Custom.__qualname__ = name
     Custom.__module__ = update.__module__
     Custom.__doc__ = update.__doc__
     return Custom
+
+
+def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
+    """What `help` shows of the class, and where sweeps look for the hyperparameters that it has."""
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, named) for name in ("self", "params")]
+    parameters += [inspect.Parameter(key, named, default=value) for key, value in defaults.items()]
+    parameters.append(inspect.Parameter("maximize", inspect.Parameter.KEYWORD_ONLY, default=False))
+    return inspect.Signature([*parameters, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
 
 
 def width(value) -> int:
@@ -92,10 +103,14 @@ def jit(function: Callable) -> Callable:
 def check_rule(rule: Rule) -> None:
     """Raise ValueError unless the rule's functions fit its states, by trying them on numbers."""
     half = np.float64(0.5)
+    if names := missing(rule.coefficients):
+        raise ValueError(f"coefficients of {rule.name} may not call tl.{', tl.'.join(sorted(names))}")
     with np.errstate(all="ignore"):
         values = rebind(rule.coefficients, NUMPY)((half,) * len(rule.hyper), np.float64(2))
         if not isinstance(values, tuple):
             raise ValueError(f"coefficients of {rule.name} must return a tuple, not {type(values).__name__}")
+        if missing(rule.update):  # A rule for the GPU alone, which is told so where it meets another device.
+            return
         result = rebind(rule.update, NUMPY)(half, half, (half,) * len(rule.states), values)
     fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
     if not fits or len(result[1]) != len(rule.states):

@@ -1,5 +1,7 @@
 """How tensors lie in memory: what has to hold before a launch may walk them as flat runs of numbers."""
 
+import itertools
+
 import torch
 
 
@@ -50,7 +52,7 @@ def waves(tensors: list[torch.Tensor]) -> list[int]:
         start = tensor.data_ptr()
         spans.append((start, start + (last + 1) * tensor.element_size() if tensor.numel() else start))
     ordered = sorted(span for span in spans if span[0] < span[1])
-    if all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False)):
+    if all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)):
         return [0] * len(tensors)
     wave = []
     for i, (start, end) in enumerate(spans):

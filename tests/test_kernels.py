@@ -1,6 +1,5 @@
 """The traversal in every backend: which elements it touches, and that all backends agree."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -123,11 +122,11 @@ def store_state(p, grad, state, coefficients):
 
 def test_chunks_cover_every_element_once():
     params = [torch.zeros(shape) for shape in ((0,), (5,), (4, 100), (2, 3000))]
-    entries = [
-        table.Entry(p, (p, p), torch.zeros(lanes), lanes=lanes) for p, lanes in zip(params, (1, 1, 4, 2), strict=True)
-    ]
     # A group has one number of lanes; here each entry is a group of its own.
-    entries = [dataclasses.replace(e, group=group) for group, e in enumerate(entries)]
+    entries = [
+        table.Entry(p, (p, p), torch.zeros(lanes), lanes=lanes, group=group)
+        for group, (p, lanes) in enumerate(zip(params, (1, 1, 4, 2), strict=True))
+    ]
     made = table.build(rules.adam, entries, torch.float32, chunk_size=64)
     covered = {}
     for row, index in zip(made.chunk_row.tolist(), made.chunk_index.tolist(), strict=True):

@@ -343,7 +343,7 @@ def test_unfit_tensors_are_refused_by_name_and_nothing_moves():
         (
             torch.ones(2, dtype=torch.float64).requires_grad_(),
             TypeError,
-            "parameter 1 of shape.*takes float32, bfloat16",
+            "parameter 1 of shape.*takes float32",
         ),
         (torch.ones(1).expand(3).requires_grad_(), RuntimeError, r"parameter 1 of shape \[3\]: several elements share"),
     ]

@@ -1,0 +1,313 @@
+"""Every class with a counterpart in torch.optim, through PyTorch's own optimizer inputs, errors included."""
+
+import copy
+import inspect
+import warnings
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+
+import optim
+from tests.conftest import device_of
+from tests.oracle import assert_same_updates, make_params, train
+
+INFO = {info.optim_cls.__name__: info for info in optim_db if hasattr(optim, info.optim_cls.__name__)}
+OURS = sorted(INFO)
+SHAPES = ((3,), (), (0,), (7, 5))
+RTOL = {torch.float32: 3e-6, torch.float64: 1e-8}
+"""Of the largest update. NAdam's mu_product is float32 in torch, even for float64 parameters."""
+
+
+def inputs(name: str) -> dict:
+    """torch's test inputs of a class, with capturable, by description."""
+    found = {i.desc or "default": i.kwargs for i in INFO[name].optim_inputs_func(device="cpu")}
+    if INFO[name].has_capturable_arg:
+        found["capturable"] = {"capturable": True}
+    return found
+
+
+CASES = [(name, desc) for name in OURS for desc in inputs(name)]
+
+
+def test_all_classes_that_torch_has_are_tried_with_all_of_its_inputs():
+    assert OURS == ["Adadelta", "Adagrad", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"]
+    assert len(CASES) >= 59
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("name", "desc"), CASES)
+def test_option(backend, name, desc, dtype):
+    """Five steps move every element as torch's own class does in float64."""
+    if backend == "triton" and dtype == torch.float64:
+        pytest.skip("the Triton kernel computes in float32; float64 tensors take another backend")
+    options = copy.deepcopy(inputs(name)[desc])
+    ours = make_params(SHAPES, dtype, device_of(backend))
+    reference = [p.detach().double().cpu().requires_grad_() for p in ours]
+    before = [p.detach().clone() for p in reference]
+    plain = {key: value for key, value in options.items() if key not in ("capturable", "fused", "foreach")}
+    train(getattr(optim, name)(ours, **copy.deepcopy(options), backend=backend), ours, 5)
+    train(getattr(torch.optim, name)(reference, **plain), reference, 5)
+    assert_same_updates(ours, reference, before, 5, RTOL[dtype])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_constructor_errors_are_torchs(name):
+    seen = 0
+    for error in INFO[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        if error.error_on is not OptimizerErrorEnum.CONSTRUCTION_ERROR:
+            continue
+        params, kwargs = error.optimizer_error_input.params, error.optimizer_error_input.kwargs
+        if params is None:
+            # torch refuses two learning rates before it looks at parameters; here they may be lanes of them.
+            params = [torch.zeros(1, 1, requires_grad=True)]
+        if issubclass(error.error_type, Warning):
+            with pytest.warns(error.error_type, match=error.error_regex):
+                getattr(optim, name)(params, **kwargs)
+        else:
+            with pytest.raises(error.error_type, match=error.error_regex):
+                getattr(optim, name)(params, **kwargs)
+        seen += 1
+    assert seen >= 6
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_constructors_have_torchs_arguments(name):
+    ours = inspect.signature(getattr(optim, name)).parameters
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    assert [p for p in ours if p != "own"] == list(theirs)
+    for key, parameter in theirs.items():
+        assert (ours[key].kind, ours[key].default) == (parameter.kind, parameter.default)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"differentiable": True}, ValueError, "autograd cannot see into the launch of"),
+        ({"state_dtype": torch.float16}, ValueError, "Invalid state_dtype: torch.float16 "),
+        ({"rounding": "up"}, ValueError, "Invalid rounding: 'up' .one of nearest, stochastic"),
+        ({"seed": -1}, ValueError, "Invalid seed: -1"),
+        ({"backend": "gpu"}, ValueError, "Invalid backend: 'gpu' .one of triton, cpu, eager"),
+        ({"lr": -1.0}, ValueError, "Invalid learning rate: -1.0"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", OURS)
+def test_options_of_our_own_are_refused_by_name(name, options, error, message):
+    with pytest.raises(error, match=message):
+        getattr(optim, name)([torch.zeros(2, requires_grad=True)], **options)
+
+
+def test_fused_excludes_foreach_and_differentiable_as_in_torch():
+    p = [torch.zeros(2, requires_grad=True)]
+    for name in ("Adam", "AdamW", "SGD", "Adagrad"):
+        for options in ({"fused": True, "foreach": True}, {"fused": True, "differentiable": True}):
+            with pytest.raises(RuntimeError) as ours:
+                getattr(optim, name)(p, **options)
+            with pytest.raises(RuntimeError) as theirs:
+                getattr(torch.optim, name)(p, **options)
+            assert str(ours.value) == str(theirs.value)
+
+
+STATEFUL = [
+    *[("Adam", {"amsgrad": amsgrad}) for amsgrad in (False, True)],
+    *[("SGD", {"momentum": 0.9, "dampening": 0.3}), ("SGD", {}), ("RMSprop", {"centered": True, "momentum": 0.5})],
+    *[(name, {}) for name in ("AdamW", "NAdam", "RAdam", "Adagrad", "Adadelta")],
+]
+
+
+@pytest.mark.parametrize("through_file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("way", ["torch to ours", "ours to torch", "ours to ours"])
+@pytest.mark.parametrize(("name", "options"), STATEFUL, ids=str)
+def test_state_dict_moves_mid_training_without_a_break(tmp_path, name, options, way, through_file):
+    options = {"lr": 0.01, "weight_decay": 0.1, **options}
+    source, target = (torch.optim if side == "torch" else optim for side in way.split(" to "))
+    straight, moved = make_params(((40,), (3, 3)), torch.float64), make_params(((40,), (3, 3)), torch.float64)
+    before = [p.detach().clone() for p in straight]
+    first = getattr(source, name)(moved, **options)
+    train(first, moved, 4)
+    saved = first.state_dict()
+    if through_file:
+        torch.save(saved, tmp_path / "state.pt")
+        saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    params = [p.detach().clone().requires_grad_() for p in moved]
+    second = getattr(target, name)(params, lr=5.0)  # another value than the saved one, which has to come with the state
+    second.load_state_dict(saved)
+    train(second, params, 4, first_seed=4)
+    train(getattr(torch.optim, name)(straight, **options), straight, 8)
+    assert_same_updates(params, straight, before, 8, 1e-7)
+    for p in params if target is optim else []:  # torch's own shares memory with what it has loaded
+        for value in second.state[p].values():
+            assert not any(
+                value.data_ptr() == old.data_ptr() for state in first.state.values() for old in state.values()
+            )
+
+
+def test_the_state_of_another_optimizer_is_refused_by_name_and_changes_nothing():
+    params = make_params(((4,),))
+    adam, sgd = optim.Adam(params, lr=0.1), torch.optim.SGD(params, momentum=0.9)
+    train(adam, params, 1)
+    train(sgd, params, 1)
+    kept = {name: value.clone() for name, value in adam.state[params[0]].items()}
+    with pytest.raises(
+        ValueError, match="loaded state of parameter 0 has momentum_buffer: it is not one of Adam, which"
+    ):
+        adam.load_state_dict(sgd.state_dict())
+    assert adam.param_groups[0]["lr"] == 0.1
+    assert all(torch.equal(adam.state[params[0]][name], value) for name, value in kept.items())
+
+
+def test_hooks_that_change_a_loaded_state_dict_are_heeded():
+    params = make_params(((4,),))
+    source, target = optim.Adam(params), optim.Adam(params)
+    train(source, params, 3)
+
+    def forget_half(_, state_dict):
+        state_dict = copy.deepcopy(state_dict)
+        state_dict["state"][0]["exp_avg"] *= 0.5
+        return state_dict
+
+    target.register_load_state_dict_pre_hook(forget_half)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.state[params[0]]["exp_avg"], 0.5 * source.state[params[0]]["exp_avg"])
+
+
+SCHEDULERS = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda epoch: 0.9),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 2),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 4),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.8),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 5),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum=True),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=8),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], [2]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], optimizer=o
+    ),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.05, 3),
+}
+
+
+@pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_every_scheduler_of_torchs_drives_the_step(name, scheduler, tensor_lr):
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    ours, reference = make_params(((10,),), torch.float64), make_params(((10,),), torch.float64)
+    before = [p.detach().clone() for p in reference]
+    for module, params in ((optim, ours), (torch.optim, reference)):
+        lr = torch.tensor(0.1, dtype=torch.float64) if tensor_lr and module is optim else 0.1
+        optimizer = getattr(module, name)(params, lr=lr, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it deprecates in its own schedulers
+            schedule = SCHEDULERS[scheduler](optimizer)
+            for epoch in range(6):
+                train(optimizer, params, 1, first_seed=epoch)
+                schedule.step(*[1.0] if scheduler == "ReduceLROnPlateau" else [])
+    assert_same_updates(ours, reference, before, 6, 1e-7)
+
+
+def test_all_schedulers_of_torch_are_tried():
+    known = {
+        name for name, value in vars(lr_scheduler).items() if inspect.isclass(value) and name in lr_scheduler.__all__
+    }
+    assert known - {"LRScheduler", "_LRScheduler"} <= set(SCHEDULERS)
+
+
+def test_step_hooks_and_profiler_names_are_kept():
+    params = make_params(((3,),))
+    optimizer, called = optim.NAdam(params), []
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: called.append("before"))
+    optimizer.register_step_post_hook(lambda o, args, kwargs: called.append("after"))
+    with torch.profiler.profile() as profile:
+        train(optimizer, params, 1)
+    assert called == ["before", "after"]
+    assert any("Optimizer.step#NAdam.step" in event.key for event in profile.key_averages())
+    optimizer.zero_grad()
+    assert params[0].grad is None
+
+
+def test_accumulated_and_clipped_gradients_step_as_in_torch(backend):
+    device, x = device_of(backend), torch.linspace(-1, 1, 24).view(6, 4)
+    results = []
+    for module, dtype, extra in ((optim, torch.float32, {"backend": backend}), (torch.optim, torch.float64, {})):
+        target = device if module is optim else "cpu"
+        model = torch.nn.Linear(4, 3)
+        with torch.no_grad():
+            for i, p in enumerate(model.parameters()):
+                p.copy_(torch.linspace(-1, 1, p.numel()).view(p.shape) * (i + 1))
+        model.to(target, dtype)
+        optimizer = module.RAdam(model.parameters(), lr=0.1, betas=(0.5, 0.6), **extra)
+        for _ in range(6):
+            optimizer.zero_grad(set_to_none=False)
+            for part in x.to(target, dtype).split(2):
+                (model(part) ** 2).mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+        results.append([p.detach().double().cpu() for p in model.parameters()])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "SGD"])
+def test_grad_scaler_unscales_in_the_kernel_and_skips_overflows_uncounted(backend, name):
+    device = device_of(backend)
+    ours, reference = make_params(((50,),), torch.float32, device), make_params(((50,),), torch.float64)
+    before = [p.detach().clone() for p in reference]
+    options = {"lr": 0.05, "momentum": 0.9, "maximize": True} if name == "SGD" else {"lr": 0.05}
+    mine, oracle = (
+        getattr(optim, name)(ours, **options, backend=backend),
+        getattr(torch.optim, name)(reference, **options),
+    )
+    scaler = torch.amp.GradScaler(device, init_scale=3 * 2.0**10, growth_interval=100)
+    for seed in range(6):
+        grad = torch.randn(50, generator=torch.Generator().manual_seed(seed))
+        scaler.scale(torch.ones((), device=device))  # initialises the scale
+        ours[0].grad = grad.to(device) * scaler.get_scale()
+        reference[0].grad = grad.double()
+        overflow = seed == 2
+        if overflow:
+            ours[0].grad[7] = float("inf")
+            kept = [ours[0].detach().clone(), *(v.clone() for v in mine.state[ours[0]].values())]
+        if seed == 4:
+            scaler.unscale_(mine)  # as before clipping: the step must not unscale again
+        scaled = ours[0].grad.clone()
+        scaler.step(mine)
+        scaler.update()
+        assert torch.equal(ours[0].grad, scaled)
+        if overflow:
+            assert all(torch.equal(a, b) for a, b in zip(kept, [ours[0], *mine.state[ours[0]].values()], strict=True))
+        else:
+            oracle.step()
+    assert mine.state[ours[0]]["step"].item() == 5
+    assert_same_updates(ours, reference, before, 5, 1e-5)
+
+
+def test_lion_moves_as_its_paper_says(backend):
+    ours = make_params(SHAPES, device=device_of(backend))
+    reference = [p.detach().double().cpu() for p in ours]
+    lr, (beta1, beta2), decay = 0.01, (0.9, 0.99), 0.1
+    optimizer = optim.Lion(ours, lr=lr, betas=(beta1, beta2), weight_decay=decay, backend=backend)
+    momenta = [torch.zeros_like(q) for q in reference]
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        for p, q, m in zip(ours, reference, momenta, strict=True):
+            grad = torch.randn(p.shape, generator=generator)
+            p.grad = grad.to(p.device)
+            # Algorithm 2 of arXiv:2302.06675.
+            update = torch.sign(beta1 * m + (1 - beta1) * grad)
+            q -= lr * (update + decay * q)
+            m.mul_(beta2).add_((1 - beta2) * grad)
+        optimizer.step()
+    for p, q, m in zip(ours, reference, momenta, strict=True):
+        torch.testing.assert_close(p.detach().double().cpu(), q, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"].double().cpu(), m, rtol=1e-5, atol=1e-7)
