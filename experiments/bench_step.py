@@ -5,8 +5,11 @@ that on the CPU, by default otherwise. Both sides start from equal tensors and k
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 
 import optim
@@ -19,6 +22,9 @@ SIZES: dict[str, list[shapes.Shape]] = {
 
 STEPS_OF = 2**21
 """Elements that a timed side updates at least: small tensors take several steps."""
+
+PLACEMENTS = 3
+"""How often, in the course of the rounds, all tensors are allocated anew."""
 
 
 class Case(NamedTuple):
@@ -75,26 +81,34 @@ def step_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(2 * p.nbytes + p.grad.nbytes for p in params) + sum(2 * state.nbytes for state in states)
 
 
-def compare(case: Case, size: str, rounds: int) -> dict:
-    """A row of the table."""
+def time_placement(case: Case, size: str, rounds: int) -> tuple[pd.DataFrame, int]:
+    """Seconds of a step of both sides, and of a copy, on tensors allocated for these rounds; bytes of a step."""
     optimizers = make(case, SIZES[size])
-    n_elements = sum(math.prod(shape) for shape in SIZES[size])
-    steps, moved = max(1, STEPS_OF // n_elements), step_bytes(optimizers["ours"])
+    moved = step_bytes(optimizers["ours"])
     # As large a working set, so that it lies in the same caches.
     source = torch.ones(moved // 4 // torch.float32.itemsize)
     target = torch.empty_like(source)
+    steps = max(1, STEPS_OF // sum(math.prod(shape) for shape in SIZES[size]))
 
-    def repeated(step):
+    def repeated(step: Callable[[], object]) -> Callable[[], object]:
         return lambda: [step() for _ in range(steps)]
 
     sides = {name: repeated(optimizer.step) for name, optimizer in optimizers.items()}
     sides["copy"] = repeated(lambda: target.copy_(source))
-    seconds = timing.time_in_turn(sides, rounds, lambda: None, leave=False, desc=f"{case.label}, {size}") / steps
+    bar = {"leave": False, "desc": f"{case.label}, {size}"}
+    return timing.time_in_turn(sides, rounds, lambda: None, **bar) / steps, moved
+
+
+def compare(case: Case, size: str, rounds: int) -> dict:
+    """A row of the table."""
+    # Where tensors lie, relative to each other and to pages, is luck, and decides on some tens of percent.
+    placements = [time_placement(case, size, len(part)) for part in np.array_split(range(rounds), PLACEMENTS)]
+    seconds, moved = pd.concat([seconds for seconds, _ in placements], ignore_index=True), placements[0][1]
     row = {
         "class": case.label,
         "dtype": str(case.dtype).removeprefix("torch."),
         "size": size,
-        "elements": n_elements,
+        "elements": sum(math.prod(shape) for shape in SIZES[size]),
         "torch path": "fused" if case.torch_only else "default",
         "torch ms": seconds["torch"].median() * 1e3,
         "ours ms": seconds["ours"].median() * 1e3,
@@ -104,5 +118,5 @@ def compare(case: Case, size: str, rounds: int) -> dict:
     row["MB"] = moved / 1e6
     row["torch GB/s"] = moved / seconds["torch"].median() / 1e9
     row["ours GB/s"] = moved / seconds["ours"].median() / 1e9
-    row["copy GB/s"] = 2 * source.nbytes / seconds["copy"].median() / 1e9
+    row["copy GB/s"] = moved / 2 / seconds["copy"].median() / 1e9
     return row

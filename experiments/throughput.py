@@ -77,10 +77,11 @@ def step(args: argparse.Namespace) -> tuple[list[dict], str]:
 {markdown_table(rows)}
 
 Medians over {args.rounds} rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every
-round. The verdict is "faster" if all of the interval is above 1.05, "slower" if all of it is below 0.95, "same" if all
-of it is in between, and else "unclear". torch path: `fused=True`, or what torch does by default where it has none
-on the CPU. MB: parameters and states read and written, gradients read. GB/s: this by each side's time, and of
-a copy with as large a working set.
+round, and tensors allocated anew {bench_step.PLACEMENTS - 1} times in between. The verdict is "faster" if all of the
+interval is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and else "unclear".
+torch path: `fused=True`, or what torch does by default where it has none on the CPU.
+MB: parameters and states read and written, gradients read. GB/s: this by each side's time, and of a copy with as large
+a working set.
 """,
     )
 
