@@ -1,229 +1,156 @@
-"""How much faster is a population than the same runs one after the other?
+"""How fast are populations, and steps of the optimizers?
 
     python -m experiments.throughput sweep --out results/throughput
+    python -m experiments.throughput step --out results/throughput
+    python -m experiments.throughput host --out results/throughput
 
 Every side of a comparison is timed in turn, round after round, in one process; a figure is the
 median over the rounds with a bootstrap 95 % interval, and a ratio is formed within each round.
 """
 
 import argparse
+import os
 import sys
-import time
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 from tqdm.auto import tqdm
 
-import optim
-from experiments import grid, models, population, problems, solo, store
+from experiments import bench_host, bench_step, bench_sweep, shapes, store
 from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.plan import resolve_device
+from experiments.timing import markdown_table
 
-SIZES = ((128, 32), (32, 128))
-"""Lanes and hidden width of the populations: 784-H-H-10, batch 128."""
-
-BATCH = 128
-SOLO_STEPS = 16
-MATRIX = 2048
-COPY_ELEMENTS = 2**25
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+"""Environment variables that decide how threads start and wait."""
 
 
-def time_in_turn(sides: dict[str, Callable[[], object]], rounds: int, sync: Callable[[], object]) -> pd.DataFrame:
-    """Seconds of each side, one row a round; every side runs once, untimed, right before it is timed."""
-    table = []
-    for _ in tqdm(range(rounds), unit="round", dynamic_ncols=True):
-        row = {}
-        for name, side in sides.items():
-            side()
-            sync()
-            started = time.perf_counter()
-            side()
-            sync()
-            row[name] = time.perf_counter() - started
-        table.append(row)
-    return pd.DataFrame(table)
+def heading(title: str) -> str:
+    """Title, command as one could type it again, machine."""
+    provenance = store.provenance("cpu")
+    settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+    return f"""# {title}
+
+    {" ".join([*settings, provenance["command"]])}
+
+{store.machine_line(provenance)}."""
 
 
-def median_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Median and its bootstrap 95 % interval."""
-    sample = values.to_numpy()
-    interval = scipy.stats.bootstrap((sample,), np.median, method="percentile", random_state=0)
-    low, high = interval.confidence_interval
-    return float(np.median(sample)), float(low), float(high)
+def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
+    """Populations against one run after the other: rows and text."""
+    device = resolve_device(args.device)
+    rows = [bench_sweep.compare(*size, args.data_dir, device, args.rounds) for size in bench_sweep.SIZES]
+    return rows, bench_sweep.markdown(rows, store.provenance(device))
 
 
-def step_work(model: models.Model, lanes: int) -> tuple[float, float]:
-    """Floating-point operations of a step's matrix products, and bytes that its update has to move."""
-    layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
-    # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.
-    flops = 2 * BATCH * lanes * (3 * sum(layers) - layers[0])
-    # float32 p, grad and two states are read; p and the states are written.
-    return flops, 28 * lanes * model.n_params
+def host(args: argparse.Namespace) -> tuple[list[dict], str]:
+    """What a step costs the host: rows and text."""
+    bars = tqdm([(name, work) for work in (False, True) for name in shapes.LISTS], unit="list", dynamic_ncols=True)
+    rows = [bench_host.compare(name, work, args.rounds) for name, work in bars]
+    return (
+        rows,
+        f"""{heading("What a step costs the host")}
 
+{markdown_table(rows)}
 
-def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
-    """What is timed for one size: our step, torch's runs one by one, both updates alone, the machine's two rates."""
-    x, y, _, _ = population.tensors(problem, device)
-    batches = population.batch_indices(len(x), BATCH, seed=0)
-    indices = [next(batches).to(device) for _ in range(256)]
-    turn = iter(range(10**9))
-    configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
-
-    def batch() -> torch.Tensor:
-        return indices[next(turn) % len(indices)]
-
-    params = models.stack(problem.model, [0], lanes, device=device)
-    ours = optim.Adam(params, **configs)
-
-    def population_step() -> None:
-        index = batch().unsqueeze(0)
-        population.step_(params, ours, x[index], y[index])
-
-    module, alone = solo.make(problem, grid.AXES, device=device)
-
-    def solo_steps() -> None:
-        for _ in range(SOLO_STEPS):
-            index = batch()
-            solo.step_(module, alone, x[index], y[index])
-
-    n = sum(p.numel() for p in params)
-    flat = [[torch.rand(n, device=device)] for _ in range(4)]
-    step_count = [torch.ones((), device=device)]
-    fused = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
-    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
-    source = torch.rand(COPY_ELEMENTS, device=device)
-    target = torch.empty_like(source)
-    sides = {
-        "population": population_step,
-        "solo": solo_steps,
-        "update": ours.step,
-        "fused update": lambda: torch._fused_adam_(*flat, [], step_count, **fused, amsgrad=False, maximize=False),
-        "matrix": lambda: a @ b,
-        "copy": lambda: target.copy_(source),
-    }
-    if find_spec("jax") and find_spec("optax") and device == "cpu":
-        sides["jax"] = jax_side(problem, params, configs["lr"], batch)
-    return sides
-
-
-def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
-    """The same population step in JAX: vmap over lanes of value_and_grad and optax.adam, jitted, buffers donated."""
-    import jax  # pyright: ignore[reportMissingImports]
-    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
-    import optax  # pyright: ignore[reportMissingImports]
-
-    x, y = (jnp.asarray(t.numpy()) for t in (problem.data.x_train, problem.data.y_train))
-
-    def loss_fn(p, xb, yb):
-        for w, b in zip(p[0:-2:2], p[1:-2:2], strict=True):
-            xb = jax.nn.relu(xb @ w.T + b)
-        return optax.softmax_cross_entropy_with_integer_labels(xb @ p[-2].T + p[-1], yb).mean()
-
-    def one_lane(p, state, lr, xb, yb):
-        loss, grads = jax.value_and_grad(loss_fn)(p, xb, yb)
-        updates, state = optax.adam(lr).update(grads, state, p)
-        return optax.apply_updates(p, updates), state, loss
-
-    @jax.jit
-    def start(p):
-        return jax.vmap(optax.adam(1e-3).init)(p)
-
-    step = jax.jit(
-        lambda p, state, lr, index: jax.vmap(one_lane, in_axes=(0, 0, 0, None, None))(p, state, lr, x[index], y[index]),
-        donate_argnums=(0, 1),
+One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors of which every dimension is cut to
+at most 2. Medians over {args.rounds} rounds, each a mean of {bench_host.STEPS} steps, with bootstrap 95 % intervals of
+the median; all sides were timed in turn in every round. Device work "no": torch's kernels and our launch are
+replaced by nothing, all Python and the address table's work are timed. Gradients move: autograd put every one
+elsewhere before each step, which is not timed. Uploads and builds: how often tables were written or built in all
+{args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
+""",
     )
-    lanes = [jnp.array(p.detach().numpy()) for p in params]
-    carried = [lanes, start(lanes)]
-    lr = jnp.asarray(lrs.numpy())
-
-    def run() -> None:
-        *carried[:], loss = step(*carried, lr, jnp.asarray(batch().numpy()))
-        loss.block_until_ready()
-
-    return run
 
 
-def compare_sweep(lanes: int, hidden: int, data_dir, device: str, rounds: int) -> tuple[dict, pd.DataFrame]:
-    """Time one size; returns a row of the table and the seconds of every round."""
-    problem = problems.make("mnist", hidden=hidden, data_dir=data_dir)
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
-    flops, update_bytes = step_work(problem.model, lanes)
-    matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
-    copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
-    roofline = flops / matrix_rate + update_bytes / copy_rate
-    ratios = {
-        "speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"],
-        "share of roofline": roofline / seconds["population"],
-        "update / torch's flat fused update": seconds["update"] / seconds["fused update"],
+def step(args: argparse.Namespace) -> tuple[list[dict], str]:
+    """Our steps against torch's: rows and text."""
+    cases = [case for case in bench_step.CASES if case.name in args.only]
+    bars = tqdm([(case, size) for case in cases for size in args.sizes], unit="size", dynamic_ncols=True)
+    rows = [bench_step.compare(case, size, args.rounds) for case, size in bars]
+    return (
+        rows,
+        f"""{heading("Steps against torch's")}
+
+{markdown_table(rows)}
+
+Medians over {args.rounds} rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every
+round, and tensors allocated anew {bench_step.PLACEMENTS - 1} times in between. The verdict is "faster" if all of the
+interval is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and else "unclear".
+torch path: `fused=True`, or what torch does by default where it has none on the CPU.
+MB: parameters and states read and written, gradients read. GB/s: this by each side's time, and of a copy with as large
+a working set.
+""",
+    )
+
+
+CLASSES = list(dict.fromkeys(case.name for case in bench_step.CASES))
+SIZES = list(bench_step.SIZES)
+COMMANDS = {"sweep": sweep, "host": host, "step": step}
+
+
+def parser() -> argparse.ArgumentParser:
+    cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations and steps.")
+    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,host,step}")
+    helps = {
+        "sweep": "a population against one run after the other",
+        "host": "host time of a step over the tensors of real networks, against torch.optim.AdamW",
+        "step": "a step of every class against torch's",
     }
-    if "jax" in seconds:
-        ratios["speed-up over jax"] = seconds["jax"] / seconds["population"]
-    row = {"data": problem.data.name, "K": lanes, "model": problem.model.name, "device": device, "rounds": rounds}
-    row["ms per step"] = seconds["population"].median() * 1e3
-    row["configuration-steps per second"] = lanes / seconds["population"].median()
-    row["matrix GFLOP/s"] = matrix_rate.median() / 1e9
-    row["copy GB/s"] = copy_rate.median() / 1e9
-    for name, ratio in ratios.items():
-        row[name], row[f"{name}, low"], row[f"{name}, high"] = median_interval(ratio)
-    return row, seconds
+    for name, rounds in {"sweep": 120, "host": 60, "step": 60}.items():
+        command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
+        command.add_argument(
+            "--rounds", type=int, default=rounds, metavar="N", help="rounds of timing (default %(default)s)"
+        )
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}"
+        )
+        if name == "sweep":
+            command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+            command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+            continue
+        command.add_argument("--threads", type=int, metavar="N", help="threads of both sides (default: torch's own)")
+        if name == "step":
+            choices = {
+                "--only": (CLASSES, "classes to time"),
+                "--sizes": (SIZES, "one tensor of so many elements, or those of a network"),
+            }
+            for option, (names, what) in choices.items():
+                text = f"{what}: {', '.join(names)} (default all)"
+                command.add_argument(option, nargs="+", default=names, metavar="NAME", help=text)
+    return cli
 
 
-def markdown(rows: list[dict], provenance: dict) -> str:
-    """The table for a reader: one column a size, ratios with their intervals."""
-    names = [name for name in rows[0] if not name.endswith((", low", ", high"))]
-    lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
-    lines.append("| --- |" + " --- |" * len(rows))
-    for name in names[names.index("rounds") :]:
-        cells = []
-        for row in rows:
-            interval = f" [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]" if f"{name}, low" in row else ""
-            cells.append((f"{row[name]:.2f}" if interval else f"{row[name]:.4g}") + interval)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return f"""# Training throughput of a population
-
-    {provenance["command"]}
-
-{store.machine_line(provenance)}. Data {rows[0]["data"]}, batch {BATCH}.
-
-{chr(10).join(lines)}
-
-Medians over the rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every round.
-One after the other: `nn.Sequential` with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
-Roofline: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
-plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
-JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
-"""
+def check(args: argparse.Namespace) -> None:
+    """Raise OptionError, one sentence, if an option cannot be used."""
+    if args.rounds < 3:
+        raise OptionError(f"--rounds accepts whole numbers from 3, not {args.rounds}")
+    most = os.cpu_count() or 1
+    if getattr(args, "threads", None) is not None and not 1 <= args.threads <= most:
+        raise OptionError(f"--threads accepts whole numbers from 1 to {most}, not {args.threads}")
+    for option, names in (("only", CLASSES), ("sizes", SIZES)):
+        if unknown := [name for name in getattr(args, option, ()) if name not in names]:
+            raise OptionError(f"--{option} accepts {', '.join(names)}, not {unknown[0]!r}")
+    store.check_folder(args.out)
 
 
 def main(argv: list[str] | None = None) -> int:
-    cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations.")
-    cli.add_argument("what", choices=["sweep"], help="sweep: a population against one run after the other")
-    cli.add_argument("--rounds", type=int, default=120, metavar="N", help="rounds of timing (default 120)")
-    cli.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
-    cli.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for throughput_sweep.{csv,md}")
+    cli = parser()
     args = cli.parse_args(argv)
     try:
-        if args.rounds < 3:
-            raise OptionError(f"--rounds accepts whole numbers from 3, not {args.rounds}")
-        device = resolve_device(args.device)
-        store.check_folder(args.out)
-        results = [compare_sweep(lanes, hidden, args.data_dir, device, args.rounds) for lanes, hidden in SIZES]
+        check(args)
+        if getattr(args, "threads", None):
+            torch.set_num_threads(args.threads)
+        rows, text = COMMANDS[args.what](args)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    rows = [row for row, _ in results]
-    text = markdown(rows, store.provenance(device))
     args.out.mkdir(parents=True, exist_ok=True)
-    store.replace(args.out / "throughput_sweep.csv", lambda path: pd.DataFrame(rows).to_csv(path, index=False))
-    store.replace(args.out / "throughput_sweep.md", lambda path: path.write_text(text))
+    table = args.out / f"throughput_{args.what}.csv"
+    store.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
+    store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
     print(text)
     return 0
 

@@ -1,0 +1,162 @@
+"""Populations against the same runs one after the other, against the roofline, and against JAX."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+
+import optim
+from experiments import grid, models, population, problems, solo, store
+from experiments.timing import time_in_turn, with_interval
+
+SIZES = ((128, 32), (32, 128))
+"""Lanes and hidden width of the populations: 784-H-H-10, batch 128."""
+
+BATCH = 128
+SOLO_STEPS = 16
+MATRIX = 2048
+COPY_ELEMENTS = 2**25
+
+
+def step_work(model: models.Model, lanes: int) -> tuple[float, float]:
+    """Floating-point operations of a step's matrix products, and bytes that its update has to move."""
+    layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
+    # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.
+    flops = 2 * BATCH * lanes * (3 * sum(layers) - layers[0])
+    # float32 p, grad and two states are read; p and the states are written.
+    return flops, 28 * lanes * model.n_params
+
+
+def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
+    """What is timed for one size: our step, torch's runs one by one, both updates alone, the machine's two rates."""
+    x, y, _, _ = population.tensors(problem, device)
+    batches = population.batch_indices(len(x), BATCH, seed=0)
+    indices = [next(batches).to(device) for _ in range(256)]
+    turn = iter(range(10**9))
+    configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
+
+    def batch() -> torch.Tensor:
+        return indices[next(turn) % len(indices)]
+
+    params = models.stack(problem.model, [0], lanes, device=device)
+    ours = optim.Adam(params, **configs)
+
+    def population_step() -> None:
+        index = batch().unsqueeze(0)
+        population.step_(params, ours, x[index], y[index])
+
+    module, alone = solo.make(problem, grid.AXES, device=device)
+
+    def solo_steps() -> None:
+        for _ in range(SOLO_STEPS):
+            index = batch()
+            solo.step_(module, alone, x[index], y[index])
+
+    n = sum(p.numel() for p in params)
+    flat = [[torch.rand(n, device=device)] for _ in range(4)]
+    step_count = [torch.ones((), device=device)]
+    fused = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
+    source = torch.rand(COPY_ELEMENTS, device=device)
+    target = torch.empty_like(source)
+    sides = {
+        "population": population_step,
+        "solo": solo_steps,
+        "update": ours.step,
+        "fused update": lambda: torch._fused_adam_(*flat, [], step_count, **fused, amsgrad=False, maximize=False),
+        "matrix": lambda: a @ b,
+        "copy": lambda: target.copy_(source),
+    }
+    if find_spec("jax") and find_spec("optax") and device == "cpu":
+        sides["jax"] = jax_side(problem, params, configs["lr"], batch)
+    return sides
+
+
+def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
+    """The same population step in JAX: vmap over lanes of value_and_grad and optax.adam, jitted, buffers donated."""
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+    import optax  # pyright: ignore[reportMissingImports]
+
+    x, y = (jnp.asarray(t.numpy()) for t in (problem.data.x_train, problem.data.y_train))
+
+    def loss_fn(p, xb, yb):
+        for w, b in zip(p[0:-2:2], p[1:-2:2], strict=True):
+            xb = jax.nn.relu(xb @ w.T + b)
+        return optax.softmax_cross_entropy_with_integer_labels(xb @ p[-2].T + p[-1], yb).mean()
+
+    def one_lane(p, state, lr, xb, yb):
+        loss, grads = jax.value_and_grad(loss_fn)(p, xb, yb)
+        updates, state = optax.adam(lr).update(grads, state, p)
+        return optax.apply_updates(p, updates), state, loss
+
+    @jax.jit
+    def start(p):
+        return jax.vmap(optax.adam(1e-3).init)(p)
+
+    step = jax.jit(
+        lambda p, state, lr, index: jax.vmap(one_lane, in_axes=(0, 0, 0, None, None))(p, state, lr, x[index], y[index]),
+        donate_argnums=(0, 1),
+    )
+    lanes = [jnp.array(p.detach().numpy()) for p in params]
+    carried = [lanes, start(lanes)]
+    lr = jnp.asarray(lrs.numpy())
+
+    def run() -> None:
+        *carried[:], loss = step(*carried, lr, jnp.asarray(batch().numpy()))
+        loss.block_until_ready()
+
+    return run
+
+
+def compare(lanes: int, hidden: int, data_dir, device: str, rounds: int) -> dict:
+    """Time one size; returns a row of the table."""
+    problem = problems.make("mnist", hidden=hidden, data_dir=data_dir)
+    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
+    flops, update_bytes = step_work(problem.model, lanes)
+    matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
+    copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
+    roofline = flops / matrix_rate + update_bytes / copy_rate
+    ratios = {
+        "speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"],
+        "share of roofline": roofline / seconds["population"],
+        "update / torch's flat fused update": seconds["update"] / seconds["fused update"],
+    }
+    if "jax" in seconds:
+        ratios["speed-up over jax"] = seconds["jax"] / seconds["population"]
+    row = {"data": problem.data.name, "K": lanes, "model": problem.model.name, "device": device, "rounds": rounds}
+    row["ms per step"] = seconds["population"].median() * 1e3
+    row["configuration-steps per second"] = lanes / seconds["population"].median()
+    row["matrix GFLOP/s"] = matrix_rate.median() / 1e9
+    row["copy GB/s"] = copy_rate.median() / 1e9
+    for name, ratio in ratios.items():
+        row |= with_interval(name, ratio)
+    return row
+
+
+def markdown(rows: list[dict], provenance: dict) -> str:
+    """The table for a reader: one column a size, ratios with their intervals."""
+    names = [name for name in rows[0] if not name.endswith((", low", ", high"))]
+    lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
+    lines.append("| --- |" + " --- |" * len(rows))
+    for name in names[names.index("rounds") :]:
+        cells = []
+        for row in rows:
+            interval = f" [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]" if f"{name}, low" in row else ""
+            cells.append((f"{row[name]:.2f}" if interval else f"{row[name]:.4g}") + interval)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return f"""# Training throughput of a population
+
+    {provenance["command"]}
+
+{store.machine_line(provenance)}. Data {rows[0]["data"]}, batch {BATCH}.
+
+{chr(10).join(lines)}
+
+Medians over the rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every round.
+One after the other: `nn.Sequential` with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
+Roofline: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
+plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
+JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
+"""

@@ -1,0 +1,78 @@
+"""Timing on a machine that is not quiet: sides in turn, round after round, and what can be said of their ratio."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from tqdm.auto import tqdm
+
+LIKE = (0.95, 1.05)
+"""Ratios within which two speeds count as the same."""
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
+    """Seconds of each side, one row a round; a side times itself."""
+    turns = tqdm(range(rounds), unit="round", dynamic_ncols=True, **bar)
+    return pd.DataFrame([{name: side() for name, side in sides.items()} for _ in turns])
+
+
+def time_in_turn(
+    sides: dict[str, Callable[[], object]], rounds: int, sync: Callable[[], object], **bar
+) -> pd.DataFrame:
+    """Seconds of each side, one row a round; every side runs once, untimed, right before it is timed."""
+
+    def timed(side: Callable[[], object]) -> Callable[[], float]:
+        def seconds() -> float:
+            side()
+            sync()
+            started = time.perf_counter()
+            side()
+            sync()
+            return time.perf_counter() - started
+
+        return seconds
+
+    return in_turn({name: timed(side) for name, side in sides.items()}, rounds, **bar)
+
+
+def median_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Median and its bootstrap 95 % interval."""
+    sample = values.to_numpy()
+    interval = scipy.stats.bootstrap((sample,), np.median, method="percentile", random_state=0)
+    low, high = interval.confidence_interval
+    return float(np.median(sample)), float(low), float(high)
+
+
+def with_interval(name: str, values: pd.Series) -> dict[str, float]:
+    """Median and interval as three columns of a table: name, "name, low" and "name, high"."""
+    return dict(zip((name, f"{name}, low", f"{name}, high"), median_interval(values), strict=True))
+
+
+def verdict(low: float, high: float) -> str:
+    """What the 95 % interval of a speed-up (seconds of the other side by ours) says.
+
+    "faster" if all of it is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and
+    "unclear" if it crosses one of these marks: more rounds, or a quieter machine, may tell.
+    """
+    if low > LIKE[1]:
+        return "faster"
+    if high < LIKE[0]:
+        return "slower"
+    return "same" if LIKE[0] <= low and high <= LIKE[1] else "unclear"
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """A row a line; a median takes its interval into its cell."""
+    names = [name for name in rows[0] if not name.endswith((", low", ", high"))]
+    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    for row in rows:
+        cells = []
+        for name in names:
+            value = f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+            if f"{name}, low" in row:
+                value = f"{row[name]:.2f} [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]"
+            cells.append(value)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
