@@ -168,7 +168,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():
+            untraced_step(self)
+        else:
+            self._step()
+        return loss
 
+    def _step(self) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         if self._sharded:
@@ -202,7 +208,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             launch(own, *scaler)
             for copy, p in gaps:
                 p.copy_(copy)
-        return loss
 
     def _refresh_hyper(self) -> None:
         """Bring the tables up to date with the groups, if any value has changed."""
@@ -388,6 +393,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self._forget_tables()
+
+
+@torch._disable_dynamo
+def untraced_step(optimizer: RuleOptimizer) -> None:
+    """The step in a function under torch.compile, which cannot trace a launch over addresses."""
+    optimizer._step()
 
 
 def backend_module(name: str):
