@@ -263,7 +263,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 group=groups[i],
                 parameter=i,
             )
-            buckets[wave, rule.name, p.device, *dtypes, backend].append((i, rule, entry, copy))
+            buckets[(wave, rule.name, p.device, *dtypes, backend)].append((i, rule, entry, copy))
 
         parts = []
         for (_, _, _, _, grad_dtype, _, backend), members in sorted(buckets.items(), key=lambda item: item[0][0]):
