@@ -178,7 +178,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         if self._sharded:
-            grads = [None if g is None else memory.local(g) for g in grads]
+            grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
+            # A DTensor has no address of its own.
+            places = [memory.local(p).data_ptr() for p in params]
+            if places != self._places:
+                self._layout, self._places = None, places
         state = self.state.get
         try:
             layout = [
@@ -383,6 +387,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _forget_tables(self) -> None:
         self._layout, self._parts, self._hyper_seen, self._hyper_values = None, [], None, []
+        self._places = None
         groups = getattr(self, "param_groups", [])
         self._sharded = any(hasattr(p, "to_local") for group in groups for p in group["params"])
 
