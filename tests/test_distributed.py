@@ -74,7 +74,8 @@ def alone(name: str, steps: int, clip: float | None = None) -> tuple[torch.nn.Mo
 def sharded(model: torch.nn.Sequential, **options) -> torch.nn.Sequential:
     for layer in (model[0], model[2], model[4]):
         fully_shard(layer, **options)
-    return fully_shard(model, **options)
+    fully_shard(model, **options)
+    return model
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
