@@ -124,9 +124,19 @@ class Table:
         device = self.hyper.device if on_device else torch.device("cpu")
         blocks = []
         for values in used:
-            columns = [torch.as_tensor(v, dtype=torch.float64, device=device).reshape(-1) for v in values]
+            columns = [
+                v.to(device, torch.float64).reshape(-1)
+                if isinstance(v, torch.Tensor)
+                # Filling it in, unlike copying it, can be captured into a CUDA graph.
+                else torch.full((1,), v, dtype=torch.float64, device=device)
+                for v in values
+            ]
             blocks.append(torch.stack(torch.broadcast_tensors(*columns), dim=1))
-        self.hyper.copy_(torch.cat(blocks)[self.lane_of_row.to(device)])
+        if self.lane_of_row.device != device:
+            self.lane_of_row = self.lane_of_row.to(device)
+        rows = torch.cat(blocks)[self.lane_of_row]
+        # From pageable memory the copy would wait for all that the device has still to do.
+        self.hyper.copy_(rows.pin_memory() if self.hyper.is_cuda and not on_device else rows, non_blocking=True)
 
 
 Launch = Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None], None]

@@ -1,5 +1,7 @@
 """Adam and what came of it: AdamW, NAdam, RAdam."""
 
+from collections.abc import Mapping
+
 import torch
 
 from kernels import rules
@@ -136,7 +138,7 @@ class NAdam(RuleOptimizer):
     def hyper(self, group: dict) -> tuple:
         return group["lr"], *group["betas"], group["eps"], *decays(group), group["momentum_decay"]
 
-    def initial(self, group: dict) -> dict[str, Value]:
+    def initial(self, group: dict) -> Mapping[str, Value]:
         return {"mu_product": 1.0}
 
     def check_group(self, group: dict) -> None:

@@ -1,5 +1,7 @@
 """Adagrad, RMSprop and Adadelta: learning rates of each element's own, before Adam."""
 
+from collections.abc import Mapping
+
 import torch
 
 from kernels import rules
@@ -43,7 +45,7 @@ class Adagrad(RuleOptimizer):
     def hyper(self, group: dict) -> tuple:
         return group["lr"], group["lr_decay"], group["eps"], group["weight_decay"]
 
-    def initial(self, group: dict) -> dict[str, Value]:
+    def initial(self, group: dict) -> Mapping[str, Value]:
         return {"sum": group["initial_accumulator_value"]}
 
     def check_group(self, group: dict) -> None:

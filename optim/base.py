@@ -6,6 +6,7 @@ import importlib
 import warnings
 import weakref
 from collections import defaultdict
+from collections.abc import Mapping
 from importlib.util import find_spec
 from operator import is_
 from typing import NamedTuple
@@ -60,6 +61,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     Raises: ValueError if a hyperparameter is out of range, or lanes and shapes do not fit.
     """
 
+    state_names: tuple[str, ...]
+    """Names of all states, beside step, that any of the optimizer's rules keeps."""
+
     # GradScaler leaves the gradients scaled, and sets grad_scale and found_inf around a step.
     _step_supports_amp_scaling = True
 
@@ -103,7 +107,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"Invalid differentiable value: True (autograd cannot see into the launch of {name}; use torch.optim)"
             )
 
-    def initial(self, group: dict) -> dict[str, Value]:
+    def initial(self, group: dict) -> Mapping[str, Value]:
         """Values that states start from, by name, where that is not 0."""
         return {}
 
@@ -153,11 +157,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"{type(self).__name__}, which keeps {', '.join(sorted(known))}"
             )
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of all states, beside step, that any of the optimizer's rules keeps."""
-        raise NotImplementedError
-
     @torch.no_grad()
     def step(self, closure=None):
         """Take one step: parameters, states and step counts change in place, gradients do not.
@@ -171,16 +170,23 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():
+            untraced_step(self)
+        else:
+            self._step()
+        return loss
 
+    def _step(self) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         if self._sharded:
-            grads = [g if g is None else memory.local(g) for g in grads]
+            grads = [g if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
+            params = [memory.local(p) for p in params]  # a DTensor has no address of its own
         # Of the same tensors at the same places nothing else can have changed.
         places = [*map(torch.Tensor.data_ptr, params)], [*map(id, self.state.values())]
         seen = [nothing if g is None else g for g in grads]
         if places != self._places or not all(map(is_, [ref() for ref in self._refs], seen)):
-            self._look_again(params, grads, places)
+            self._look_again(grads, places)
         self._refresh_hyper()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for table, launch, index, special, gaps in self._parts:
@@ -196,16 +202,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             launch(own, *scaler)
             for copy, p in gaps:
                 p.copy_(copy)
-        return loss
 
-    def _look_again(self, params: list, grads: list, places: tuple) -> None:
+    def _look_again(self, grads: list, places: tuple) -> None:
         """Lay the tables out anew if parameters, states or the layout of gradients are not those of the last step."""
         kinds = None
         with contextlib.suppress(RuntimeError):  # A sparse gradient has no strides, and `_build` says so.
             kinds = [g if g is None else (g.dtype, g.stride()) for g in grads]
         if kinds is None or places != self._places or kinds != self._kinds:
             self._forget_tables()
-            self._parts = self._build(params, grads)
+            self._parts = self._build([p for group in self.param_groups for p in group["params"]], grads)
             # States that were made just now have places now.
             places = places[0], [*map(id, self.state.values())]
         self._places, self._kinds = places, kinds
@@ -216,7 +221,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         values = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in self.param_groups]
         seen = [[(id(v), v._version) if isinstance(v, torch.Tensor) else v for v in row] for row in values]
         changed = seen != self._hyper_seen
-        captured = self._on_gpu and torch.cuda.is_current_stream_capturing()
+        captured = any(tables.capturing(table.rows.device) for table, *_ in self._parts)
         if not changed and not captured:
             return
         for table, *_ in self._parts:
@@ -233,7 +238,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _build(self, params: list, grads: list) -> list[Part]:
         """Check every tensor, make the states that are missing, and lay the tables out."""
-        if self._on_gpu and torch.cuda.is_current_stream_capturing():
+        if any(tables.capturing(p.device) for p in params):
             raise RuntimeError(
                 "Parameters, states or the layout of gradients have changed since the last step, and a CUDA graph is "
                 "being captured: take a step with them before the capture"
@@ -350,7 +355,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
         """
-        values = dict(zip(self.rule(group).hyper, self.hyper(group), strict=True)) | self.initial(group)
+        values = dict(zip(self.rule(group).hyper, self.hyper(group), strict=True)) | dict(self.initial(group))
         hyper = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
         for name, value in hyper.items():
             for p in group["params"]:
@@ -386,7 +391,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._hyper_seen, self._hyper_values = None, []
         params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
         self._sharded = any(hasattr(p, "to_local") for p in params)
-        self._on_gpu = any(p.is_cuda for p in params)
 
     def __getstate__(self) -> dict:
         own = {name: getattr(self, name) for name in ("backend", "state_dtype", "rounding", "seed")}
@@ -400,6 +404,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 def nothing() -> object:
     """Stands for a gradient that is not there, and for the weak reference to it; a freed one's returns None."""
     return nothing
+
+
+@torch._disable_dynamo
+def untraced_step(optimizer: RuleOptimizer) -> None:
+    """The step in a function under torch.compile, which cannot trace a launch over addresses."""
+    optimizer._step()
 
 
 def backend_module(name: str):

@@ -56,7 +56,7 @@ def from_rule(
             values = (group[key] for key in defaults)
             return tuple(v for value in values for v in (value if isinstance(value, (tuple, list)) else (value,)))
 
-        def initial(self, group: dict) -> dict[str, Value]:
+        def initial(self, group: dict) -> Mapping[str, Value]:
             return initial
 
         def check_group(self, group: dict) -> None:

@@ -10,6 +10,13 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def aligned(grad: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """The local part of a gradient that belongs to the local part of its parameter: sums still pending are made."""
+    if hasattr(grad, "placements") and grad.placements != p.placements:
+        grad = grad.redistribute(p.device_mesh, p.placements)
+    return local(grad)
+
+
 def real(tensor: torch.Tensor) -> torch.Tensor:
     """The local tensor, as real numbers `[..., 2]` if it is complex."""
     tensor = local(tensor)

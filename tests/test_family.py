@@ -55,7 +55,9 @@ def test_option(backend, name, desc, dtype):
 @pytest.mark.parametrize("name", OURS)
 def test_constructor_errors_are_torchs(name):
     seen = 0
-    for error in INFO[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
+    error_inputs = INFO[name].optim_error_inputs_func
+    assert error_inputs is not None
+    for error in error_inputs(device="cpu", dtype=torch.float32):
         if error.error_on is not OptimizerErrorEnum.CONSTRUCTION_ERROR:
             continue
         params, kwargs = error.optimizer_error_input.params, error.optimizer_error_input.kwargs

@@ -63,3 +63,106 @@ def test_a_sweep_on_the_gpu_ends_where_the_cpu_ends():
     gpu, cpu = (sweep.sweep("regression", device=device, **options) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(gpu.runs.eval_loss, cpu.runs.eval_loss, rtol=0.02)
     assert gpu.provenance["device"]["name"] == torch.cuda.get_device_name()
+
+
+def fill(params: list[torch.Tensor], seed: int) -> None:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    for p in params:
+        p.grad.copy_(torch.randn(p.shape, device="cuda", generator=generator))
+
+
+def make_params() -> list[torch.Tensor]:
+    params = [torch.ones(shape, device="cuda", requires_grad=True) for shape in ((3, 1000), (17,))]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    return params
+
+
+def test_a_replayed_step_reads_the_learning_rate_of_the_moment():
+    lr, rates = torch.tensor(0.1, dtype=torch.float64, device="cuda"), (0.1, 0.05, 0.2, 0.0, 1.0)
+    captured, eager = make_params(), make_params()
+    first, second = optim.AdamW(captured, lr=lr), optim.AdamW(eager, lr=0.1)
+    fill(captured, 0)
+    first.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        first.step()
+    for seed, rate in enumerate(rates):
+        fill(eager, seed)
+        second.param_groups[0]["lr"] = rate
+        second.step()
+        if seed:
+            fill(captured, seed)
+            lr.fill_(rate)
+            graph.replay()
+    for p, q in zip(captured, eager, strict=True):
+        assert torch.equal(p, q)
+        assert first.state[p]["step"].item() == len(rates)
+
+
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+def test_a_whole_training_step_is_captured():
+    x = torch.randn(64, 8, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+
+    def step(model, optimizer) -> None:
+        optimizer.zero_grad(set_to_none=False)
+        (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+
+    models = []
+    for replayed in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).cuda()
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step(model, optimizer)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        if replayed:
+            with torch.cuda.graph(graph):
+                step(model, optimizer)
+        for _ in range(5):
+            graph.replay() if replayed else step(model, optimizer)
+        models.append(model)
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
+def test_a_graph_refuses_gradients_that_have_moved():
+    params = make_params()
+    optimizer = optim.Adam(params)
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    params[1].grad = torch.ones_like(params[1])
+    with pytest.raises(RuntimeError, match="keep them: zero_grad"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        optimizer.step()
+    torch.cuda.synchronize()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_a_scaled_step_with_a_changing_learning_rate_never_waits_for_the_device():
+    results = []
+    for module in (optim, torch.optim):
+        p = torch.ones(5000, device="cuda", requires_grad=True)
+        optimizer = module.AdamW([p], lr=0.1, fused=True)
+        scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
+        for seed, size in enumerate((1.0, 2.0, float("inf"), 3.0, 1.0)):
+            x = size * torch.randn(p.shape, device="cuda", generator=torch.Generator("cuda").manual_seed(seed))
+            optimizer.zero_grad()
+            scaler.scale((p * x).sum()).backward()
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + seed)
+            # The first step lays the table out, and compiles.
+            torch.cuda.set_sync_debug_mode("error" if seed and module is optim else "default")
+            try:
+                scaler.step(optimizer)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            scaler.update()
+        assert scaler.get_scale() == 2.0**9
+        assert optimizer.state[p]["step"].item() == 4
+        results.append(p.detach())
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)

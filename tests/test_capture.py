@@ -1,0 +1,102 @@
+"""What a step does while a CUDA graph is being captured, as far as that shows without a GPU."""
+
+import pytest
+import torch
+
+import optim
+from kernels import table as tables
+from tests.conftest import device_of
+
+
+@pytest.fixture(params=["triton", "cpu"])
+def ready(request, monkeypatch):
+    """An optimizer that has taken a step with its gradients, and is being captured from here on."""
+    if request.param == "cpu":
+        pytest.importorskip("numba", reason="the cpu backend needs Numba")
+    device = device_of(request.param)
+    params = [torch.ones(shape, device=device, requires_grad=True) for shape in ((3, 4), (5,))]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = optim.AdamW(params, lr=torch.tensor(0.1), backend=request.param)
+    optimizer.step()
+    monkeypatch.setattr(tables, "capturing", lambda device: True)
+    return optimizer, params
+
+
+def snapshot(optimizer, params) -> list[torch.Tensor]:
+    return [t.detach().clone() for p in params for t in (p, *optimizer.state.get(p, {}).values())]
+
+
+def test_a_captured_step_uploads_nothing(ready):
+    optimizer, params = ready
+    (part,) = optimizer._parts
+    before, versions = snapshot(optimizer, params), (part.table.rows._version, part.table.hyper._version)
+    optimizer.zero_grad(set_to_none=False)
+    for p in params:
+        p.grad.add_(1.0)
+    optimizer.step()
+    assert optimizer._parts == [part]
+    assert (part.table.rows._version, part.table.hyper._version) == versions
+    assert all((a != b).all() for a, b in zip(before, snapshot(optimizer, params), strict=True) if a.ndim)
+    assert {optimizer.state[p]["step"].item() for p in params} == {2.0}
+
+
+def move(optimizer, params) -> None:
+    params[1].grad = params[1].grad.clone()
+
+
+def change_dtype(optimizer, params) -> None:
+    params[1].grad_dtype = None
+    params[1].grad = params[1].grad.bfloat16()
+
+
+def leave_out(optimizer, params) -> None:
+    params[1].grad = None
+
+
+def add_group(optimizer, params) -> None:
+    new = torch.ones_like(params[0], requires_grad=True)
+    new.grad = torch.ones_like(new)
+    optimizer.add_param_group({"params": [new]})
+    params.append(new)
+
+
+def load_states(optimizer, params) -> None:
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def change_lr(optimizer, params) -> None:
+    optimizer.param_groups[0]["lr"] = 0.2
+
+
+def change_lr_in_place(optimizer, params) -> None:
+    optimizer.param_groups[0]["lr"].fill_(0.2)
+
+
+STEP_BEFORE = "take a step with them before the capture"
+STEP_WITH_IT = "take a step with it before, or make it a tensor on the device"
+
+
+@pytest.mark.parametrize(
+    ("change", "what_to_do"),
+    [
+        (move, r"Take a step with these gradients before, and keep them: zero_grad\(set_to_none=False\)"),
+        (change_dtype, STEP_BEFORE),
+        (leave_out, STEP_BEFORE),
+        (add_group, STEP_BEFORE),
+        (load_states, STEP_BEFORE),
+        (change_lr, STEP_WITH_IT),
+        (change_lr_in_place, STEP_WITH_IT),
+    ],
+)
+def test_what_a_graph_cannot_follow_is_refused_and_nothing_moves(ready, change, what_to_do, monkeypatch):
+    optimizer, params = ready
+    change(optimizer, params)
+    before = snapshot(optimizer, params)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=what_to_do):
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(optimizer, params), strict=True))
+    monkeypatch.undo()
+    optimizer.step()
+    assert (params[0] != before[0]).all()
