@@ -56,11 +56,11 @@ def host(args: argparse.Namespace) -> tuple[list[dict], str]:
 {markdown_table(rows)}
 
 One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors of which every dimension is cut to
-at most 2. Medians over {args.rounds} rounds, each a mean of {bench_host.STEPS} steps, with bootstrap 95 % intervals of
-the median; all sides were timed in turn in every round. Device work "no": torch's kernels and our launch are
+at most 2. Medians over {args.rounds} rounds, each the median of {bench_host.STEPS} steps, with bootstrap 95 % intervals
+of the median; all sides were timed in turn in every round. Device work "no": torch's kernels and our launch are
 replaced by nothing, all Python and the address table's work are timed. Gradients move: autograd put every one
-elsewhere before each step, which is not timed. Uploads and builds: how often tables were written or built in all
-{args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
+elsewhere before each step, which is not timed. At most 1/3: all of the interval is. Uploads and builds: how often
+tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
 """,
     )
 
