@@ -61,53 +61,58 @@ def load_bfloat16(pointer, i):
     return reinterpret(np.uint32(np.uint32(pointer[i]) << np.uint32(16)), np.float32(0))
 
 
-# The arithmetic of `rounding`, whose bit casts Numba cannot read.
+# The arithmetic of `rounding`, whose bit casts Numba cannot read. Each result is cast: Numba adds uint32 in 64 bits.
 
 
 @jit
 def store_bfloat16(pointer, i, x, noise):
     bits = reinterpret(x, np.uint32(0))
-    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    nearest = np.uint32(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
+    quiet_nan = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
     pointer[i] = np.uint16(quiet_nan if x != x else nearest)
 
 
 @jit
 def store_bfloat16_stochastic(pointer, i, x, noise):
     bits = reinterpret(x, np.uint32(0))
-    rounded = np.uint32(bits + (noise & np.uint32(0xFFFF))) >> np.uint32(16)
-    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    rounded = np.uint32(np.uint32(bits + np.uint32(noise & np.uint32(0xFFFF))) >> np.uint32(16))
+    quiet_nan = np.uint32(np.uint32(bits >> np.uint32(16)) | np.uint32(0x40))
     pointer[i] = np.uint16(quiet_nan if x != x else rounded)
 
 
 @jit
 def mix(x):
-    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
     x = np.uint32(x * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
+    return np.uint32(x ^ np.uint32(x >> np.uint32(16)))
 
 
 @jit
 def load_float16(pointer, i):
     half = np.uint32(pointer[i])
     # The exponent moves from bias 15 to 127 by a product, which also normalises subnormal numbers.
-    magnitude = reinterpret(np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13)), np.float32(0))
+    magnitude = reinterpret(np.uint32(np.uint32(half & np.uint32(0x7FFF)) << np.uint32(13)), np.float32(0))
     bits = reinterpret(np.float32(magnitude * np.float32(2.0**112)), np.uint32(0))
-    bits = bits | np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else bits
-    return reinterpret(np.uint32(bits | ((half & np.uint32(0x8000)) << np.uint32(16))), np.float32(0))
+    infinite = np.uint32(half & np.uint32(0x7C00)) == np.uint32(0x7C00)
+    bits = np.uint32(bits | np.uint32(0x7F800000)) if infinite else bits
+    sign = np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16))
+    return reinterpret(np.uint32(bits | sign), np.float32(0))
 
 
 @jit
 def store_float16(pointer, i, x, noise):
     bits = reinterpret(x, np.uint32(0))
-    sign, bits = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000)), np.uint32(bits & np.uint32(0x7FFFFFFF))
+    sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
+    bits = np.uint32(bits & np.uint32(0x7FFFFFFF))
     # To nearest, ties to even: adding one half leaves a subnormal's digits at the end of the sum.
     tiny = np.float32(reinterpret(bits, np.float32(0)) + np.float32(0.5))
     subnormal = np.uint32(reinterpret(tiny, np.uint32(0)) - np.uint32(0x3F000000))
-    odd = (bits >> np.uint32(13)) & np.uint32(1)
-    normal = np.uint32(bits - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+    odd = np.uint32(np.uint32(bits >> np.uint32(13)) & np.uint32(1))
+    rebiased = np.uint32(bits - np.uint32(0x38000000 - 0xFFF))
+    normal = np.uint32(np.uint32(rebiased + odd) >> np.uint32(13))
     half = subnormal if bits < np.uint32(0x38800000) else normal
     half = np.uint32(0x7C00) if bits >= np.uint32(0x477FF000) else half
     half = np.uint32(0x7E00) if bits > np.uint32(0x7F800000) else half
@@ -191,60 +196,82 @@ def compile_rule(
             parameter = np.uint32(rows[row, PARAMETER])
             keys[row] = mix(np.uint32(mix(np.uint32(mix(np.uint32(seed)) + parameter)) + np.uint32(step[0])))
 
+    @jit
+    def update_element(j, p_ptr, grad_ptr, addresses, factor, c, key, low):
+        state = state_tuple
+        for i in range(n_states):
+            state = tuple_setitem(state, i, number(load_state(pointer_to(addresses[i], state_element), j)))
+        p, state = update_and_state(load_p(p_ptr, j), factor * number(load_grad(grad_ptr, j)), state, c)
+        element = np.uint32(low + np.uint32(j))
+        store_p(p_ptr, j, p, mix(np.uint32(element ^ key[0])) if stochastic else no_noise)
+        for i in range(n_states):
+            noise = mix(np.uint32(element ^ key[1 + i])) if stochastic else no_noise
+            store_state(pointer_to(addresses[i], state_element), j, state[i], noise)
+
+    # Element and loop are functions of their own: inlined by hand, LLVM peels the first element off, and every
+    # vector access after it is misaligned.
+    @jit
+    def walk(n, p_ptr, grad_ptr, addresses, factor, c, key, low):
+        for j in range(n):
+            update_element(j, p_ptr, grad_ptr, addresses, factor, c, key, low)
+
+    @jit
+    def update_chunk(rows, coefficients_of_row, keys, row, start, chunk_size):
+        n = min(chunk_size, rows[row, N_ELEMENTS] - start)
+        c = coefficient_tuple
+        for i in range(n_coefficients):
+            c = tuple_setitem(c, i, coefficients_of_row[row, 1 + i])
+        addresses = address_tuple
+        for i in range(n_states):
+            addresses = tuple_setitem(addresses, i, rows[row, STATES + i] + start * state_bytes)
+        key = key_tuple
+        if stochastic:
+            high = np.uint32(np.uint32(start >> 32) * np.uint32(0x9E3779B9))
+            for i in range(1 + n_states):
+                key = tuple_setitem(key, i, mix(np.uint32(keys[row] + np.uint32(i) + high)))
+        p_ptr = pointer_to(rows[row, P] + start * p_bytes, p_element)
+        grad_ptr = pointer_to(rows[row, GRAD] + start * grad_bytes, grad_element)
+        walk(n, p_ptr, grad_ptr, addresses, coefficients_of_row[row, 0], c, key, np.uint32(start))
+
     @jit(parallel=True)
     def traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size):
         for chunk in numba.prange(chunk_row.shape[0]):
-            row = chunk_row[chunk]
             start = np.int64(chunk_index[chunk]) * chunk_size
-            n = min(chunk_size, rows[row, N_ELEMENTS] - start)
-            factor = coefficients_of_row[row, 0]
-            c = coefficient_tuple
-            for i in range(n_coefficients):
-                c = tuple_setitem(c, i, coefficients_of_row[row, 1 + i])
-            p_ptr = pointer_to(rows[row, P] + start * p_bytes, p_element)
-            grad_ptr = pointer_to(rows[row, GRAD] + start * grad_bytes, grad_element)
-            addresses = address_tuple
-            for i in range(n_states):
-                addresses = tuple_setitem(addresses, i, rows[row, STATES + i] + start * state_bytes)
-            key = key_tuple
-            low = np.uint32(start)
-            if stochastic:
-                high = np.uint32(np.uint32(start >> 32) * np.uint32(0x9E3779B9))
-                for i in range(1 + n_states):
-                    key = tuple_setitem(key, i, mix(np.uint32(keys[row] + np.uint32(i) + high)))
-            for j in range(n):
-                state = state_tuple
-                for i in range(n_states):
-                    state = tuple_setitem(state, i, number(load_state(pointer_to(addresses[i], state_element), j)))
-                p, state = update_and_state(load_p(p_ptr, j), factor * number(load_grad(grad_ptr, j)), state, c)
-                element = np.uint32(low + np.uint32(j))
-                store_p(p_ptr, j, p, mix(np.uint32(element ^ key[0])) if stochastic else no_noise)
-                for i in range(n_states):
-                    noise = mix(np.uint32(element ^ key[1 + i])) if stochastic else no_noise
-                    store_state(pointer_to(addresses[i], state_element), j, state[i], noise)
+            update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
 
-    return prologue, traverse
+    @jit
+    def step(rows, hyper, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size, grad_scale, seed, threads):
+        prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed)
+        if threads > 1:
+            numba.set_num_threads(threads)
+            traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size)
+        else:
+            for chunk in range(chunk_row.shape[0]):
+                start = np.int64(chunk_index[chunk]) * chunk_size
+                update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
+
+    return step
 
 
 def launcher(table: Table) -> Launch:
     """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
     check_portable(table.rule)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    prologue, traverse = compile_rule(table.rule, *dtypes, table.seed is not None)
+    step = compile_rule(table.rule, *dtypes, table.seed is not None)
     rows, hyper, coefficients = table.rows.numpy(), table.hyper.numpy(), table.coefficients.numpy()
     keys = table.keys.numpy().view(np.uint32)
     chunk_row, chunk_index = table.chunk_row.numpy(), table.chunk_index.numpy()
+    chunk_size, seed = table.chunk_size, table.seed or 0
     # Waking a thread costs as much as what a chunk takes.
-    most_threads = max(1, int(table.host[:, N_ELEMENTS].sum()) // CHUNK_SIZE)
+    most_threads = max(1, min(numba.config.NUMBA_NUM_THREADS, int(table.host[:, N_ELEMENTS].sum()) // CHUNK_SIZE))
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:
             return
         table.point_at(grads)
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
-        prologue(rows, hyper, coefficients, keys, scale, table.seed or 0)
+        threads = min(torch.get_num_threads(), most_threads)
         with _LOCK:
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, most_threads))
-            traverse(rows, coefficients, keys, chunk_row, chunk_index, table.chunk_size)
+            step(rows, hyper, coefficients, keys, chunk_row, chunk_index, chunk_size, scale, seed, threads)
 
     return launch

@@ -187,8 +187,12 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
     chunk_index = (np.arange(len(chunk_row)) - np.repeat(first_chunk, n_chunks)).astype(np.int32)
     # Threads take equal stretches of this list, so every stretch must hold its share of full chunks.
     size = np.minimum(rows[chunk_row, N_ELEMENTS] - chunk_index * np.int64(chunk_size), chunk_size)
-    largest_first = np.argsort(-size, kind="stable")
-    dealt = np.concatenate([largest_first[i::N_PILES] for i in range(N_PILES)])
+    # Full chunks stay in the order of their addresses.
+    full, rest = np.flatnonzero(size == chunk_size), np.flatnonzero(size < chunk_size)
+    rest = rest[np.argsort(-size[rest], kind="stable")]
+    dealt = np.concatenate(
+        [part for i, run in enumerate(np.array_split(full, N_PILES)) for part in (run, rest[i::N_PILES])]
+    )
     chunk_row, chunk_index = chunk_row[dealt], chunk_index[dealt]
 
     lanes_of_group = {entry.group: entry.lanes for entry in entries}
