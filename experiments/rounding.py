@@ -1,0 +1,144 @@
+"""Can bfloat16 weights learn in small steps? Adam on MNIST at lr 1e-5, rounded to nearest and stochastically.
+
+python -m experiments.rounding --out results/rounding
+
+A step that is smaller than half a unit in the last place of a weight is lost to nearest rounding; stochastic rounding
+keeps it on average. Only the weights are bfloat16: losses and gradients are computed in float32 from their values.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+import optim
+from experiments import models, population, problems, store
+from experiments.data import DataError
+from experiments.figures import STYLE
+from experiments.grid import OptionError
+
+KINDS = {
+    "float32": (torch.float32, {}),
+    "bfloat16, stochastic rounding": (torch.bfloat16, {"rounding": "stochastic"}),
+    "bfloat16, stochastic rounding, bfloat16 states": (
+        torch.bfloat16,
+        {"rounding": "stochastic", "state_dtype": torch.bfloat16},
+    ),
+    "bfloat16, nearest rounding": (torch.bfloat16, {}),
+}
+"""Dtype of the weights and options of the optimizer."""
+LINES = {"float32": "-", "bfloat16, stochastic rounding, bfloat16 states": ":"}
+
+
+def train(problem: problems.Problem, dtype: torch.dtype, options: dict, lr: float, seeds: int, steps: int, on_step):
+    """Train one lane a seed.
+
+    Returns: evaluation losses, one row a seed and evaluation; the share of weights that have moved; bytes a parameter.
+    """
+    start = models.stack(problem.model, range(seeds), 1)
+    params = [p.detach().to(dtype).requires_grad_() for p in start]
+    before = [p.detach().clone() for p in params]
+    optimizer = optim.Adam(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
+    x, y, x_eval, y_eval = population.tensors(problem)
+    batches = zip(*(population.batch_indices(len(x), 128, seed) for seed in range(seeds)), strict=True)
+    evaluate_at, rows = population.evaluation_steps(steps, 20), []
+    for step, index in zip(range(steps + 1), batches, strict=False):
+        if step in evaluate_at:
+            loss, accuracy = population.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
+            columns = {"eval_loss": loss.numpy(), "eval_accuracy": accuracy.numpy()}
+            rows.append(pd.DataFrame({"seed": range(seeds), "step": step, **columns}))
+        if step < steps:
+            batch = torch.stack(index)
+            optimizer.zero_grad()
+            problems.losses(models.forward([p.float() for p in params], x[batch]), y[batch]).sum().backward()
+            optimizer.step()
+            on_step()
+    moved = sum((p != q).sum().item() for p, q in zip(params, before, strict=True)) / sum(p.numel() for p in params)
+    states = [t for p in params for name, t in optimizer.state[p].items() if name != "step"]
+    size = sum(t.nbytes for t in (*params, *states)) / sum(p.numel() for p in params)
+    return pd.concat(rows), moved, size
+
+
+@style.context(STYLE)
+def figure(curves: pd.DataFrame, title: str) -> Figure:
+    """Evaluation loss against steps of every kind: median and inter-quartile range over seeds."""
+    drawn = Figure(figsize=(7.2, 4.6))
+    ax = drawn.subplots()
+    for number, kind in enumerate(KINDS):
+        rows = curves[curves["kind"] == kind].groupby("step")["eval_loss"]
+        q25, median, q75 = (rows.quantile(q) for q in (0.25, 0.5, 0.75))
+        label = f"{kind}: {median.iloc[-1]:.3g}"
+        ax.plot(median.index, median, LINES.get(kind, "--"), color=f"C{number}", linewidth=2, label=label)
+        ax.fill_between(median.index, q25, q75, color=f"C{number}", alpha=0.2, linewidth=0)
+    ax.set(xlabel="step", ylabel="evaluation cross-entropy", yscale="log", title=title)
+    ax.yaxis.set_major_formatter("{x:.2g}")
+    ax.yaxis.set_minor_formatter("{x:.2g}")
+    drawn.legend(
+        loc="outside lower center", ncols=1, title="weights: final median loss (band: inter-quartile range over seeds)"
+    )
+    return drawn
+
+
+def parser() -> argparse.ArgumentParser:
+    cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=__doc__.splitlines()[0])
+    cli.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for rounding.{png,csv,md}")
+    cli.add_argument("--lr", type=float, default=1e-5, help="a positive number (default 1e-5)")
+    cli.add_argument("--steps", type=int, default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")
+    cli.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each kind (default 5)")
+    cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+    return cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    cli = parser()
+    args = cli.parse_args(argv)
+    try:
+        if not 0 < args.lr < math.inf:
+            raise OptionError(f"--lr accepts positive numbers, not {args.lr:g}")
+        for name in ("steps", "seeds"):
+            if getattr(args, name) < 1:
+                raise OptionError(f"--{name} accepts whole numbers from 1, not {getattr(args, name)}")
+        store.check_folder(args.out)
+        problem = problems.make("mnist", "mlp", None, args.data_dir, 100.0)
+    except (OptionError, DataError) as error:
+        print(f"{cli.prog}: {error}", file=sys.stderr)
+        return 2
+    provenance, parts, table = store.provenance("cpu"), [], []
+    with tqdm(total=len(KINDS) * args.steps, unit="step", dynamic_ncols=True) as bar:
+        for kind, (dtype, options) in KINDS.items():
+            bar.set_description(kind)
+            rows, moved, size = train(problem, dtype, options, args.lr, args.seeds, args.steps, bar.update)
+            parts.append(rows.assign(kind=kind))
+            last = rows[rows["step"] == args.steps]
+            accuracy = f"{np.median(last['eval_accuracy']):.2%}"
+            table.append(f"| {kind} | {size:g} | {moved:.1%} | {np.median(last['eval_loss']):.4g} | {accuracy} |")
+    curves = pd.concat(parts, ignore_index=True)
+    what = f"{problem.data.name}, {problem.model.name}, Adam at lr {args.lr:g}, {args.seeds} seeds"
+    text = f"""# Rounding of bfloat16 weights
+
+    {provenance["command"]}
+
+{store.machine_line(provenance)}. {what}, {args.steps} steps.
+{problem.data.warning or ""}
+![evaluation loss](rounding.png)
+
+| weights | bytes a parameter | weights that moved | final loss | accuracy |
+| --- | --- | --- | --- | --- |
+""" + "\n".join([*table, "", "Medians over seeds. Bytes: the weight and Adam's two states, without the gradient.", ""])
+    args.out.mkdir(parents=True, exist_ok=True)
+    store.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
+    store.replace(args.out / "rounding.png", lambda path: figure(curves, what).savefig(path))
+    store.replace(args.out / "rounding.md", lambda path: path.write_text(text))
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
