@@ -44,7 +44,20 @@ OPTIMIZERS = {
     "adadelta": Choice(optim.Adadelta, torch.optim.Adadelta),
     "lion": Choice(optim.Lion),
 }
+GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
+"""Classes that were given as such, as from a notebook, by the names under which results know them."""
 ACCEPTED = f"{', '.join(OPTIMIZERS)} or MODULE:CLASS"
+
+
+def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
+    """The names of one or several optimizers, given by name or as classes."""
+    names = []
+    for one in [chosen] if isinstance(chosen, str | type) else chosen:
+        name = one if isinstance(one, str) else f"{one.__module__}:{one.__qualname__}"
+        if not isinstance(one, str):
+            GIVEN[name] = one
+        names.append(name)
+    return names
 
 
 def resolve(name: str) -> Choice:
@@ -55,7 +68,7 @@ def resolve(name: str) -> Choice:
     if not (module_name and colon and class_name):
         raise OptionError(f"--optimizer accepts {ACCEPTED}, not {name!r}")
     try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
+        found = GIVEN.get(name) or getattr(importlib.import_module(module_name), class_name, None)
     # Whatever the code of a user's module raises.
     except Exception as error:
         reason = str(error).partition("\n")[0]

@@ -42,7 +42,7 @@ def make_plan(
     task: str,
     *,
     model: str | None,
-    optimizer: str | Iterable[str],
+    optimizer: str | type | Iterable[str | type],
     axes: Mapping[str, float | Iterable[float] | None],
     seeds: int,
     epochs: float | None,
@@ -57,7 +57,7 @@ def make_plan(
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
     problems.check_model(task, model, hidden)
     given = {axis: grid.check_axis(axis, as_list(values)) for axis, values in axes.items() if values is not None}
-    grids = optimizers.grids([optimizer] if isinstance(optimizer, str) else optimizer, given)
+    grids = optimizers.grids(optimizers.names_of(optimizer), given)
     configs = {name: grid.configurations(values) for name, values in grids.items()}
     for name, table in configs.items():
         optimizers.check(name, table)

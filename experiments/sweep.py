@@ -42,7 +42,7 @@ def sweep(
     task: str = "mnist",
     *,
     model: str | None = None,
-    optimizer: str | Iterable[str] = "adam",
+    optimizer: str | type | Iterable[str | type] = "adam",
     lr: Values = None,
     beta1: Values = None,
     beta2: Values = None,
@@ -67,7 +67,8 @@ def sweep(
     Args:
         task: "mnist" or "regression".
         model: "mlp" (default) or "logistic" on mnist; "mlp" (default) or "linear" on regression.
-        optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your own.
+        optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
+            own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
             an argument; None leaves each its default.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.

@@ -1,9 +1,12 @@
 """Optimizers from rules of the user's own."""
 
 import copy
+import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +137,19 @@ def test_a_rule_may_be_written_where_its_source_cannot_be_read():
     )
     done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
     assert done.stdout.strip() == "[0.5, 0.5, 0.5]", done.stderr
+
+
+def test_the_readme_shows_the_example_as_it_is_and_its_snippet_trains_mnist(mnist_folder):
+    root = Path(__file__).parents[1]
+    readme, module = (root / name for name in ("README.md", "optim/adabelief.py"))
+    source = module.read_text()
+    rule = source[source.index("def coefficients") :].strip()
+    snippet = next(
+        block for block in re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL) if rule in block
+    )
+    done = subprocess.run(
+        [sys.executable, "-"], input=snippet.replace("epochs=0.5", "steps=3, batch_size=32"),
+        capture_output=True, text=True, env={**os.environ, "MNIST_DIR": str(mnist_folder)}, cwd=root,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("__main__:AdaBelief") == 2

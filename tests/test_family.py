@@ -12,6 +12,7 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_
 import optim
 from tests.conftest import device_of
 from tests.oracle import assert_same_updates, make_params, train
+from tests.support import PAGE
 
 INFO = {info.optim_cls.__name__: info for info in optim_db if hasattr(optim, info.optim_cls.__name__)}
 OURS = sorted(INFO)
@@ -34,6 +35,15 @@ CASES = [(name, desc) for name in OURS for desc in inputs(name)]
 def test_all_classes_that_torch_has_are_tried_with_all_of_its_inputs():
     assert OURS == ["Adadelta", "Adagrad", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"]
     assert len(CASES) >= 59
+
+
+def test_the_support_page_lists_every_one_of_them_and_no_failure():
+    page = PAGE.read_text()
+    rows = [tuple(line.split(" | ")[:2]) for line in page.splitlines()]
+    assert [
+        row for row in rows if row[0].startswith("| ") and row[0][2:] in OURS and (row[0][2:], row[1]) in CASES
+    ] == [(f"| {name}", desc) for name, desc in sorted(CASES)]
+    assert "fail" not in page.lower()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

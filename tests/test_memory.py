@@ -98,7 +98,7 @@ def test_any_strided_view_follows_torch(shape, data):
     assert_same_updates([p], [q], before, 2, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "SGD", "Adagrad", "RMSprop", "Adadelta"])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam", "SGD", "Adagrad", "RMSprop", "Adadelta"])
 def test_complex_parameters_step_through_their_real_view_as_in_torch(backend, name):
     generator = torch.Generator().manual_seed(0)
     double = torch.randn(3, 5, dtype=torch.complex128, generator=generator)
@@ -289,3 +289,28 @@ def test_cpu_float16_is_loaded_as_torch_does_for_every_number():
     expected = torch.from_numpy(halves.view(np.int16)).view(torch.float16).float()
     assert torch.equal(loaded.nan_to_num(1234.5), expected.nan_to_num(1234.5))
     assert torch.equal(loaded.isnan(), expected.isnan())
+
+
+LARGE_STEPS = {"Adadelta": 2000.0, "SGD": 1.0}
+"""Learning rates that move weights by more than their dtypes' digits; 0.5 does for the others."""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "SGD"])
+def test_half_precision(backend, name, dtype):
+    """A step stores the exact result rounded once, in every class."""
+    p = make_params(((BLOCK + 9,),), dtype, device_of(backend))[0]
+    q = p.detach().double().cpu().requires_grad_()
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    p.grad, q.grad, before = grad.to(p.device), grad.double(), q.detach().clone()
+    lr = LARGE_STEPS.get(name, 0.5)
+    getattr(optim, name)([p], lr=lr, backend=backend).step()
+    if name == "Lion":
+        q = (q - lr * torch.sign(grad.double())).detach()
+    else:
+        getattr(torch.optim, name)([q], lr=lr).step()
+    ours, exact = p.detach().double().cpu(), q.detach()
+    # Half a unit in the last place, and what float32 has rounded before.
+    bound = 0.5001 * torch.finfo(dtype).eps * exact.abs() + 2e-6 * (1 + exact.abs()) + torch.finfo(dtype).tiny
+    assert ((ours - exact).abs() <= bound).all()
+    assert (ours != before).float().mean() > 0.95

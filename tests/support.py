@@ -1,0 +1,94 @@
+"""Which class was tested with which option, dtype and backend? Runs the tests and writes optim/SUPPORT.md.
+
+python -m tests.support
+"""
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "optim" / "SUPPORT.md"
+FILES = [f"tests/test_{name}.py" for name in ("family", "memory", "custom")]
+COLUMNS = [
+    *[("float32", backend) for backend in ("triton", "cpu", "eager")],
+    *[("float64", backend) for backend in ("cpu", "eager")],
+]
+FEATURES = {
+    "bfloat16": r"test_half_precision\[(?:\w+)-{}-bfloat16",
+    "float16": r"test_half_precision\[(?:\w+)-{}-float16",
+    "complex64": r"test_complex_parameters\w+\[(?:\w+)-{}\]",
+    "torch's arguments": r"test_constructors_have_torchs_arguments\[{}\]",
+    "torch's errors": r"test_constructor_errors_are_torchs\[{}\]",
+    "from torch's state": r"test_state_dict_moves\w+\[{}-.*torch to ours",
+    "to torch's state": r"test_state_dict_moves\w+\[{}-.*ours to torch",
+    "torch.save": r"test_state_dict_moves\w+\[{}-.*-file\]",
+    "schedulers": r"test_every_scheduler\w+\[{}-",
+    "GradScaler": r"test_grad_scaler\w+\[(?:\w+)-{}\]",
+}
+
+
+class Outcomes:
+    """A pytest plugin that keeps how each test ended."""
+
+    def __init__(self):
+        self.of = {}
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.of[report.nodeid.split("::")[1]] = report.outcome
+
+
+def cell(outcomes: dict[str, str], pattern: str) -> str:
+    """Of the tests whose name matches: how many passed, or which failed."""
+    found = {name: outcome for name, outcome in outcomes.items() if re.match(pattern, name) and outcome != "skipped"}
+    failed = [name for name, outcome in found.items() if outcome == "failed"]
+    return f"FAILED {failed[0]}" if failed else f"{len(found)}" if found else ""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def page(outcomes: dict[str, str]) -> str:
+    cases = defaultdict(dict)
+    for name in outcomes:
+        if match := re.fullmatch(r"test_option\[(\w+)-(\w+)-(.+)-(float\d+)\]", name):
+            cases[match[2], match[3]][match[4], match[1]] = outcomes[name]
+    options = [
+        [owner, option, *(ends.get(column, "").replace("passed", "yes") for column in COLUMNS)]
+        for (owner, option), ends in sorted(cases.items())
+    ]
+    classes = sorted({owner for owner, _ in cases} | {"Lion"})
+    features = [[owner, *(cell(outcomes, p.format(owner)) for p in FEATURES.values())] for owner in classes]
+    head = ["class", "option", *(f"{dtype} {backend}" for dtype, backend in COLUMNS)]
+    return f"""# What was tested
+
+    python -m tests.support
+
+runs the tests and writes this page; `make test` runs the same tests. Without a GPU, triton is Triton's interpreter.
+Every option here is one of PyTorch's own test inputs (`torch.testing._internal.common_optimizers`); yes: five steps move
+every element as torch's class does in float64.
+
+{table(head, options)}
+
+## Dtypes, states and the rest
+
+Numbers of tests that passed. torch.optim has no Lion: it is compared with its paper's algorithm.
+
+{table(["class", *FEATURES], features)}
+"""
+
+
+def main() -> int:
+    outcomes = Outcomes()
+    code = pytest.main(["-q", *FILES], plugins=[outcomes])
+    PAGE.write_text(page(outcomes.of))
+    print(f"written: {PAGE}")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
