@@ -76,14 +76,27 @@ def test_bad_arguments_are_named(arguments, message):
     assert message in done.stderr
 
 
+def counts(script: str) -> dict:
+    """How many kernels were compiled for sm_90 by what the script does with optimizers. Nothing is launched."""
+    command = [sys.executable, "-c", OFFLINE + script + REPORT]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_nothing_about_hyperparameters_or_sizes_is_compiled_in():
     """Sweeps of different values, steps and sizes use one compiled traversal and one prologue for each dtype."""
-    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True, env=CLEAN)
-    assert json.loads(done.stdout) == {"prologue_kernel": 1, "multi_tensor_kernel": 2}
+    assert counts(VALUES) == {"prologue_kernel": 1, "multi_tensor_kernel": 2}
+
+
+def test_every_rule_compiles_once_its_prologue_included():
+    """For all classes and options, twice, with other values and sizes."""
+    prologues = {(rule.coefficients, len(rule.states) + len(rule.scalars)) for rule in rules.RULES.values()}
+    assert counts(FAMILY) == {"prologue_kernel": len(prologues), "multi_tensor_kernel": len(rules.RULES)}
 
 
 # A driver that knows its target and nothing else: launches are compiled for sm_90 and not made.
-COUNT = """
+OFFLINE = """
 import json
 import torch, triton
 from triton.backends.compiler import GPUTarget
@@ -107,7 +120,9 @@ class Warm:
 
 for name, kernel in kernels.items():
     setattr(multi_tensor, name, Warm(kernel))
+"""
 
+VALUES = """
 sizes = ((1, 7, "float32"), (3, 5000, "float32"), (16, 1024, "float32"), (16, 999, "bfloat16"))
 for lanes, n, dtype in sizes:
     p = torch.zeros(lanes, n, dtype=getattr(torch, dtype), requires_grad=True)
@@ -118,5 +133,24 @@ for lanes, n, dtype in sizes:
         optimizer = optim.AdamW([p], lr=values, **options, backend="triton")
         for _ in range(3):
             optimizer.step()
+"""
+
+FAMILY = """
+classes = [(name, {}) for name in ("Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "SGD")]
+momentum, centered = {"momentum": 0.9}, {"centered": True}
+classes += [("Adam", {"amsgrad": True}), ("SGD", momentum), ("SGD", {**momentum, "nesterov": True})]
+classes += [("RMSprop", options) for options in (momentum, centered, {**momentum, **centered})]
+for lr, n in ((1.0, 7), (1e-3, 5000)):
+    for name, options in classes:
+        p = torch.zeros(n, requires_grad=True)
+        optimizer = getattr(optim, name)([p], lr=lr, **options, backend="triton")
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        # As GradScaler does it, at addresses of any alignment.
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(3)[1], torch.zeros(5)[2]
+        optimizer.step()
+"""
+
+REPORT = """
 print(json.dumps({name: sum(len(c[0]) for c in kernel.device_caches.values()) for name, kernel in kernels.items()}))
 """
