@@ -23,7 +23,7 @@ SIZES: dict[str, list[shapes.Shape]] = {
 STEPS_OF = 2**21
 """Elements that a timed side updates at least: small tensors take several steps."""
 
-PLACEMENTS = 3
+PLACEMENTS = 8
 """How often, in the course of the rounds, all tensors are allocated anew."""
 
 

@@ -6,6 +6,8 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
@@ -120,6 +122,29 @@ def test_fused_excludes_foreach_and_differentiable_as_in_torch():
             with pytest.raises(RuntimeError) as theirs:
                 getattr(torch.optim, name)(p, **options)
             assert str(ours.value) == str(theirs.value)
+
+
+@given(
+    name=st.sampled_from(OURS),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    shapes=st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=4),
+    lr=st.floats(1e-6, 10),
+    weight_decay=st.floats(0, 0.5),
+    maximize=st.booleans(),
+    tensor_lr=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_class_dtype_shapes_and_values_update_as_in_torch(
+    name, dtype, shapes, lr, weight_decay, maximize, tensor_lr
+):
+    options = {"weight_decay": weight_decay, "maximize": maximize}
+    ours = make_params(shapes, dtype)
+    reference = [p.detach().double().requires_grad_() for p in ours]
+    before = [p.detach().clone() for p in reference]
+    given_lr = torch.tensor(lr, dtype=torch.float64) if tensor_lr else lr
+    train(getattr(optim, name)(ours, lr=given_lr, **options), ours, 2)
+    train(getattr(torch.optim, name)(reference, lr=lr, **options), reference, 2)
+    assert_same_updates(ours, reference, before, 2, 2 * RTOL[dtype])
 
 
 STATEFUL = [
