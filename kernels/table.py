@@ -98,7 +98,7 @@ class Table:
         Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has.
         Raises: RuntimeError if one has moved while a CUDA graph is being captured.
         """
-        addresses = [grad.data_ptr() for grad in grads]
+        addresses = [*map(torch.Tensor.data_ptr, grads)]
         if addresses == self.grad_addresses:
             return
         if capturing(self.rows.device):

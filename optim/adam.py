@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
-from optim.base import RuleOptimizer, Value, check, check_betas, options
+from optim.arguments import Value, check, check_betas, options
+from optim.base import RuleOptimizer
 
 
 class Adam(RuleOptimizer):

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
-from optim.base import RuleOptimizer, Value, check, options
+from optim.arguments import Value, check, options
+from optim.base import RuleOptimizer
 
 
 class Adagrad(RuleOptimizer):

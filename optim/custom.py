@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from kernels.rule import NUMPY, Rule, missing, rebind, triton
-from optim.base import RuleOptimizer, Value, check, check_betas
+from optim.arguments import Value, check, check_betas
+from optim.base import RuleOptimizer
 
 
 def from_rule(

@@ -1,7 +1,8 @@
 """Lion: the sign of an average."""
 
 from kernels import rules
-from optim.base import RuleOptimizer, Value, check, check_betas, options
+from optim.arguments import Value, check, check_betas, options
+from optim.base import RuleOptimizer
 
 
 class Lion(RuleOptimizer):

@@ -3,7 +3,8 @@
 import torch
 
 from kernels import rules
-from optim.base import RuleOptimizer, Value, check, options
+from optim.arguments import Value, check, options
+from optim.base import RuleOptimizer
 
 
 class SGD(RuleOptimizer):

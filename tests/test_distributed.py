@@ -3,6 +3,8 @@ and checkpoints between them."""
 
 import copy
 import itertools
+import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -101,6 +103,9 @@ def launch(folder: Path, *workers: Callable[[int, Path], None]) -> None:
 
 def member(rank: int, workers: tuple[Callable[[int, Path], None], ...], folder: Path) -> None:
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        # What the machine's name resolves to need not be reachable.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(str(folder / "store"), N_RANKS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS, timeout=timedelta(seconds=TIMEOUT))
     for worker in workers:

@@ -314,3 +314,17 @@ def test_half_precision(backend, name, dtype):
     bound = 0.5001 * torch.finfo(dtype).eps * exact.abs() + 2e-6 * (1 + exact.abs()) + torch.finfo(dtype).tiny
     assert ((ours - exact).abs() <= bound).all()
     assert (ours != before).float().mean() > 0.95
+
+
+def test_state_tensors_that_are_replaced_take_effect():
+    """As those do that move states to other memory and back between steps."""
+    results = []
+    for module in (optim, torch.optim):
+        p = make_params(((6,),), torch.float64)[0]
+        optimizer = module.Adam([p], lr=0.1)
+        for step in range(4):
+            train(optimizer, [p], 1, first_seed=step)
+            for name, value in optimizer.state[p].items():
+                optimizer.state[p][name] = value.clone() if step < 2 or name == "step" else 0.5 * value
+        results.append(p.detach())
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
