@@ -68,7 +68,7 @@ def page(outcomes: dict[str, str]) -> str:
 
     python -m tests.support
 
-runs the tests and writes this page; `make test` runs the same tests. Without a GPU, triton is Triton's interpreter.
+runs the tests and writes this page; `make test-all` runs the same tests. Without a GPU, triton is Triton's interpreter.
 Every option here is one of PyTorch's own test inputs (`torch.testing._internal.common_optimizers`); yes: five steps
 move every element as torch's class does in float64.
 

@@ -296,7 +296,17 @@ LARGE_STEPS = {"Adadelta": 2000.0, "SGD": 1.0}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "SGD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["Adam", "SGD"],
+        # Each takes Numba two compilations of two seconds.
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("Adadelta", "Adagrad", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop")
+        ),
+    ],
+)
 def test_half_precision(backend, name, dtype):
     """A step stores the exact result rounded once, in every class."""
     p = make_params(((BLOCK + 9,),), dtype, device_of(backend))[0]
