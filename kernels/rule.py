@@ -84,21 +84,24 @@ def plain(function: Callable) -> Callable:
     return getattr(function, "fn", function)
 
 
+def called(function: Callable) -> dict[str, Callable]:
+    """The `@triton.jit` functions that it calls, by the names under which it does."""
+    names, namespace = function.__code__.co_names, function.__globals__
+    return {name: namespace[name] for name in names if hasattr(namespace.get(name), "fn")}
+
+
 def rebind(function: Callable, language, compile: Callable = lambda function: function) -> Callable:
     """The body of a `@triton.jit` function, and of those that it calls, in which `tl` means `language`."""
     body = plain(function)
-    namespace = {**body.__globals__, "tl": language}
-    for name in body.__code__.co_names:
-        if hasattr(namespace.get(name), "fn"):
-            namespace[name] = rebind(namespace[name], language, compile)
+    helpers = {name: rebind(helper, language, compile) for name, helper in called(body).items()}
+    namespace = {**body.__globals__, "tl": language, **helpers}
     return compile(FunctionType(body.__code__, namespace, body.__name__, body.__defaults__, body.__closure__))
 
 
 def missing(function: Callable) -> set[str]:
     """The functions of `tl` that it calls, or that those which it calls call, and that only Triton has."""
     body = plain(function)
-    called = {n: body.__globals__[n] for n in body.__code__.co_names if hasattr(body.__globals__.get(n), "fn")}
-    found = set().union(*(missing(f) for f in called.values()))
+    found = set().union(*(missing(helper) for helper in called(body).values()))
     if "tl" in body.__code__.co_names:
         attributes = {i.argval for i in dis.get_instructions(body) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
         found |= {name for name in attributes if hasattr(tl, name) and not hasattr(NUMPY, name)}

@@ -5,11 +5,26 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
-from optim.arguments import Value, check, check_betas, options
+from optim.arguments import Value, check_betas, check_non_negative, options
 from optim.base import RuleOptimizer
 
 
-class Adam(RuleOptimizer):
+class AdamLike(RuleOptimizer):
+    """What Adam, NAdam and RAdam share: lr, betas, eps, and weight decay of either kind."""
+
+    def hyper(self, group: dict) -> tuple:
+        decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
+        decays = (decay, 0.0) if decoupled else (0.0, decay)
+        return group["lr"], *group["betas"], group["eps"], *decays
+
+    def check_group(self, group: dict) -> None:
+        super().check_group(group)
+        check_non_negative(group, "lr", "eps")
+        check_betas(group["betas"])
+        check_non_negative(group, "weight_decay")
+
+
+class Adam(AdamLike):
     """Adam with the constructor, groups and `state_dict` of `torch.optim.Adam`, in one launch a step.
 
     exp_avg    <- beta1 * exp_avg    + (1 - beta1) * grad
@@ -55,9 +70,6 @@ class Adam(RuleOptimizer):
     def rule(self, group: dict) -> rules.Rule:
         return rules.amsgrad if group["amsgrad"] else rules.adam
 
-    def hyper(self, group: dict) -> tuple:
-        return group["lr"], *group["betas"], group["eps"], *decays(group)
-
     def check_group(self, group: dict) -> None:
         super().check_group(group)
         one = [isinstance(v, torch.Tensor) and v.numel() == 1 for v in group["betas"]]
@@ -67,7 +79,6 @@ class Adam(RuleOptimizer):
                     raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
         if (any(one) and not all(one)) or any(type(v) is int for v in group["betas"]):
             raise ValueError("betas must be either both floats or both Tensors")
-        check_adaptive(group)
 
 
 class AdamW(Adam):
@@ -101,7 +112,7 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
-class NAdam(RuleOptimizer):
+class NAdam(AdamLike):
     """Adam with Nesterov momentum: `torch.optim.NAdam` in one launch a step. Arguments as of `Adam`, and
 
     momentum_decay: psi in the momentum mu_t = beta1 * (1 - 0.96^(t * psi) / 2), of which the state mu_product is
@@ -137,18 +148,17 @@ class NAdam(RuleOptimizer):
         return rules.nadam
 
     def hyper(self, group: dict) -> tuple:
-        return group["lr"], *group["betas"], group["eps"], *decays(group), group["momentum_decay"]
+        return *super().hyper(group), group["momentum_decay"]
 
     def initial(self, group: dict) -> Mapping[str, Value]:
         return {"mu_product": 1.0}
 
     def check_group(self, group: dict) -> None:
         super().check_group(group)
-        check_adaptive(group)
-        check("momentum_decay value", group["momentum_decay"], lambda v: v >= 0)
+        check_non_negative(group, "momentum_decay")
 
 
-class RAdam(RuleOptimizer):
+class RAdam(AdamLike):
     """Rectified Adam: `torch.optim.RAdam` in one launch a step. Arguments as of `Adam`.
 
     While the variance of the denominator is unbounded (the first steps) it is left out:
@@ -181,24 +191,3 @@ class RAdam(RuleOptimizer):
 
     def rule(self, group: dict) -> rules.Rule:
         return rules.radam
-
-    def hyper(self, group: dict) -> tuple:
-        return group["lr"], *group["betas"], group["eps"], *decays(group)
-
-    def check_group(self, group: dict) -> None:
-        super().check_group(group)
-        check_adaptive(group)
-
-
-def decays(group: dict) -> tuple[Value, Value]:
-    """The group's weight decay as the rules take it: decoupled, and as a part of the gradient."""
-    decay = group["weight_decay"]
-    return (decay, 0.0) if group["decoupled_weight_decay"] else (0.0, decay)
-
-
-def check_adaptive(group: dict) -> None:
-    """Raise ValueError unless lr, betas, eps and weight_decay are in range."""
-    check("learning rate", group["lr"], lambda v: v >= 0)
-    check("epsilon value", group["eps"], lambda v: v >= 0)
-    check_betas(group["betas"])
-    check("weight_decay value", group["weight_decay"], lambda v: v >= 0)

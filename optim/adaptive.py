@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
-from optim.arguments import Value, check, options
+from optim.arguments import Value, check, check_non_negative, options
 from optim.base import RuleOptimizer
 
 
@@ -50,11 +50,7 @@ class Adagrad(RuleOptimizer):
         return {"sum": group["initial_accumulator_value"]}
 
     def check_group(self, group: dict) -> None:
-        check("learning rate", group["lr"], lambda v: v >= 0)
-        check("lr_decay value", group["lr_decay"], lambda v: v >= 0)
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
-        check("initial_accumulator_value value", group["initial_accumulator_value"], lambda v: v >= 0)
-        check("epsilon value", group["eps"], lambda v: v >= 0)
+        check_non_negative(group, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
         super().check_group(group)
 
 
@@ -103,11 +99,7 @@ class RMSprop(RuleOptimizer):
         return group["lr"], group["alpha"], group["eps"], group["weight_decay"], group["momentum"]
 
     def check_group(self, group: dict) -> None:
-        check("learning rate", group["lr"], lambda v: v >= 0)
-        check("epsilon value", group["eps"], lambda v: v >= 0)
-        check("momentum value", group["momentum"], lambda v: v >= 0)
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
-        check("alpha value", group["alpha"], lambda v: v >= 0)
+        check_non_negative(group, "lr", "eps", "momentum", "weight_decay", "alpha")
         super().check_group(group)
 
 
@@ -150,8 +142,7 @@ class Adadelta(RuleOptimizer):
         return group["lr"], group["rho"], group["eps"], group["weight_decay"]
 
     def check_group(self, group: dict) -> None:
-        check("learning rate", group["lr"], lambda v: v >= 0)
+        check_non_negative(group, "lr")
         check("rho value", group["rho"], lambda v: (v >= 0) & (v <= 1))
-        check("epsilon value", group["eps"], lambda v: v >= 0)
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
+        check_non_negative(group, "eps", "weight_decay")
         super().check_group(group)

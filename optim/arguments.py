@@ -22,6 +22,13 @@ def check(name: str, value: Value, accepts) -> None:
         raise ValueError(f"Invalid {name}: {first}")
 
 
+def check_non_negative(group: dict, *keys: str) -> None:
+    """Raise ValueError, as torch words it, unless these hyperparameters of the group are 0 or more."""
+    words = {"lr": "learning rate", "eps": "epsilon value"}
+    for key in keys:
+        check(words.get(key, f"{key} value"), group[key], lambda v: v >= 0)
+
+
 def check_betas(betas: tuple[Value, Value]) -> None:
     """Raise ValueError unless both betas are in [0, 1)."""
     for i, beta in enumerate(betas):

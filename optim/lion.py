@@ -1,7 +1,7 @@
 """Lion: the sign of an average."""
 
 from kernels import rules
-from optim.arguments import Value, check, check_betas, options
+from optim.arguments import Value, check_betas, check_non_negative, options
 from optim.base import RuleOptimizer
 
 
@@ -38,7 +38,7 @@ class Lion(RuleOptimizer):
         return group["lr"], *group["betas"], group["weight_decay"]
 
     def check_group(self, group: dict) -> None:
-        check("learning rate", group["lr"], lambda v: v >= 0)
+        check_non_negative(group, "lr")
         check_betas(group["betas"])
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
+        check_non_negative(group, "weight_decay")
         super().check_group(group)

@@ -48,14 +48,15 @@ def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[P
             "being captured: take a step with them before the capture"
         )
     groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    lanes_of_group = [lanes_of(optimizer, group) for group in optimizer.param_groups]
     present = [i for i, grad in enumerate(grads) if grad is not None]
     for i in present:
-        check_tensors(optimizer, params[i], grads[i], groups[i], i)
+        check_tensors(optimizer, params[i], grads[i], lanes_of_group[groups[i]], i)
     buckets = defaultdict(list)
     waves = memory.waves([memory.real(params[i]) for i in present])
     for i, wave in zip(present, waves, strict=True):
         p, group = params[i], optimizer.param_groups[groups[i]]
-        rule, lanes = optimizer.rule(group), lanes_of(optimizer, group)
+        rule, lanes = optimizer.rule(group), lanes_of_group[groups[i]]
         state = state_of(optimizer, p, group, rule, lanes, i)
         template = state[rule.states[0]] if rule.states else memory.like(p, p.dtype, lanes)
         backend = backend_of(optimizer, p, grads[i])
@@ -130,25 +131,28 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     return state
 
 
-def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, g: int, i: int) -> None:
+def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
     """Raise if p or its gradient is of a kind that the backend cannot update."""
-    name = name_of(optimizer, p, i)
+
+    def name() -> str:
+        return name_of(optimizer, p, i)
+
     if grad.layout != torch.strided:
         raise RuntimeError(
-            f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name}"
+            f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name()}"
         )
     if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
-        raise RuntimeError(f"{name}: several elements share one place in memory (strides {tuple(p.stride())})")
+        raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
     backend = backend_of(optimizer, p, grad)
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
         dtype = memory.real(tensor).dtype
         if dtype not in backend.DTYPES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in backend.DTYPES)
-            raise TypeError(f"{name}: a {what} of {tensor.dtype} (this backend takes {known})")
+            raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
     if optimizer.rounding == "stochastic" and memory.real(p).dtype == torch.float16:
-        raise TypeError(f"{name} is float16, and rounding='stochastic' is for bfloat16")
-    if lanes_of(optimizer, optimizer.param_groups[g]) > 1 and hasattr(p, "to_local"):
-        raise TypeError(f"{name} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
+        raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
+    if lanes > 1 and hasattr(p, "to_local"):
+        raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
 
 
 def name_of(optimizer, p: torch.Tensor, i: int) -> str:

@@ -3,7 +3,7 @@
 import torch
 
 from kernels import rules
-from optim.arguments import Value, check, options
+from optim.arguments import Value, check_non_negative, options
 from optim.base import RuleOptimizer
 
 
@@ -57,9 +57,7 @@ class SGD(RuleOptimizer):
         return lr, l2, momentum, group["dampening"], float(group["nesterov"])
 
     def check_group(self, group: dict) -> None:
-        check("learning rate", group["lr"], lambda v: v >= 0)
-        check("momentum value", group["momentum"], lambda v: v >= 0)
-        check("weight_decay value", group["weight_decay"], lambda v: v >= 0)
+        check_non_negative(group, "lr", "momentum", "weight_decay")
         if group["nesterov"]:
             message = "Nesterov momentum requires a momentum and zero dampening"
             if (torch.as_tensor(group["momentum"]) <= 0).any() or (torch.as_tensor(group["dampening"]) != 0).any():

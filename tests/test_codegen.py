@@ -48,7 +48,9 @@ def test_every_rule_moves_128_bits_at_a_time_without_spills_on_sm_90():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_adam_does_so_in_every_dtype_on_every_target(target):
-    for fact in machine_code(target, "--rule", "adam").values():
+    facts = machine_code(target, "--rule", "adam")
+    assert len(facts) == 4
+    for fact in facts.values():
         check(fact)
 
 

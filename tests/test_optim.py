@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import optim
 from kernels import multi_tensor
 from tests.conftest import device_of
+from tests.oracle import make_params
 
 BLOCK = multi_tensor.CHUNK_SIZE
 SHAPES = ((3,), (0,), (), (BLOCK - 1,), (BLOCK,), (BLOCK + 1,), (7, 5, 3))
@@ -24,11 +25,6 @@ OPTIONS = (
     {"lr": 0.0, "weight_decay": 0.5},
     {"betas": (0.99, 0.9), "eps": 0.0, "lr": 3.0},
 )
-
-
-def make_params(shapes, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).to(dtype).to(device).requires_grad_() for shape in shapes]
 
 
 def train(optimizer: torch.optim.Optimizer, params: list[torch.Tensor], steps: int, grad_dtype, first_seed=0) -> None:
