@@ -1,0 +1,196 @@
+"""Files of measured launch configurations, one a GPU: found, checked, merged, written.
+
+They lie in the folder that the environment variable ADAM_SANDBOX_TUNED names, in the user's cache
+($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/tuned, and in kernels/tuned; where several have an entry, the first counts.
+
+    {"schema": 1, "device": {...}, "versions": {...}, "entries": {"adam/float32/float32/float32/nearest/aligned/24":
+        {"config": {...}, "median_us": ..., "interval_us": [low, high], "copy_share": ..., "ties": [{...}],
+         "machine_code": "..."}}}
+
+A file that cannot be used is named once, in a warning of this module's logger, and is otherwise as if it were not
+there: no step of an optimizer fails for it.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from kernels import tuning
+from kernels.tuning import Choice, Config, Device, Work
+
+SCHEMA = 1
+VARIABLE = "ADAM_SANDBOX_TUNED"
+PACKAGED = Path(__file__).with_name("tuned")
+KEY = re.compile(r".+/\w+/\w+/\w+/(nearest|stochastic)/(aligned|unaligned)/\d{1,2}")
+NUMBERS = {"median_us": 1, "copy_share": 1, "interval_us": 2}
+LOG = logging.getLogger(__name__)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    LOG.warning(message)
+
+
+def overlay() -> Path:
+    """The folder of what this user's machines have measured."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "tuned")
+
+
+def folders() -> list[Path]:
+    """Where files are looked for, the most important first."""
+    named = os.environ.get(VARIABLE)
+    return [*([Path(named).expanduser()] if named else []), overlay(), PACKAGED]
+
+
+def expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(what)
+
+
+def checked(content: object) -> tuple[Device, dict, dict]:
+    """Device, versions and entries of a file's content, configurations made `Config`s.
+
+    Raises: ValueError, saying what is wrong, for anything but a file of this schema.
+    """
+    expect(isinstance(content, dict) and {"schema", "device", "entries"} <= content.keys(), "it is no such file")
+    expect(content["schema"] == SCHEMA, f"its schema is {content['schema']!r}, and this version reads {SCHEMA}")
+    facts, versions, entries = content["device"], content.get("versions", {}), content["entries"]
+    expect(all(isinstance(part, dict) for part in (facts, versions, entries)), "its parts are no objects")
+    kinds = {name: str if name in ("name", "arch") else int for name in Device.__dataclass_fields__}
+    expect({"name", "arch"} <= facts.keys() <= kinds.keys(), "it describes no device")
+    for name, value in facts.items():
+        fits = type(value) is kinds[name] and (isinstance(value, str) or 0 <= value < 2**63)
+        expect(fits, f"its {name} is {value!r}")
+    return Device(**facts), versions, {key: checked_entry(key, entry) for key, entry in entries.items()}
+
+
+def checked_entry(key: str, entry: object) -> dict:
+    expect(KEY.fullmatch(key) is not None, f"an entry is named {key!r}")
+    expect(isinstance(entry, dict) and isinstance(entry.get("config"), dict), f"{key} has no configuration")
+    ties = entry.get("ties", [])
+    expect(isinstance(ties, list) and all(isinstance(tie, dict) for tie in ties), f"the ties of {key} are no list")
+    for name, count in NUMBERS.items():
+        values = entry.get(name, [1.0] * count)
+        values = values if isinstance(values, list) else [values]
+        expect(len(values) == count and all(type(v) in (int, float) for v in values), f"{name} of {key} is no number")
+    try:
+        return {**entry, "config": Config(**entry["config"]), "ties": [Config(**tie) for tie in ties]}
+    except TypeError:
+        raise ValueError(f"{key} has a configuration with other fields than this version's") from None
+
+
+@functools.lru_cache(maxsize=256)
+def read(path: Path, modified: int, size: int) -> tuple[Device, dict, dict] | None:
+    """What `checked` makes of a file, or None and a warning if it cannot be used; once for each state of the file."""
+    try:
+        return checked(json.loads(path.read_text(encoding="utf-8")))
+    # Deeply nested brackets exhaust the parser's stack.
+    except (OSError, ValueError, RecursionError) as error:
+        warn_once(f"{path} is ignored: {error}")
+        return None
+
+
+def read_now(path: Path) -> tuple[Device, dict, dict] | None:
+    """As `read`, of the file as it is now; None if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(state.st_mode):
+        return None
+    return read(path, state.st_mtime_ns, state.st_size)
+
+
+def load() -> dict[str, tuple[Device, dict]]:
+    """For each slug the device and all its entries."""
+    found = {}
+    for folder in folders():
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        except OSError:
+            continue
+        for path in paths:
+            if content := read_now(path):
+                device, _, entries = content
+                first, others = found.get(device.slug, (device, {}))
+                found[device.slug] = first, {**entries, **others}
+    return found
+
+
+def choose(work: Work, device: torch.device) -> Choice:
+    """The configuration for what a launch does on a device; Triton's interpreter gets the default."""
+    if device.type != "cuda":
+        return Choice(tuning.default(), "default", f"{device.type} is no GPU")
+    warp_size = 64 if torch.version.hip else 32
+    return tuning.choose(work, tuning.device_facts(device), load(), warp_size)
+
+
+def explain(work: Work, device: torch.device) -> str:
+    """Which rung of the ladder the configuration comes from, why, and what it is."""
+    return str(choose(work, device))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the file; a lock ends with its process, however that ends."""
+    import fcntl
+
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, device: Device, versions: dict, entries: dict) -> None:
+    """Add entries to a file, replacing those of the same key. Raises: OSError if it cannot be written.
+
+    Any number of processes may do so at once. A file that cannot be used is kept beside it, as NAME.json.ignored.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        before = read_now(path)
+        if before is None and path.exists():
+            os.replace(path, path.with_name(f"{path.name}.ignored"))
+        merged = {**(before[2] if before else {}), **entries}
+        plain = {
+            key: {**entry, "config": asdict(entry["config"]), "ties": [asdict(tie) for tie in entry.get("ties", [])]}
+            for key, entry in merged.items()
+        }
+        content = {"schema": SCHEMA, "device": asdict(device), "versions": versions, "entries": plain}
+        checked(content)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def record(device: Device, versions: dict, entries: dict, into: list[Path] | None = None) -> Path | None:
+    """Write entries to the first folder that lets itself be written to; which file, or None if there is none.
+
+    Args:
+        into: by default the folder of the environment variable, if it is set, and the user's cache.
+    """
+    for folder in into or folders()[:-1]:
+        path = folder / f"{device.slug}.json"
+        try:
+            write(path, device, versions, entries)
+        except OSError as error:
+            warn_once(f"{path} cannot be written: {error.strerror or error}")
+        else:
+            return path
+    return None
