@@ -7,6 +7,7 @@ Must run without TRITON_INTERPRET, which replaces the compiler.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import re
@@ -21,8 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import multi_tensor, rules
+from kernels import multi_tensor, rules, tuning
 from kernels.rule import Rule
+from kernels.tuning import Config
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
 
@@ -34,16 +36,23 @@ class MachineCode:
     Attributes:
         registers: vector registers of a thread.
         spills: bytes (NVIDIA: stack and local memory) or registers (AMD) that were spilled.
+        shared: bytes of shared memory (AMD: LDS) of a program.
+        instructions: how many there are, the path of masked blocks included.
         loads, stores: how often each width in bits occurs among global accesses.
+        digest: of the instructions; programs that share it, `shared` and `num_warps` are the same.
     """
 
     target: str
     rule: str
     dtype: str
+    config: Config
+    shared: int
     registers: int
     spills: int
+    instructions: int
     loads: dict[int, int]
     stores: dict[int, int]
+    digest: str
 
 
 def parse_target(name: str) -> GPUTarget:
@@ -55,11 +64,15 @@ def parse_target(name: str) -> GPUTarget:
     raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
 
 
-def compile_update(rule: Rule, target: str, dtype: str = "float32") -> MachineCode:
-    """Compile the traversal of a rule for one of the `VARIANTS`. Raises: ValueError for an unknown target."""
+def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
+    """Compile the traversal of a rule for one of the `VARIANTS`, by default as it is launched where nothing was tuned.
+
+    Raises: ValueError for an unknown target.
+    """
     p_dtype, stochastic = VARIANTS[dtype]
     gpu = parse_target(target)
-    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32, stochastic)
+    config = config or tuning.default(gpu.warp_size)
+    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= {"keys_ptr": "*i32"}
     names = [*pointers, *constants]
@@ -69,10 +82,14 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32") -> MachineCo
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
     )
-    compiled = triton.compile(source, target=gpu, options={"num_warps": multi_tensor.num_warps(gpu.warp_size)})
+    compiled = triton.compile(source, target=gpu, options={"num_warps": config.num_warps})
     read = read_cubin if gpu.backend == "cuda" else read_amdgcn
     code = compiled.asm["cubin"] if gpu.backend == "cuda" else compiled.asm["amdgcn"]
-    return MachineCode(target, rule.name, dtype, **read(code))
+    return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **read(code))
+
+
+def digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def read_cubin(cubin: bytes) -> dict:
@@ -89,14 +106,19 @@ def read_cubin(cubin: bytes) -> dict:
 
     def widths(opcode: str) -> dict[int, int]:
         found = re.findall(rf"\b{opcode}\.E((?:\.\w+)*)", sass)
-        bits = (re.search(r"\.(?:U|S)?(8|16|64|128)\b", modifiers) for modifiers in found)
+        bits = (re.search(r"\.(?:U|S|ENL2\.)?(8|16|64|128|256)\b", modifiers) for modifiers in found)
         return dict(sorted(Counter(int(match[1]) if match else 32 for match in bits).items()))
 
+    # An instruction is its text behind its address, and 128 bits of code on this line and the next.
+    code = [line.strip() for line in sass.splitlines() if re.match(r"\s+/\*", line)]
     return {
         "registers": used["REG"],
         "spills": used["STACK"] + used["LOCAL"],
-        "loads": widths("LDG"),
+        "instructions": sum(line.endswith("*/") and ";" in line for line in code),
+        # LDGSTS loads into shared memory.
+        "loads": widths("LDG(?:STS)?"),
         "stores": widths("STG"),
+        "digest": digest(code),
     }
 
 
@@ -109,11 +131,14 @@ def read_amdgcn(assembly: str) -> dict:
         return dict(sorted(Counter(bits[name] for name in found if name in bits).items()))
 
     used = {key: int(value) for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", assembly)}
+    code = [line.split(";")[0].strip() for line in assembly.splitlines() if re.match(r"\t[a-z]", line)]
     return {
         "registers": used["vgpr_count"],
         "spills": used["vgpr_spill_count"] + used["sgpr_spill_count"],
+        "instructions": len(code),
         "loads": widths("load"),
         "stores": widths("store"),
+        "digest": digest(code),
     }
 
 

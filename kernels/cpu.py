@@ -15,8 +15,9 @@ from numba.core import types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
+from kernels import table as tables
 from kernels.rule import NUMPY, Rule, check_portable, rebind
-from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, Launch, P, Table
+from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, Entry, Launch, P, Table
 
 CHUNK_SIZE = 16384
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -251,6 +252,11 @@ def compile_rule(
                 update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
 
     return step
+
+
+def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
+    """`table.build` with chunks of this backend's size."""
+    return tables.build(rule, entries, grad_dtype, CHUNK_SIZE, seed)
 
 
 def launcher(table: Table) -> Launch:

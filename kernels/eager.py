@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import torch
 
-from kernels.rule import NUMPY, check_portable, rebind
-from kernels.table import Launch, Table
+from kernels import table as tables
+from kernels.rule import NUMPY, Rule, check_portable, rebind
+from kernels.table import Entry, Launch, Table
 
 CHUNK_SIZE = 8192
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -51,6 +52,11 @@ def stochastic(x: torch.Tensor, key: torch.Tensor, which: int) -> torch.Tensor:
     rounded = (bits + (noise & 0xFFFF)) & 0xFFFF0000
     rounded = torch.where(x.isnan(), bits | 0x400000, rounded)
     return (rounded - ((rounded >> 31) << 32)).to(torch.int32).view(torch.float32).bfloat16()
+
+
+def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
+    """`table.build` with chunks of this backend's size."""
+    return tables.build(rule, entries, grad_dtype, CHUNK_SIZE, seed)
 
 
 def launcher(table: Table) -> Launch:

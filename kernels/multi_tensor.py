@@ -11,13 +11,16 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels import registry, tuning
 from kernels import table as tables
 from kernels.rounding import bfloat16_nearest, bfloat16_stochastic, noise, row_key
 from kernels.rule import Rule
-from kernels.table import Launch, Table
+from kernels.table import Entry, Launch, Table
+from kernels.tuning import Config
 
-CHUNK_SIZE = 1024
-ELEMENTS_PER_THREAD = 4  # 128 bits of float32
+WARP_SIZE = 64 if torch.version.hip else 32
+DEFAULT = tuning.default(WARP_SIZE)
+CHUNK_SIZE = DEFAULT.chunk_size
 PROLOGUE_BLOCK_SIZE = 128
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 DTYPES = tuple(TRITON_DTYPE)
@@ -81,26 +84,72 @@ def prologue_kernel(
 
 
 @triton.jit
-def block_pointer(address, start, offsets, DTYPE: tl.constexpr):
-    """Pointers to `offsets` behind element `start` of the tensor at a 16-byte aligned address."""
-    return tl.multiple_of(address.to(tl.pointer_type(DTYPE)), 16) + start + offsets
+def block_pointers(address, start, offsets, DTYPE: tl.constexpr, FULL: tl.constexpr):
+    """Pointers to `offsets` behind element `start` of a tensor; of a full block the address is a multiple of 16."""
+    pointer = address.to(tl.pointer_type(DTYPE))
+    if FULL:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer + start + offsets
 
 
 @triton.jit
-def store(pointers, x, mask, key, which, start, offsets, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
+def store(
+    pointers, x, mask, key, which, start, offsets, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, EVICTION: tl.constexpr
+):
     if tl.bfloat16 != DTYPE:
-        tl.store(pointers, x.to(DTYPE), mask=mask)
+        x = x.to(DTYPE)
     elif STOCHASTIC:
-        tl.store(pointers, bfloat16_stochastic(x, noise(key, which, start, offsets)), mask=mask)
+        x = bfloat16_stochastic(x, noise(key, which, start, offsets))
     else:
-        tl.store(pointers, bfloat16_nearest(x), mask=mask)
+        x = bfloat16_nearest(x)
+    tl.store(pointers, x, mask=mask, eviction_policy=EVICTION)
+
+
+@triton.jit
+def update_block(
+    start,
+    offsets,
+    p_address,
+    grad_address,
+    state_addresses,
+    factor,
+    coefficients,
+    key,
+    n_elements,
+    update: tl.constexpr,
+    P_DTYPE: tl.constexpr,
+    GRAD_DTYPE: tl.constexpr,
+    STATE_DTYPE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    EVICTION: tl.constexpr,
+    FULL: tl.constexpr,  # all of the block are elements, and every address is a multiple of 16
+):
+    """Apply `update` to what the block from element `start` on has of the row's elements."""
+    # Without a mask and with every address a multiple of 16, loads and stores are 128 bits wide.
+    mask = None if FULL else start + offsets < n_elements
+    other = None if FULL else 0.0
+    p_ptrs = block_pointers(p_address, start, offsets, P_DTYPE, FULL)
+    p = tl.load(p_ptrs, mask=mask, other=other, eviction_policy=EVICTION).to(tl.float32)
+    grad_ptrs = block_pointers(grad_address, start, offsets, GRAD_DTYPE, FULL)
+    grad = factor * tl.load(grad_ptrs, mask=mask, other=other, eviction_policy=EVICTION).to(tl.float32)
+    state = ()
+    for i in tl.static_range(len(state_addresses)):
+        state_ptrs = block_pointers(state_addresses[i], start, offsets, STATE_DTYPE, FULL)
+        state = state + (tl.load(state_ptrs, mask=mask, other=other, eviction_policy=EVICTION).to(tl.float32),)
+
+    p, state = update(p, grad, state, coefficients)
+
+    store(p_ptrs, p, mask, key, 0, start, offsets, P_DTYPE, STOCHASTIC, EVICTION)
+    for i in tl.static_range(len(state_addresses)):
+        state_ptrs = block_pointers(state_addresses[i], start, offsets, STATE_DTYPE, FULL)
+        store(state_ptrs, state[i], mask, key, 1 + i, start, offsets, STATE_DTYPE, STOCHASTIC, EVICTION)
 
 
 @triton.jit
 def multi_tensor_kernel(
     rows_ptr,  # int64 [n_rows, N_COLUMNS]: p, grad, step, n_elements, parameter, states, scalars
     chunk_row_ptr,  # int32 [n_chunks]: the row that a program works on
-    chunk_index_ptr,  # int32 [n_chunks]: which of the row's blocks
+    chunk_index_ptr,  # int32 [n_chunks]: which of the row's chunks
     coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS]
     keys_ptr,  # int32 [n_rows]
     update: tl.constexpr,
@@ -112,11 +161,14 @@ def multi_tensor_kernel(
     STATE_DTYPE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCKS_PER_CHUNK: tl.constexpr,
+    LOOP_STAGES: tl.constexpr,
+    EVICTION: tl.constexpr,
 ):
-    """Apply `update` to one block of one row: parameters and states in place."""
+    """Apply `update` to one chunk of one row: parameters and states in place."""
     chunk = tl.program_id(0)
     row = tl.load(chunk_row_ptr + chunk)
-    start = tl.load(chunk_index_ptr + chunk).to(tl.int64) * BLOCK_SIZE
+    start = tl.load(chunk_index_ptr + chunk).to(tl.int64) * (BLOCK_SIZE * BLOCKS_PER_CHUNK)
     row_ptr = rows_ptr + row * N_COLUMNS
     p_address = tl.load(row_ptr + P)
     grad_address = tl.load(row_ptr + GRAD)
@@ -136,42 +188,32 @@ def multi_tensor_kernel(
         state_addresses = state_addresses + (address,)
 
     offsets = tl.arange(0, BLOCK_SIZE)
-    # Without a mask and with every address a multiple of 16, loads and stores are 128 bits wide.
-    if (start + BLOCK_SIZE <= n_elements) & (all_addresses % 16 == 0):
-        p_ptrs = block_pointer(p_address, start, offsets, P_DTYPE)
-        p = tl.load(p_ptrs).to(tl.float32)
-        grad = factor * tl.load(block_pointer(grad_address, start, offsets, GRAD_DTYPE)).to(tl.float32)
-        state = ()
-        for i in tl.static_range(N_STATES):
-            state = state + (tl.load(block_pointer(state_addresses[i], start, offsets, STATE_DTYPE)).to(tl.float32),)
-
-        p, state = update(p, grad, state, coefficients)
-
-        store(p_ptrs, p, None, key, 0, start, offsets, P_DTYPE, STOCHASTIC)
-        for i in tl.static_range(N_STATES):
-            state_ptrs = block_pointer(state_addresses[i], start, offsets, STATE_DTYPE)
-            store(state_ptrs, state[i], None, key, 1 + i, start, offsets, STATE_DTYPE, STOCHASTIC)
+    values = (offsets, p_address, grad_address, state_addresses, factor, coefficients, key, n_elements)
+    if BLOCKS_PER_CHUNK == 1:
+        if (start + BLOCK_SIZE <= n_elements) & (all_addresses % 16 == 0):
+            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=True)
+        else:
+            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
     else:
-        mask = start + offsets < n_elements
-        p_ptrs = p_address.to(tl.pointer_type(P_DTYPE)) + start + offsets
-        p = tl.load(p_ptrs, mask=mask, other=0.0).to(tl.float32)
-        grad_ptrs = grad_address.to(tl.pointer_type(GRAD_DTYPE)) + start + offsets
-        grad = factor * tl.load(grad_ptrs, mask=mask, other=0.0).to(tl.float32)
-        state = ()
-        for i in tl.static_range(N_STATES):
-            state_ptrs = state_addresses[i].to(tl.pointer_type(STATE_DTYPE)) + start + offsets
-            state = state + (tl.load(state_ptrs, mask=mask, other=0.0).to(tl.float32),)
-
-        p, state = update(p, grad, state, coefficients)
-
-        store(p_ptrs, p, mask, key, 0, start, offsets, P_DTYPE, STOCHASTIC)
-        for i in tl.static_range(N_STATES):
-            state_ptrs = state_addresses[i].to(tl.pointer_type(STATE_DTYPE)) + start + offsets
-            store(state_ptrs, state[i], mask, key, 1 + i, start, offsets, STATE_DTYPE, STOCHASTIC)
+        left = tl.minimum(n_elements - start, BLOCK_SIZE * BLOCKS_PER_CHUNK).to(tl.int32)
+        n_blocks = tl.maximum(left + BLOCK_SIZE - 1, 0) // BLOCK_SIZE
+        n_full = tl.where(all_addresses % 16 == 0, tl.maximum(left, 0) // BLOCK_SIZE, 0)
+        # Two loops, for the compiler starts loads of a later block early only where no branch surrounds them.
+        for block in tl.range(0, n_full, num_stages=LOOP_STAGES):
+            at = start + block * BLOCK_SIZE
+            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=True)
+        for block in tl.range(n_full, n_blocks, num_stages=1):
+            at = start + block * BLOCK_SIZE
+            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
 
 
 def update_constants(
-    rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype, stochastic: bool = False
+    rule: Rule,
+    p_dtype: torch.dtype,
+    grad_dtype: torch.dtype,
+    state_dtype: torch.dtype,
+    stochastic: bool = False,
+    config: Config = DEFAULT,
 ) -> dict:
     """All that `multi_tensor_kernel` is specialised for: each combination compiles once."""
     return {
@@ -183,12 +225,19 @@ def update_constants(
         "GRAD_DTYPE": TRITON_DTYPE[grad_dtype],
         "STATE_DTYPE": TRITON_DTYPE[state_dtype],
         "STOCHASTIC": stochastic,
-        "BLOCK_SIZE": CHUNK_SIZE,
+        "BLOCK_SIZE": config.block_size,
+        "BLOCKS_PER_CHUNK": config.blocks_per_chunk,
+        "LOOP_STAGES": config.num_stages,
+        "EVICTION": config.eviction,
     }
 
 
-def num_warps(warp_size: int) -> int:
-    return CHUNK_SIZE // (ELEMENTS_PER_THREAD * warp_size)
+def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
+    """`table.build` with chunks of the size that suits the device and the work; see `registry`."""
+    choice = registry.choose(tables.work_of(rule, entries, grad_dtype, seed), entries[0].p.device)
+    table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
+    table.choice = choice
+    return table
 
 
 @functools.cache
@@ -200,7 +249,8 @@ def constant(value: float, device: torch.device) -> torch.Tensor:
 def launcher(table: Table) -> Launch:
     """See `table.Launch`. Two launches on the current stream, no synchronisation.
 
-    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once.
+    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once for
+    each configuration that was chosen.
     """
     rule, device = table.rule, table.rows.device
     n_rows, n_columns = table.rows.shape
@@ -214,8 +264,11 @@ def launcher(table: Table) -> Launch:
         "N_COEFFICIENTS": rule.n_coefficients,
         "BLOCK_SIZE": PROLOGUE_BLOCK_SIZE,
     }
-    constants = update_constants(rule, table.p_dtype, table.grad_dtype, table.state_dtype, seed is not None)
-    warps = num_warps(64 if torch.version.hip else 32)
+    config = table.choice.config if table.choice else DEFAULT
+    if table.chunk_size != config.chunk_size:
+        raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
+    dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
+    constants = update_constants(rule, *dtypes, seed is not None, config)
 
     def launch(grads, grad_scale, found_inf) -> None:
         table.point_at(grads)
@@ -239,7 +292,7 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.keys,
                     **constants,
-                    num_warps=warps,
+                    num_warps=config.num_warps,
                 )
 
     return launch

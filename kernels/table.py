@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kernels.rule import Rule
+from kernels.tuning import Choice, Work
 
 N_PILES = 64
 """Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
@@ -59,6 +60,7 @@ class Table:
         groups, lane_of_row: row r takes its hyperparameters from lane `lane_of_row[r]` of the lanes
             of `groups` laid end to end.
         seed: of stochastic rounding; None rounds to nearest.
+        choice: how a GPU is to walk it; None where no configuration was looked up.
     """
 
     rule: Rule
@@ -77,6 +79,7 @@ class Table:
     groups: tuple[int, ...]
     lane_of_row: torch.Tensor
     seed: int | None = None
+    choice: Choice | None = None
     grad_addresses: list[int] | None = None
     uploaded: "torch.cuda.Event | None" = None
 
@@ -154,6 +157,25 @@ def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
     """Address of each lane of a tensor without gaps, int64 [lanes]."""
     lane_bytes = tensor.numel() // lanes * tensor.element_size()
     return tensor.data_ptr() + lane_bytes * np.arange(lanes, dtype=np.int64)
+
+
+def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
+    """Whether every lane starts at multiples of 16 bytes, its gradient included if the first lane's does."""
+    tensors = (entry.p, *entry.states)
+    lane_size = entry.p.numel() // entry.lanes
+    lane_bytes = [lane_size * dtype.itemsize for dtype in (grad_dtype, *(t.dtype for t in tensors))]
+    # The first lane of all starts where the tensor does.
+    return all(n % 16 == 0 for n in ([] if entry.lanes == 1 else lane_bytes) + [t.data_ptr() for t in tensors])
+
+
+def work_of(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None) -> Work:
+    """What the launch over these entries does, as far as its speed depends on it."""
+    n_elements = sum(entry.p.numel() for entry in entries)
+    n_wide = sum(entry.p.numel() for entry in entries if takes_wide_path(entry, grad_dtype))
+    p_dtype = entries[0].p.dtype
+    dtypes = (p_dtype, grad_dtype, entries[0].states[0].dtype if rule.states else p_dtype)
+    names = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return Work(rule.name, names, "nearest" if seed is None else "stochastic", 2 * n_wide >= n_elements, n_elements)
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int, seed: int | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 import warnings
 from collections import defaultdict
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from kernels.rule import Rule
 from optim import memory
 
 BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
+LOG = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -79,7 +81,9 @@ def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[P
     for (_, _, _, _, grad_dtype, _, backend), members in sorted(buckets.items(), key=lambda item: item[0][0]):
         _, (rule, *_), entries, _ = map(list, zip(*members, strict=True))
         seed = optimizer.seed if optimizer.rounding == "stochastic" else None
-        table = tables.build(rule, entries, grad_dtype, backend.CHUNK_SIZE, seed)
+        table = backend.build(rule, entries, grad_dtype, seed)
+        if table.choice:
+            debug_once(f"{rule.name} on {entries[0].p.device}: {table.choice}")
         special, gaps = [], []
         for position, (i, _, entry, copy) in enumerate(members):
             grad = memory.real(grads[i])
@@ -204,6 +208,11 @@ def backend_module(name: str):
     if name == "cpu" and not has_numba():
         name = "eager"
     return importlib.import_module(BACKENDS[name])
+
+
+@functools.cache
+def debug_once(message: str) -> None:
+    LOG.debug(message)
 
 
 @functools.cache

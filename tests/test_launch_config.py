@@ -1,0 +1,138 @@
+"""Launch configurations: what one may be, and that none changes what a step does."""
+
+import pytest
+import torch
+
+import optim
+from kernels import multi_tensor, registry, table, tuning
+from kernels.tuning import Choice, Config
+from tests.conftest import device_of
+from tests.oracle import make_params, train
+
+SENTINEL = 12345.0
+CONFIGS = [
+    Config(1024, 8),
+    Config(256, 2),  # more programs than the default
+    Config(4096, 16, eviction="evict_first"),
+    Config(256, 4, blocks_per_chunk=4),
+    Config(256, 2, blocks_per_chunk=4, num_stages=3, eviction="evict_last"),
+    Config(512, 4, blocks_per_chunk=2, num_stages=2),
+]
+WALK = Config(256, 4, blocks_per_chunk=4)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Let every table be laid out for the configuration that the function is called with."""
+    return lambda config: monkeypatch.setattr(registry, "choose", lambda *_: Choice(config, "test", "asked for"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_every_element_of_a_row_is_updated_once_and_no_other(chosen, config, offset):
+    """Sizes around the ends of blocks and chunks, at aligned addresses and others."""
+    device, block, chunk = device_of("triton"), config.block_size, config.chunk_size
+    chosen(config)
+    ends = [0, block, chunk - block, chunk, 2 * chunk + block]
+    sizes = sorted({n for end in ends for n in (end - 1, end, end + 1) if n >= 0})
+    buffers, params = [], []
+    for n in sizes:
+        buffer = torch.full((offset + n + 64,), SENTINEL, device=device)
+        p = buffer[offset : offset + n]
+        p.copy_(torch.linspace(-1, 1, n))
+        params.append(p.requires_grad_())
+        p.grad = torch.ones(offset + n, device=device)[offset:]
+        buffers.append(buffer)
+    optim.Adam(params, lr=0.1, backend="triton").step()
+    for n, p, buffer in zip(sizes, params, buffers, strict=True):
+        # Adam's first step with a constant gradient moves every element by lr: twice would move it by twice as much.
+        torch.testing.assert_close(p.detach().cpu(), torch.linspace(-1, 1, n) - 0.1)
+        assert (buffer[:offset] == SENTINEL).all()
+        assert (buffer[offset + n :] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_no_configuration_changes_a_bit(chosen, rounding):
+    stored = {}
+    for config in CONFIGS:
+        chosen(config)
+        params = make_params(((3,), (WALK.chunk_size + 5,), (2, 3000)), torch.bfloat16, device_of("triton"))
+        options = {"state_dtype": torch.bfloat16, "rounding": rounding, "seed": 7}
+        optimizer = optim.Adam(params, lr=1e-3, **options, backend="triton")
+        train(optimizer, params, 2)
+        tensors = [t for p in params for t in (p.detach(), *(optimizer.state[p][s] for s in ("exp_avg", "exp_avg_sq")))]
+        stored[config] = torch.cat([t.flatten().cpu().view(torch.int16) for t in tensors])
+    first = stored[CONFIGS[0]]
+    assert all(torch.equal(first, other) for other in stored.values())
+
+
+def test_a_left_out_step_leaves_every_block_of_a_walk_alone(chosen):
+    chosen(WALK)
+    p = torch.ones(WALK.chunk_size + 3, device=device_of("triton"), requires_grad=True)
+    p.grad = torch.full_like(p, float("inf"))
+    optimizer = optim.Adam([p], backend="triton")
+    optimizer.found_inf = torch.ones(1, device=p.device)
+    optimizer.step()
+    assert (p == 1).all()
+
+
+def test_a_walk_makes_fewer_programs(chosen):
+    p = torch.ones(5000, device=device_of("triton"), requires_grad=True)
+    p.grad = torch.ones_like(p)
+    for config in (WALK, Config(256, 4)):
+        chosen(config)
+        optimizer = optim.SGD([p], lr=0.1, backend="triton")
+        optimizer.step()
+        (part,) = optimizer._parts
+        assert part.table.chunk_size == config.chunk_size
+        assert len(part.table.chunk_row) == -(-5000 // config.chunk_size)
+
+
+def test_the_default_is_what_was_launched_before_there_was_a_choice():
+    assert tuning.default(32) == Config(1024, 8, blocks_per_chunk=1, num_stages=1, eviction="")
+    assert tuning.default(64) == Config(1024, 4)
+    assert tuning.default(32).elements_per_thread(32) == tuning.default(64).elements_per_thread(64) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"block_size": 1000}, "block_size accepts powers of two, not 1000"),
+        ({"block_size": 16}, "block_size accepts whole numbers from 32 to 16384, not 16"),
+        ({"block_size": 1024.0}, "block_size accepts whole numbers from 32 to 16384, not 1024.0"),
+        ({"num_warps": 32}, "num_warps accepts whole numbers from 1 to 16, not 32"),
+        ({"num_warps": True}, "num_warps accepts whole numbers from 1 to 16, not True"),
+        ({"block_size": 4096, "num_warps": 1}, "block_size accepts at most 1024 for each warp, not 4096"),
+        ({"eviction": "never"}, "eviction accepts '', 'evict_first', 'evict_last', not 'never'"),
+        ({"num_stages": 2}, "num_stages accepts only 1 where blocks_per_chunk is 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_launched_is_refused(values, message):
+    with pytest.raises(ValueError) as caught:
+        Config(**{"block_size": 1024, "num_warps": 8, **values})
+    assert str(caught.value) == message
+
+
+def test_of_equals_the_first_has_fewest_elements_a_thread_then_the_smallest_block():
+    ties = [Config(2048, 8), Config(2048, 16), Config(1024, 8, blocks_per_chunk=4), Config(1024, 8), Config(512, 2)]
+    assert tuning.canonical(ties) == Config(1024, 8)
+    assert tuning.canonical(ties[::-1]) == Config(1024, 8)
+    assert tuning.canonical(ties[:2]) == Config(2048, 16)
+
+
+@pytest.mark.parametrize("warp_size", [32, 64])
+def test_candidates_are_in_order_and_hold_the_default(warp_size):
+    configs = tuning.candidates(warp_size)
+    assert 60 <= len(configs) <= 110
+    assert len(set(configs)) == len(configs)
+    assert [c.order for c in configs] == sorted(c.order for c in configs)
+    assert tuning.default(warp_size) in configs
+    assert {c.elements_per_thread(warp_size) for c in configs} == {1, 2, 4, 8, 16}
+
+
+def test_a_table_of_other_chunks_than_the_launch_is_refused():
+    p = torch.zeros(8, device=device_of("triton"))
+    entry = table.Entry(p, (), torch.zeros(1, device=p.device))
+    made = table.build(optim.SGD([p]).rule({"momentum": 0}), [entry], p.dtype, 2048)
+    with pytest.raises(ValueError, match="chunks are of 2048 elements, and the launch's 1024"):
+        multi_tensor.launcher(made)
