@@ -1,0 +1,213 @@
+"""The atlas: occupancy by hand, what is dropped and why, facts about some configurations, the command itself."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments import atlas, autotune
+from kernels import tuning
+from kernels.codegen import MachineCode
+from kernels.occupancy import LIMITS, occupancy
+from kernels.tuning import Config
+from tests.test_codegen import CLEAN
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "shared", "num_warps", "warps", "limited_by"),
+    [
+        ("sm_90", 32, 0, 8, 64, "warps"),
+        # 62 registers are dealt as 64: a quarter of 65536 holds 8 warps of them.
+        ("sm_90", 62, 0, 8, 32, "registers"),
+        ("sm_90", 65, 0, 4, 28, "registers"),
+        # 7 warps a part would be 28, of which blocks of 8 fill 24.
+        ("sm_90", 65, 0, 8, 24, "registers"),
+        ("sm_90", 16, 64 * 1024, 8, 24, "shared memory"),
+        ("sm_90", 16, 300 * 1024, 8, 0, "shared memory"),
+        ("sm_86", 16, 0, 1, 16, "blocks"),
+        ("sm_86", 16, 0, 4, 48, "warps"),
+        ("sm_120", 16, 0, 1, 24, "blocks"),
+        # 512 registers a lane: 4 waves of 128 in each of four SIMDs.
+        ("gfx942", 128, 0, 4, 16, "registers"),
+        ("gfx942", 64, 0, 4, 32, "warps"),
+        # A wave of its own takes no barrier; workgroups of two do, and 16 of those are all the waves there are.
+        ("gfx942", 64, 0, 1, 32, "warps"),
+        ("gfx942", 64, 0, 2, 32, "warps"),
+        ("gfx942", 64, 32 * 1024, 4, 8, "shared memory"),
+    ],
+)
+def test_occupancy_is_what_a_hand_counts(target, registers, shared, num_warps, warps, limited_by):
+    found = occupancy(LIMITS[target], registers, shared, num_warps)
+    assert (found.warps, found.limited_by) == (warps, limited_by)
+    assert found.share == warps / LIMITS[target].warps
+    assert found.blocks * num_warps == warps
+
+
+def code(config: Config, rule: str = "adam", dtype: str = "float32", **facts) -> MachineCode:
+    values = {"shared": 0, "registers": 40, "spills": 0, "instructions": 500, "digest": "a"}
+    values |= {"loads": {32: 9, 128: 4}, "stores": {32: 6, 128: 3}}
+    return MachineCode("sm_90", rule, dtype, config, **{**values, **facts})
+
+
+def test_candidates_are_dropped_for_a_reason_and_the_same_program_is_kept_once():
+    config = Config(1024, 8)
+    twin, other = Config(1024, 8, eviction="evict_first"), Config(512, 4)
+    cases = [
+        (code(config), "kept"),
+        (code(twin), "same code as 1024x8"),
+        # Another number of warps runs the same text on other elements.
+        (code(other), "kept"),
+        (code(config, digest="b", spills=8), "spills"),
+        (code(config, digest="c", shared=240 * 1024), "too much shared memory"),
+        (code(config, digest="d", loads={64: 8, 128: 3}), "no 128-bit access"),
+        (code(config, digest="e", stores={64: 6}), "no 128-bit access"),
+        # Eight elements a thread are two accesses a tensor, or one of 256 bits.
+        (code(Config(2048, 8), digest="f"), "no 128-bit access"),
+        (code(Config(2048, 8), digest="g", loads={128: 8}, stores={128: 6}), "kept"),
+        (code(Config(2048, 8), digest="h", loads={256: 4}, stores={256: 3}), "kept"),
+        # bfloat16 fills 64 bits with four elements, its states 128.
+        (code(config, dtype="bfloat16", digest="i", loads={64: 2, 128: 2}, stores={64: 1, 128: 2}), "kept"),
+        # Without states nothing is wide at four.
+        (code(config, "sgd", "bfloat16", digest="j", loads={64: 2}, stores={64: 1}), "no 128-bit access"),
+        (code(Config(2048, 8), "sgd", "bfloat16", digest="k", loads={128: 2}, stores={128: 1}), "kept"),
+    ]
+    codes, expected = zip(*cases, strict=True)
+    rows = atlas.judge(list(codes), LIMITS["sm_90"])
+    assert [row["verdict"] for row in rows] == list(expected)
+    assert sum(atlas.verdicts(rows).values()) == len(rows)
+    assert rows[0]["occupancy"] == 0.75
+    assert rows[0]["loads"] == "4x128 9x32"
+    assert "1 with the code of another" in atlas.markdown(rows, "adam", "sm_90", "float32", PROVENANCE)
+    drawn = atlas.figure(rows, "adam", "sm_90", "float32")
+    assert [ax.get_xlabel() for ax in drawn.axes] == [
+        "registers a thread",
+        "occupancy, % of 64 warps a multiprocessor",
+    ]
+
+
+PROVENANCE = {
+    "command": "python -m experiments.autotune",
+    "device": {"name": "CPU"},
+    "git": {"commit": None, "dirty": None},
+    "versions": {},
+    "started": "2026-01-01T00:00:00",
+}
+
+GOLDEN = """
+import json
+from dataclasses import asdict
+from kernels import codegen, rules
+from kernels.tuning import Config
+for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+    warp = codegen.parse_target(target).warp_size // 32
+    for values in ((512, 4), (1024, 8, 4), (1024, 8, 4, 3), (2048, 8, 1, 1, "evict_first")):
+        config = Config(values[0], values[1] // warp, *values[2:])
+        print(json.dumps(asdict(codegen.compile_update(rules.adam, target, "float32", config))))
+"""
+CEILING = {"sm_80": 112, "sm_90": 112, "sm_100": 112, "gfx942": 112}
+"""Registers. Twice as many as one block of four elements a thread takes, with room for other versions of Triton."""
+
+
+def test_walks_and_larger_blocks_keep_128_bits_without_spills_on_every_target():
+    done = subprocess.run([sys.executable, "-c", GOLDEN], capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(facts) == 16
+    assert len({fact["digest"] for fact in facts}) == 16
+    for fact in facts:
+        config = fact["config"]
+        at_least = config["block_size"] // 1024 or 1
+        wide = {
+            kind: sum(int(bits) // 128 * n for bits, n in fact[kind].items() if int(bits) >= 128)
+            for kind in ("loads", "stores")
+        }
+        assert wide["loads"] >= 4 * at_least, fact
+        assert wide["stores"] >= 3 * at_least, fact
+        assert fact["spills"] == 0, fact
+        assert fact["registers"] <= CEILING[fact["target"]], fact
+        if config["num_stages"] > 1:
+            # Blocks that are on their way need room, or loads of their own.
+            assert wide["loads"] >= 8 * at_least, fact
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "sm_90"], "--dry-run has to be given: the search that measures the candidates is not there yet"),
+        (["--dry-run", "--target", "sm90"], f"--target accepts {', '.join(LIMITS)}, not 'sm90'"),
+        (["--dry-run", "--target", "sm_90", "--rule", "adamax"], "--rule accepts adam, amsgrad"),
+        (["--dry-run", "--target", "sm_90", "--dtype", "float64"], "--dtype accepts float32, bfloat16"),
+    ],
+)
+def test_bad_input_is_named_in_a_sentence(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert autotune.main([*arguments, "--out", str(tmp_path / "new")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m experiments.autotune: {message}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_as_folder_and_an_interpreter_as_compiler_are_refused(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert autotune.main(["--dry-run", "--target", "sm_90", "--out", str(tmp_path / "file")]) == 2
+    assert "--out accepts a folder" in capsys.readouterr().err
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert autotune.main(["--dry-run", "--target", "sm_90", "--out", str(tmp_path)]) == 2
+    assert "--dry-run accepts no TRITON_INTERPRET" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU that is present is the default")
+def test_without_a_gpu_a_target_has_to_be_named(tmp_path, capsys):
+    assert autotune.main(["--dry-run", "--out", str(tmp_path)]) == 2
+    assert "--target accepts sm_80, " in capsys.readouterr().err
+
+
+def check_files(folder, target: str, n: int) -> pd.DataFrame:
+    """That table, text and figure lie in the folder, and nothing else; the table."""
+    assert sorted(path.name for path in folder.iterdir()) == [f"atlas_{target}.{end}" for end in ("csv", "md", "png")]
+    table = pd.read_csv(folder / f"atlas_{target}.csv")
+    assert len(table) == n
+    text = (folder / f"atlas_{target}.md").read_text()
+    assert f"{n} candidates: " in text
+    assert "triton" in text
+    assert "commit" in text
+    assert (folder / f"atlas_{target}.png").read_bytes().startswith(b"\x89PNG")
+    return table
+
+
+FEW = """
+import sys
+from kernels import tuning
+from kernels.tuning import Config
+if __name__ == "__main__":
+    from experiments import autotune
+    tuning.candidates = lambda warp_size: [Config(1024, 16), Config(1024, 8), Config(8192, 16, 4)]
+    sys.exit(autotune.main(sys.argv[1:]))
+"""
+
+
+def test_the_command_writes_table_text_and_figure(tmp_path):
+    arguments = ["--dry-run", "--target", "sm_90", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", FEW, *arguments], capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    table = check_files(tmp_path, "sm_90", 3)
+    assert list(table["verdict"]) == ["no 128-bit access", "kept", "spills"]
+    assert list(table["registers"][:2] <= 64) == [True, True]
+    assert "3/3" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "warp_size"), [("sm_90", 32), ("gfx942", 64)])
+def test_the_atlas_of_all_candidates_keeps_the_default(target, warp_size, tmp_path):
+    command = [sys.executable, "-m", "experiments.autotune", "--dry-run", "--target", target, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    table = check_files(tmp_path, target, len(tuning.candidates(warp_size)))
+    default = table[table["candidate"] == atlas.name(tuning.default(warp_size))]
+    assert list(default["verdict"]) == ["kept"]
+    assert {"kept", "no 128-bit access", "spills"} <= set(table["verdict"])
+    assert (table.loc[table["verdict"] == "kept", "elements per thread"] >= 4).all()
