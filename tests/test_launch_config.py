@@ -1,5 +1,7 @@
 """Launch configurations: what one may be, and that none changes what a step does."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
@@ -19,6 +21,12 @@ CONFIGS = [
     Config(512, 4, blocks_per_chunk=2, num_stages=2),
 ]
 WALK = Config(256, 4, blocks_per_chunk=4)
+# Triton 3.6's interpreter takes a loop's end out of an array in a way that NumPy 2.4 refuses.
+TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
+LOOPS = torch.cuda.is_available() or TRITON >= (3, 7) or NUMPY < (2, 4)
+needs_loops = pytest.mark.skipif(not LOOPS, reason="Triton 3.6's interpreter has no loops with NumPy 2.4")
+if not LOOPS:
+    CONFIGS = [config for config in CONFIGS if config.blocks_per_chunk == 1]
 
 
 @pytest.fixture
@@ -66,6 +74,7 @@ def test_no_configuration_changes_a_bit(chosen, rounding):
     assert all(torch.equal(first, other) for other in stored.values())
 
 
+@needs_loops
 def test_a_left_out_step_leaves_every_block_of_a_walk_alone(chosen):
     chosen(WALK)
     p = torch.ones(WALK.chunk_size + 3, device=device_of("triton"), requires_grad=True)
@@ -76,6 +85,7 @@ def test_a_left_out_step_leaves_every_block_of_a_walk_alone(chosen):
     assert (p == 1).all()
 
 
+@needs_loops
 def test_a_walk_makes_fewer_programs(chosen):
     p = torch.ones(5000, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
