@@ -119,9 +119,10 @@ def markdown(rows: list[dict], rule: str, target: str, dtype: str, provenance: d
 
 Nothing was run: this is what the machine code says. What spills, loses 128-bit access or does not fit into shared
 memory is dropped; of candidates with the same machine code the first is kept. Instructions include those for blocks
-with a mask. Loads and stores: how many of each width in bits. Occupancy: the share of warps that can be resident at once.
-A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks, and has {limits.registers // 1024} K registers and
-{limits.shared_kib} KiB of shared memory ({SOURCES[target.split("_")[0].rstrip("0123456789a")]}).
+with a mask. Loads and stores: how many of each width in bits. Occupancy: the share of warps that can be resident at
+once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks, and has
+{limits.registers // 1024} K registers and {limits.shared_kib} KiB of shared memory
+({SOURCES[target.split("_")[0].rstrip("0123456789a")]}).
 
 {markdown_table([{column: row[column] for column in columns} for row in rows])}
 """
