@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from experiments import store
 from experiments.figures import STYLE
 from experiments.timing import markdown_table
-from kernels import codegen, rules, tuning
+from kernels import codegen, rules
 from kernels.codegen import MachineCode
+from kernels.config import WALKS, Config, default
 from kernels.occupancy import LIMITS, SOURCES, Limits, occupancy
-from kernels.tuning import Config
 
 MOST_PROCESSES = 8
 KEPT, SPILLS, NARROW, SHARED, SAME = "kept", "spills", "no 128-bit access", "too much shared memory", "same code as"
@@ -39,13 +39,13 @@ def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> li
 
 def is_wide(code: MachineCode, elements_per_thread: int) -> bool:
     """Whether every tensor whose elements of a thread fill 128 bits moves at least as many at once."""
-    p_bytes, n_states = codegen.VARIANTS[code.dtype][0].itemsize, len(rules.RULES[code.rule].states)
+    p_bytes, state_bytes = (dtype.itemsize for dtype in codegen.VARIANTS[code.dtype][:2])
 
     def enough(tensor_bytes: list[int], found: dict[int, int]) -> bool:
         expected = sum(elements_per_thread * n // 16 for n in tensor_bytes)
         return 0 < expected <= sum(bits // 128 * count for bits, count in found.items())
 
-    states = n_states * [4]
+    states = len(rules.RULES[code.rule].states) * [state_bytes]
     return enough([p_bytes, p_bytes, *states], code.loads) and enough([p_bytes, *states], code.stores)
 
 
@@ -128,7 +128,7 @@ once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks, an
 """
 
 
-MARKERS = dict(zip(tuning.WALKS, "os^DP", strict=True))
+MARKERS = dict(zip(WALKS, "os^DP", strict=True))
 COLOURS = {KEPT: "C0", SAME: "C4", SPILLS: "C1", NARROW: "0.6", SHARED: "C3"}
 
 
@@ -163,9 +163,9 @@ def figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
             [], [], marker="s", linestyle="", color=to_hex(COLOURS[verdict]), label=f"{count} {describe(verdict)}"
         )
     left.set_yticks(range(len(shapes)), [f"{n} a thread, block {block}, {warps} warps" for n, block, warps in shapes])
-    default = tuning.default(limits.warp_size)
+    bold = default(limits.warp_size)
     for label, (_, block, warps) in zip(left.get_yticklabels(), shapes, strict=True):
-        if (block, warps) == (default.block_size, default.num_warps):
+        if (block, warps) == (bold.block_size, bold.num_warps):
             label.set_fontweight("bold")
     for i in range(0, len(shapes), 2):
         for ax in (left, right):

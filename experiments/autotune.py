@@ -15,8 +15,9 @@ import torch
 
 from experiments import atlas, store
 from experiments.grid import OptionError
-from kernels import rules, tuning
+from kernels import rules
 from kernels.codegen import VARIANTS, parse_target
+from kernels.config import candidates, device_facts
 from kernels.occupancy import LIMITS
 
 
@@ -34,7 +35,7 @@ def present() -> str:
     """The architecture of the GPU that is present. Raises: OptionError if there is none."""
     if not torch.cuda.is_available():
         raise OptionError(f"--target accepts {', '.join(LIMITS)}, and without a GPU to look at one has to be named")
-    return tuning.device_facts(torch.device("cuda", torch.cuda.current_device())).arch
+    return device_facts(torch.device("cuda", torch.cuda.current_device())).arch
 
 
 def check(args: argparse.Namespace) -> None:
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
     provenance = store.provenance("cpu")
-    configs = tuning.candidates(parse_target(args.target).warp_size)
+    configs = candidates(parse_target(args.target).warp_size)
     what = args.rule, args.target, args.dtype
     rows = atlas.judge(atlas.compile_all(*what, configs), LIMITS[args.target])
     text = atlas.markdown(rows, *what, provenance)

@@ -22,9 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import multi_tensor, rules, tuning
+from kernels import multi_tensor, rules
+from kernels.config import Config, default
 from kernels.rule import Rule
-from kernels.tuning import Config
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
 
@@ -69,10 +69,10 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Conf
 
     Raises: ValueError for an unknown target.
     """
-    p_dtype, stochastic = VARIANTS[dtype]
+    p_dtype, state_dtype, stochastic = VARIANTS[dtype]
     gpu = parse_target(target)
-    config = config or tuning.default(gpu.warp_size)
-    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, torch.float32, stochastic, config)
+    config = config or default(gpu.warp_size)
+    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, state_dtype, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= {"keys_ptr": "*i32"}
     names = [*pointers, *constants]
@@ -83,9 +83,12 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Conf
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
     )
     compiled = triton.compile(source, target=gpu, options={"num_warps": config.num_warps})
-    read = read_cubin if gpu.backend == "cuda" else read_amdgcn
-    code = compiled.asm["cubin"] if gpu.backend == "cuda" else compiled.asm["amdgcn"]
-    return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **read(code))
+    return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **facts(compiled.asm))
+
+
+def facts(asm: dict) -> dict:
+    """What a compiled kernel's machine code says: some of the fields of `MachineCode`."""
+    return read_cubin(asm["cubin"]) if "cubin" in asm else read_amdgcn(asm["amdgcn"])
 
 
 def digest(lines: list[str]) -> str:
@@ -143,12 +146,13 @@ def read_amdgcn(assembly: str) -> dict:
 
 
 VARIANTS = {
-    "float32": (torch.float32, False),
-    "bfloat16": (torch.bfloat16, False),
-    "bfloat16-stochastic": (torch.bfloat16, True),
-    "float16": (torch.float16, False),
+    "float32": (torch.float32, torch.float32, False),
+    "bfloat16": (torch.bfloat16, torch.float32, False),
+    "bfloat16-stochastic": (torch.bfloat16, torch.float32, True),
+    "bfloat16-states": (torch.bfloat16, torch.bfloat16, True),
+    "float16": (torch.float16, torch.float32, False),
 }
-"""Dtype of parameters and gradients, and whether it is rounded stochastically; states are float32."""
+"""Dtype of parameters and gradients, dtype of states, and whether bfloat16 is rounded stochastically."""
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ in float64, and the traversal of all elements, in float32. `cpu` is its twin for
 
 import contextlib
 import functools
+import subprocess
 
 import torch
 import triton
@@ -13,13 +14,13 @@ import triton.language as tl
 
 from kernels import registry, tuning
 from kernels import table as tables
+from kernels.config import Choice, Config, Work, default
 from kernels.rounding import bfloat16_nearest, bfloat16_stochastic, noise, row_key
 from kernels.rule import Rule
 from kernels.table import Entry, Launch, Table
-from kernels.tuning import Config
 
 WARP_SIZE = 64 if torch.version.hip else 32
-DEFAULT = tuning.default(WARP_SIZE)
+DEFAULT = default(WARP_SIZE)
 CHUNK_SIZE = DEFAULT.chunk_size
 PROLOGUE_BLOCK_SIZE = 128
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -232,12 +233,41 @@ def update_constants(
     }
 
 
+def fits(config: Config, work: Work, n_states: int, device: torch.device) -> bool:
+    """Whether the blocks of a walk that are on their way have room in the device's shared memory."""
+    if config.num_stages == 1 or device.type != "cuda":
+        return True
+    p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
+    shared = config.num_stages * config.block_size * (p_bytes + grad_bytes + n_states * state_bytes)
+    return shared <= triton.runtime.driver.active.utils.get_device_properties(device.index or 0)["max_shared_mem"]
+
+
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of the size that suits the device and the work; see `registry`."""
-    choice = registry.choose(tables.work_of(rule, entries, grad_dtype, seed), entries[0].p.device)
+    """`table.build` with chunks of the size that suits the device and the work; see `tuning`."""
+    device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
+    choice = tuning.choose(work, device)
+    if not fits(choice.config, work, len(rule.states), device):
+        choice = Choice(DEFAULT, "default", f"what is known for {work.key} needs more shared memory than there is")
     table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
     table.choice = choice
     return table
+
+
+def check_code(compiled, choice: Choice) -> None:
+    """Warn, once, if a configuration was measured with other machine code than this Triton makes of it."""
+    from kernels import codegen  # which compiles this module's kernel
+
+    entry = choice.entry or {}
+    try:
+        same = codegen.facts(compiled.asm)["digest"] == entry.get("machine_code")
+    except (OSError, subprocess.SubprocessError):  # Triton came without its tools
+        same = False
+    if not same:
+        registry.warn_once(
+            f"A launch configuration was measured with Triton {entry.get('triton', 'of an unknown version')}, and "
+            f"Triton {triton.__version__} compiles it to other machine code: it is used, and "
+            "`python -m experiments.autotune tune --stale` measures anew"
+        )
 
 
 @functools.cache
@@ -269,8 +299,11 @@ def launcher(table: Table) -> Launch:
         raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     constants = update_constants(rule, *dtypes, seed is not None, config)
+    measured = table.choice.entry if table.choice else None
+    unchecked = measured is not None and measured.get("triton") != triton.__version__ and device.type == "cuda"
 
     def launch(grads, grad_scale, found_inf) -> None:
+        nonlocal unchecked
         table.point_at(grads)
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             prologue_kernel[(triton.cdiv(n_rows, PROLOGUE_BLOCK_SIZE),)](
@@ -285,7 +318,7 @@ def launcher(table: Table) -> Launch:
                 **prologue_constants,
             )
             if n_chunks > 0:
-                multi_tensor_kernel[(n_chunks,)](
+                compiled = multi_tensor_kernel[(n_chunks,)](
                     table.rows,
                     table.chunk_row,
                     table.chunk_index,
@@ -294,5 +327,8 @@ def launcher(table: Table) -> Launch:
                     **constants,
                     num_warps=config.num_warps,
                 )
+                if unchecked:
+                    unchecked = False
+                    check_code(compiled, table.choice)
 
     return launch

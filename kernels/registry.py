@@ -3,9 +3,13 @@
 They lie in the folder that the environment variable ADAM_SANDBOX_TUNED names, in the user's cache
 ($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/tuned, and in kernels/tuned; where several have an entry, the first counts.
 
-    {"schema": 1, "device": {...}, "versions": {...}, "entries": {"adam/float32/float32/float32/nearest/aligned/24":
-        {"config": {...}, "median_us": ..., "interval_us": [low, high], "copy_share": ..., "ties": [{...}],
-         "machine_code": "..."}}}
+    {"schema": 1, "device": {...}, "versions": {...}, "entries": {
+        "adam/float32/float32/float32/nearest/aligned/long/24": {
+            "config": {...}, "ties": [{...}], "median_us": ..., "interval_us": [low, high], "samples": ...,
+            "copy_share": ..., "default_over_this": [median, low, high], "machine_code": "...", "triton": "..."}}}
+
+Times are of one step, prologue included; copy_share is bytes moved by the step over what a copy moves in that time.
+An entry holds for other versions of Triton too, as long as they compile it to the same machine code.
 
 A file that cannot be used is named once, in a warning of this module's logger, and is otherwise as if it were not
 there: no step of an optimizer fails for it.
@@ -23,16 +27,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from kernels import tuning
-from kernels.tuning import Choice, Config, Device, Work
+from kernels.config import Config, Device
 
 SCHEMA = 1
 VARIABLE = "ADAM_SANDBOX_TUNED"
 PACKAGED = Path(__file__).with_name("tuned")
-KEY = re.compile(r".+/\w+/\w+/\w+/(nearest|stochastic)/(aligned|unaligned)/\d{1,2}")
-NUMBERS = {"median_us": 1, "copy_share": 1, "interval_us": 2}
+KEY = re.compile(r".+/\w+/\w+/\w+/(nearest|stochastic)/(aligned|unaligned)/(short|medium|long)/\d{1,2}")
+NUMBERS = {"median_us": 1, "copy_share": 1, "samples": 1, "interval_us": 2, "default_over_this": 3}
+TEXTS = ("machine_code", "triton")
 LOG = logging.getLogger(__name__)
 
 
@@ -83,6 +85,7 @@ def checked_entry(key: str, entry: object) -> dict:
         values = entry.get(name, [1.0] * count)
         values = values if isinstance(values, list) else [values]
         expect(len(values) == count and all(type(v) in (int, float) for v in values), f"{name} of {key} is no number")
+    expect(all(isinstance(entry.get(name, ""), str) for name in TEXTS), f"{' or '.join(TEXTS)} of {key} is no text")
     try:
         return {**entry, "config": Config(**entry["config"]), "ties": [Config(**tie) for tie in ties]}
     except TypeError:
@@ -127,17 +130,22 @@ def load() -> dict[str, tuple[Device, dict]]:
     return found
 
 
-def choose(work: Work, device: torch.device) -> Choice:
-    """The configuration for what a launch does on a device; Triton's interpreter gets the default."""
-    if device.type != "cuda":
-        return Choice(tuning.default(), "default", f"{device.type} is no GPU")
-    warp_size = 64 if torch.version.hip else 32
-    return tuning.choose(work, tuning.device_facts(device), load(), warp_size)
-
-
-def explain(work: Work, device: torch.device) -> str:
-    """Which rung of the ladder the configuration comes from, why, and what it is."""
-    return str(choose(work, device))
+def measured(entry: dict) -> str:
+    """What a line says about an entry's measurement, as far as the entry has it."""
+    parts = []
+    if {"median_us", "interval_us"} <= entry.keys():
+        low, high = entry["interval_us"]
+        parts.append(f"{entry['median_us']:.4g} us [{low:.4g}, {high:.4g}]")
+    if "copy_share" in entry:
+        parts.append(f"{entry['copy_share']:.0%} of copy bandwidth")
+    if "default_over_this" in entry:
+        ratio, low, high = entry["default_over_this"]
+        parts.append(f"the default takes {ratio:.3f} [{low:.3f}, {high:.3f}] times as long")
+    if entry.get("ties"):
+        parts.append(f"{len(entry['ties'])} others could not be told from it")
+    if entry.get("triton"):
+        parts.append(f"Triton {entry['triton']}")
+    return "; ".join(parts)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kernels.config import Choice, Work, rows_class
 from kernels.rule import Rule
-from kernels.tuning import Choice, Work
 
 N_PILES = 64
 """Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
@@ -174,8 +174,14 @@ def work_of(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int
     n_wide = sum(entry.p.numel() for entry in entries if takes_wide_path(entry, grad_dtype))
     p_dtype = entries[0].p.dtype
     dtypes = (p_dtype, grad_dtype, entries[0].states[0].dtype if rule.states else p_dtype)
-    names = tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
-    return Work(rule.name, names, "nearest" if seed is None else "stochastic", 2 * n_wide >= n_elements, n_elements)
+    return Work(
+        rule=rule.name,
+        n_elements=n_elements,
+        dtypes=tuple(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        rounding="nearest" if seed is None else "stochastic",
+        aligned=2 * n_wide >= n_elements,
+        rows=rows_class(n_elements, sum(entry.lanes for entry in entries)),
+    )
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int, seed: int | None = None) -> Table:

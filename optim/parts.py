@@ -15,7 +15,7 @@ from kernels.rule import Rule
 from optim import memory
 
 BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("optim")
 
 
 class Part(NamedTuple):

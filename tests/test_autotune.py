@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from experiments import atlas, autotune
-from kernels import tuning
 from kernels.codegen import MachineCode
+from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS, occupancy
-from kernels.tuning import Config
 from tests.test_codegen import CLEAN
 
 
@@ -100,7 +99,7 @@ GOLDEN = """
 import json
 from dataclasses import asdict
 from kernels import codegen, rules
-from kernels.tuning import Config
+from kernels.config import Config
 for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
     warp = codegen.parse_target(target).warp_size // 32
     for values in ((512, 4), (1024, 8, 4), (1024, 8, 4, 3), (2048, 8, 1, 1, "evict_first")):
@@ -181,11 +180,10 @@ def check_files(folder, target: str, n: int) -> pd.DataFrame:
 
 FEW = """
 import sys
-from kernels import tuning
-from kernels.tuning import Config
+from kernels.config import Config
 if __name__ == "__main__":
     from experiments import autotune
-    tuning.candidates = lambda warp_size: [Config(1024, 16), Config(1024, 8), Config(8192, 16, 4)]
+    autotune.candidates = lambda warp_size: [Config(1024, 16), Config(1024, 8), Config(8192, 16, 4)]
     sys.exit(autotune.main(sys.argv[1:]))
 """
 
@@ -206,8 +204,8 @@ def test_the_atlas_of_all_candidates_keeps_the_default(target, warp_size, tmp_pa
     command = [sys.executable, "-m", "experiments.autotune", "--dry-run", "--target", target, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr
-    table = check_files(tmp_path, target, len(tuning.candidates(warp_size)))
-    default = table[table["candidate"] == atlas.name(tuning.default(warp_size))]
-    assert list(default["verdict"]) == ["kept"]
+    table = check_files(tmp_path, target, len(candidates(warp_size)))
+    launched = table[table["candidate"] == atlas.name(default(warp_size))]
+    assert list(launched["verdict"]) == ["kept"]
     assert {"kept", "no 128-bit access", "spills"} <= set(table["verdict"])
     assert (table.loc[table["verdict"] == "kept", "elements per thread"] >= 4).all()

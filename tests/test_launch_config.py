@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import optim
-from kernels import multi_tensor, registry, table, tuning
-from kernels.tuning import Choice, Config
+from kernels import multi_tensor, table, tuning
+from kernels.config import Choice, Config, candidates, canonical, default
 from tests.conftest import device_of
 from tests.oracle import make_params, train
 
@@ -32,7 +32,7 @@ if not LOOPS:
 @pytest.fixture
 def chosen(monkeypatch):
     """Let every table be laid out for the configuration that the function is called with."""
-    return lambda config: monkeypatch.setattr(registry, "choose", lambda *_: Choice(config, "test", "asked for"))
+    return lambda config: monkeypatch.setattr(tuning, "choose", lambda *_: Choice(config, "test", "asked for"))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -99,9 +99,9 @@ def test_a_walk_makes_fewer_programs(chosen):
 
 
 def test_the_default_is_what_was_launched_before_there_was_a_choice():
-    assert tuning.default(32) == Config(1024, 8, blocks_per_chunk=1, num_stages=1, eviction="")
-    assert tuning.default(64) == Config(1024, 4)
-    assert tuning.default(32).elements_per_thread(32) == tuning.default(64).elements_per_thread(64) == 4
+    assert default(32) == Config(1024, 8, blocks_per_chunk=1, num_stages=1, eviction="")
+    assert default(64) == Config(1024, 4)
+    assert default(32).elements_per_thread(32) == default(64).elements_per_thread(64) == 4
 
 
 @pytest.mark.parametrize(
@@ -125,19 +125,19 @@ def test_a_configuration_that_cannot_be_launched_is_refused(values, message):
 
 def test_of_equals_the_first_has_fewest_elements_a_thread_then_the_smallest_block():
     ties = [Config(2048, 8), Config(2048, 16), Config(1024, 8, blocks_per_chunk=4), Config(1024, 8), Config(512, 2)]
-    assert tuning.canonical(ties) == Config(1024, 8)
-    assert tuning.canonical(ties[::-1]) == Config(1024, 8)
-    assert tuning.canonical(ties[:2]) == Config(2048, 16)
+    assert canonical(ties) == Config(1024, 8)
+    assert canonical(ties[::-1]) == Config(1024, 8)
+    assert canonical(ties[:2]) == Config(2048, 16)
 
 
 @pytest.mark.parametrize("warp_size", [32, 64])
 def test_candidates_are_in_order_and_hold_the_default(warp_size):
-    configs = tuning.candidates(warp_size)
-    assert 60 <= len(configs) <= 110
-    assert len(set(configs)) == len(configs)
-    assert [c.order for c in configs] == sorted(c.order for c in configs)
-    assert tuning.default(warp_size) in configs
-    assert {c.elements_per_thread(warp_size) for c in configs} == {1, 2, 4, 8, 16}
+    found = candidates(warp_size)
+    assert 60 <= len(found) <= 110
+    assert len(set(found)) == len(found)
+    assert [c.order for c in found] == sorted(c.order for c in found)
+    assert default(warp_size) in found
+    assert {c.elements_per_thread(warp_size) for c in found} == {1, 2, 4, 8, 16}
 
 
 def test_a_table_of_other_chunks_than_the_launch_is_refused():

@@ -13,21 +13,27 @@ from hypothesis import strategies as st
 
 import optim
 from kernels import registry, tuning
-from kernels.tuning import Config, Device, Work
+from kernels.config import Choice, Config, Device, Work, default
 from tests.conftest import device_of
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
 H200 = Device("NVIDIA H200", "sm_90", 132, 50 << 20, 141 << 30, 6144, 3201000)
 HALF = Device("NVIDIA H100 half", "sm_90", 66, 25 << 20, 40 << 30, 2560, 2619000)
 A100 = Device("NVIDIA A100-SXM4-40GB", "sm_80", 108, 40 << 20, 40 << 30, 5120, 1215000)
-WORK = Work("adam", ("float32", "float32", "float32"), "nearest", True, 2**24 + 5)
+WORK = Work("adam", 2**24 + 5)
 WALK = Config(512, 4, blocks_per_chunk=4, num_stages=3, eviction="evict_first")
 VERSIONS = {"triton": "3.7.1"}
 
 
 def entry(config: Config = WALK) -> dict:
     numbers = {"median_us": 812.5, "interval_us": [810.0, 815.0], "copy_share": 0.93}
-    return {"config": config, **numbers, "ties": [config, Config(1024, 8)], "machine_code": "0123456789abcdef"}
+    return {
+        "config": config,
+        **numbers,
+        "ties": [config, Config(1024, 8)],
+        "machine_code": "0123456789abcdef",
+        "triton": "3.7.1",
+    }
 
 
 def key(bucket: int, work: Work = WORK) -> str:
@@ -44,8 +50,8 @@ def folders(tmp_path, monkeypatch):
     return registry.folders()
 
 
-def choose(device: Device = H100, work: Work = WORK) -> tuning.Choice:
-    return tuning.choose(work, device, registry.load())
+def choose(device: Device = H100, work: Work = WORK) -> Choice:
+    return tuning.climb(work, device, registry.load())
 
 
 def test_what_is_written_is_read_again_sorted_and_with_a_schema(folders):
@@ -83,7 +89,7 @@ def test_the_variable_goes_before_the_user_and_the_user_before_the_package(folde
         ({H100: [22, 25]}, "bucket", "measured on NVIDIA H100 80GB HBM3 at 1 octave from this size"),
         ({H100: [22]}, "bucket", "measured on NVIDIA H100 80GB HBM3 at 2 octaves from this size"),
         # Three octaves are too many, here and elsewhere.
-        ({H100: [21], H200: [27]}, "default", "nothing like adam/float32/float32/float32/nearest/aligned/24 was"),
+        ({H100: [21], H200: [27]}, "default", "nothing like adam/float32/float32/float32/nearest/aligned/long/24 was"),
         (
             {H200: [24], A100: [24]},
             "relative",
@@ -102,7 +108,7 @@ def test_each_rung_is_taken_where_those_above_are_missing(measured, rung, why):
     choice = choose()
     assert choice.rung == rung
     assert why in str(choice)
-    assert choice.config == (tuning.default() if rung == "default" else WALK)
+    assert choice.config == (default() if rung == "default" else WALK)
     assert f"block_size {choice.config.block_size}" in str(choice)
 
 
@@ -113,6 +119,7 @@ def test_each_rung_is_taken_where_those_above_are_missing(measured, rung, why):
         {"dtypes": ("bfloat16", "float32", "float32")},
         {"rounding": "stochastic"},
         {"aligned": False},
+        {"rows": "short"},
     ],
 )
 def test_what_was_measured_of_other_work_is_not_used(other):
@@ -146,7 +153,7 @@ BAD = {
     "no power": (GOOD.replace("512", "500"), "block_size accepts powers of two, not 500"),
     "other field": (GOOD.replace("num_warps", "num_ctas"), "other fields than this version's"),
     "bad key": (GOOD.replace("nearest", "up"), "an entry is named"),
-    "bad number": (GOOD.replace("1.0", '"fast"'), "median_us of adam/float32/float32/float32/nearest/aligned/24"),
+    "bad number": (GOOD.replace("1.0", '"fast"'), "median_us of adam/float32/float32/float32/nearest/aligned/long/24"),
     "bad device": (GOOD.replace('"arch"', '"color"'), "it describes no device"),
     "deep": ("[" * 100_000, ""),
 }
@@ -192,7 +199,7 @@ def test_no_damage_to_a_file_raises_anything(tmp_path, data):
     if found is not None:
         device, _, entries = found
         for work in (WORK, WORK._replace(n_elements=0)):
-            choice = tuning.choose(work, H100, {device.slug: (device, entries)})
+            choice = tuning.climb(work, H100, {device.slug: (device, entries)})
             assert isinstance(choice.config, Config)
             assert str(choice)
 
@@ -211,10 +218,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from kernels import registry
-from kernels.tuning import Config, Device
+from kernels.config import Config, Device
 rule, path = sys.argv[1], Path(sys.argv[2])
 for bucket in range(25):
-    key = f"{rule}/float32/float32/float32/nearest/aligned/{bucket}"
+    key = f"{rule}/float32/float32/float32/nearest/aligned/long/{bucket}"
     registry.write(path, Device("gpu", "sm_90"), {}, {key: {"config": Config(512, 4), "median_us": float(bucket)}})
 """
 
@@ -270,18 +277,18 @@ def test_buckets_are_octaves(n_elements):
 def test_a_step_says_its_rung_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.base.debug_once.cache_clear()
-    with caplog.at_level(logging.DEBUG, logger="optim.base"):
+    optim.parts.debug_once.cache_clear()
+    with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")
             for _ in range(2):
                 optimizer.step()
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "optim.base"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "optim"]
     assert message.startswith(f"adam on {p.device}: default: ")
 
 
 def test_cpu_backends_look_nothing_up(monkeypatch):
-    monkeypatch.setattr(registry, "choose", None)
+    monkeypatch.setattr(tuning, "choose", None)
     monkeypatch.setattr(registry, "load", None)
     for backend in ("cpu", "eager"):
         p = torch.zeros(8, requires_grad=True)
@@ -294,7 +301,17 @@ def test_cpu_backends_look_nothing_up(monkeypatch):
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_explain_names_rung_reason_and_configuration():
-    assert registry.explain(WORK, torch.device("cpu")) == (
-        "default: cpu is no GPU (block_size 1024, num_warps 8, blocks_per_chunk 1, num_stages 1)"
+def test_explain_names_rung_reason_configuration_and_what_was_measured(folders):
+    first, second, third = tuning.explain(WORK, torch.device("cpu")).splitlines()
+    assert first == f"{key(24)} on cpu"
+    assert second == "default: cpu is no GPU (block_size 1024, num_warps 8, blocks_per_chunk 1, num_stages 1)"
+    assert third == f"Measured so far: no GPU, in {', '.join(map(str, folders))}"
+    registry.record(H100, VERSIONS, {key(22): {**entry(), "default_over_this": [1.05, 1.04, 1.062]}})
+    lines = tuning.explain(WORK, H200).splitlines()
+    assert lines[0] == f"{key(24)} on NVIDIA H200"
+    assert lines[1].startswith("relative: nothing like it was measured on NVIDIA H200; NVIDIA H100 80GB HBM3 is the")
+    assert lines[2] == (
+        "812.5 us [810, 815]; 93% of copy bandwidth; the default takes 1.050 [1.040, 1.062] times as long; "
+        "2 others could not be told from it; Triton 3.7.1"
     )
+    assert lines[3].startswith("Measured so far: NVIDIA H100 80GB HBM3 (1 entry), in ")
