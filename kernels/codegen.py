@@ -27,6 +27,7 @@ from kernels.config import Config, default
 from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
+ALL_DESCRIBED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,14 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Conf
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= {"keys_ptr": "*i32"}
     names = [*pointers, *constants]
+    # As a launch describes its arguments, so that it finds in Triton's cache what is compiled here: Triton 3.6 names
+    # constants that are strings, 3.7 all.
+    described = [(names.index(name),) for name, value in constants.items() if ALL_DESCRIBED or isinstance(value, str)]
     source = ASTSource(
         fn=multi_tensor.multi_tensor_kernel,
         signature={**pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
+        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))} | dict.fromkeys(described, []),
     )
     compiled = triton.compile(source, target=gpu, options={"num_warps": config.num_warps})
     return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **facts(compiled.asm))
