@@ -16,10 +16,10 @@ from experiments.figures import STYLE
 from experiments.timing import markdown_table
 from kernels import codegen, rules
 from kernels.codegen import MachineCode
-from kernels.config import WALKS, Config, default
+from kernels.config import WALKS, Config, candidates, default
 from kernels.occupancy import LIMITS, SOURCES, Limits, occupancy
 
-MOST_PROCESSES = 8
+MOST_PROCESSES = 16
 KEPT, SPILLS, NARROW, SHARED, SAME = "kept", "spills", "no 128-bit access", "too much shared memory", "same code as"
 
 
@@ -126,6 +126,19 @@ once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks, an
 
 {markdown_table([{column: row[column] for column in columns} for row in rows])}
 """
+
+
+def sift(rule: str, dtype: str, target: str) -> tuple[dict[Config, str], dict[Config, str]]:
+    """The candidates that are worth measuring, each with its machine code's hash, and the others, each with a reason.
+
+    The default is always among the first.
+    """
+    warp_size = LIMITS[target].warp_size
+    configs, always = candidates(warp_size), default(warp_size)
+    rows = judge(compile_all(rule, target, dtype, configs), LIMITS[target])
+    judged = dict(zip(configs, rows, strict=True))
+    kept = {config: row["code"] for config, row in judged.items() if row["verdict"] == KEPT or config == always}
+    return kept, {config: row["verdict"] for config, row in judged.items() if config not in kept}
 
 
 MARKERS = dict(zip(WALKS, "os^DP", strict=True))

@@ -1,6 +1,14 @@
 """Which launch configuration suits a GPU?
 
-    python -m experiments.autotune --dry-run --target sm_90 --out results/autotune
+    python -m experiments.autotune tune --budget 240
+    python -m experiments.autotune show
+    python -m experiments.autotune diff nvidia-a100-sxm4-40gb nvidia-h100-80gb-hbm3
+    python -m experiments.autotune verify
+    python -m experiments.autotune export
+
+`tune` races the candidates on scratch memory, and records the fastest where optimizers look for it. Without a GPU
+
+    python -m experiments.autotune --dry-run --target sm_90
 
 compiles every candidate without running it, and says which are worth measuring (`atlas`).
 """
@@ -12,65 +20,216 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
-from experiments import atlas, store
+from experiments import atlas, scratch, search, search_report, store, tuner
 from experiments.grid import OptionError
-from kernels import rules
+from experiments.timing import markdown_table
+from kernels import registry, rules
 from kernels.codegen import VARIANTS, parse_target
-from kernels.config import candidates, device_facts
+from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
+
+BUCKETS = range(10, 32)
 
 
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.autotune", description="Launch configurations of a GPU.")
-    cli.add_argument("--dry-run", action="store_true", help="compile every candidate and measure none")
-    cli.add_argument("--target", metavar="ARCH", help=f"{', '.join(LIMITS)} (default: the GPU that is present)")
-    cli.add_argument("--rule", default="adam", metavar="NAME", help=f"{', '.join(rules.RULES)} (default %(default)s)")
-    cli.add_argument("--dtype", default="float32", metavar="NAME", help=f"{', '.join(VARIANTS)} (default %(default)s)")
-    cli.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for atlas_ARCH.csv, .md and .png")
+    commands = cli.add_subparsers(dest="what", metavar="{tune,show,diff,verify,export}")
+    tune = commands.add_parser("tune", help="race the candidates on this GPU, or only compile them (the default)")
+    tune.add_argument("--dry-run", action="store_true", help="compile every candidate and measure none")
+    tune.add_argument("--target", metavar="ARCH", help=f"of --dry-run: {', '.join(LIMITS)} (default: the GPU here)")
+    tune.add_argument("--rule", nargs="+", default=["adam"], metavar="NAME", help=f"{', '.join(rules.RULES)} or all")
+    tune.add_argument("--dtype", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} or all")
+    tune.add_argument("--rows", nargs="+", default=[*ROWS], metavar="KIND", help=f"{', '.join(ROWS)} (default all)")
+    tune.add_argument("--sizes", nargs="+", type=int, default=[16, 20, 24, 28], metavar="LOG2", help="of all elements")
+    tune.add_argument("--budget", type=float, default=240.0, metavar="SECONDS", help="default %(default)s")
+    tune.add_argument("--into", type=Path, metavar="DIR", help="folder of the tuned file (default: the user's cache)")
+    tune.add_argument("--again", action="store_true", help="race what is recorded already, too")
+    default = Path("results/autotune")
+    tune.add_argument("--out", type=Path, default=default, metavar="DIR", help="tables, figures (default %(default)s)")
+    show = commands.add_parser("show", help="what is recorded")
+    show.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
+    diff = commands.add_parser("diff", help="what two files have in common, and what not")
+    diff.add_argument("a", metavar="A", help="a file, or a GPU's name in files")
+    diff.add_argument("b", metavar="B")
+    verify = commands.add_parser("verify", help="time what is recorded for this GPU against the default")
+    verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
+    verify.add_argument("--budget", type=float, default=240.0, metavar="SECONDS", help="default %(default)s")
+    export = commands.add_parser("export", help="copy what the user's cache has into a folder that can be reviewed")
+    export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
+    export.add_argument("--to", type=Path, default=registry.PACKAGED, metavar="DIR", help="default %(default)s")
     return cli
 
 
-def present() -> str:
-    """The architecture of the GPU that is present. Raises: OptionError if there is none."""
+def gpu() -> torch.device:
+    """The current GPU. Raises: OptionError if there is none, or one that is not known well enough."""
     if not torch.cuda.is_available():
-        raise OptionError(f"--target accepts {', '.join(LIMITS)}, and without a GPU to look at one has to be named")
-    return device_facts(torch.device("cuda", torch.cuda.current_device())).arch
+        raise OptionError("there is no GPU here to measure on; tune --dry-run --target ARCH needs none")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if device_facts(device).arch not in LIMITS:
+        raise OptionError(f"this GPU is a {device_facts(device).arch}, and known are {', '.join(LIMITS)}")
+    return device
 
 
-def check(args: argparse.Namespace) -> None:
+def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
+    """The values, "all" replaced. Raises: OptionError if one is not accepted."""
+    if values == ["all"]:
+        return accepted
+    if unknown := [value for value in values if value not in accepted]:
+        raise OptionError(f"--{option} accepts {', '.join(accepted)}, not {unknown[0]!r}")
+    return values
+
+
+def check_tune(args: argparse.Namespace) -> None:
     """Raise OptionError, one sentence, if an option cannot be used."""
-    if not args.dry_run:
-        raise OptionError("--dry-run has to be given: the search that measures the candidates is not there yet")
-    args.target = args.target or present()
-    for option, names in (("target", LIMITS), ("rule", rules.RULES), ("dtype", VARIANTS)):
-        if getattr(args, option) not in names:
-            raise OptionError(f"--{option} accepts {', '.join(names)}, not {getattr(args, option)!r}")
+    args.rule = named("rule", args.rule, [*rules.RULES])
+    measured = ["float32"] if args.dry_run else ["float32", "bfloat16-states"]
+    args.dtype = named("dtype", args.dtype or measured, [*VARIANTS])
+    args.rows = named("rows", args.rows, [*ROWS])
+    if unknown := [size for size in args.sizes if size not in BUCKETS]:
+        raise OptionError(f"--sizes accepts whole numbers from {BUCKETS[0]} to {BUCKETS[-1]}, not {unknown[0]}")
+    if not args.budget > 0:
+        raise OptionError(f"--budget accepts seconds above 0, not {args.budget:g}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        raise OptionError("--dry-run accepts no TRITON_INTERPRET in the environment, which replaces the compiler")
+        raise OptionError("TRITON_INTERPRET in the environment replaces the compiler: unset it")
+    if args.dry_run:
+        if args.target is None and not torch.cuda.is_available():
+            raise OptionError(f"--target accepts {', '.join(LIMITS)}, and without a GPU to look at one has to be named")
+        args.target = args.target or device_facts(gpu()).arch
+        named("target", [args.target], [*LIMITS])
+    elif args.target is not None:
+        raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
+    else:
+        gpu()
     store.check_folder(args.out)
 
 
+def dry_run(args: argparse.Namespace) -> int:
+    """Write the atlas of each rule and dtype."""
+    provenance = store.provenance("cpu")
+    configs = candidates(parse_target(args.target).warp_size)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for rule in args.rule:
+        for dtype in args.dtype:
+            what = rule, args.target, dtype
+            rows = atlas.judge(atlas.compile_all(*what, configs), LIMITS[args.target])
+            text = atlas.markdown(rows, *what, provenance)
+            table = args.out / f"atlas_{args.target}_{rule}_{dtype}.csv"
+            store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
+            store.replace(table.with_suffix(".png"), atlas.figure(rows, *what).savefig)
+            store.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text))
+            print(text)
+    return 0
+
+
+def tune(args: argparse.Namespace) -> int:
+    check_tune(args)
+    if args.dry_run:
+        return dry_run(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = gpu()
+    found = tuner.tune(
+        scratch.machine(device),
+        search.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=True),
+        budget=args.budget,
+        into=[args.into] if args.into else registry.folders()[:-1],
+        table=args.out / tuner.TABLE,
+        again=args.again,
+    )
+    text = search_report.write(found, device_facts(device), store.provenance(str(device)), args.out)
+    print(text)
+    return 130 if any(note.startswith("Interrupted") for note in found.notes) else 0
+
+
+def files_of(name: str | None) -> list[tuple[Path, tuple[Device, dict, dict]]]:
+    """Registry files: one by its path, those of a GPU by its slug, or all. Raises: OptionError if there is none."""
+    if name and name.endswith(".json"):
+        paths = [Path(name)]
+    else:
+        folders = [folder for folder in registry.folders() if folder.is_dir()]
+        paths = [path for folder in folders for path in sorted(folder.glob(f"{name or '*'}.json"))]
+    found = [(path, content) for path in paths if (content := registry.read_now(path))]
+    if not found:
+        places = name if name and name.endswith(".json") else f"{name or 'any GPU'} in {places_text()}"
+        raise OptionError(f"there is no file of measured configurations that can be read: {places}")
+    return found
+
+
+def places_text() -> str:
+    return ", ".join(map(str, registry.folders()))
+
+
+def show(args: argparse.Namespace) -> int:
+    for path, (device, versions, entries) in files_of(args.device):
+        installed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+        print(f"# {device.name} ({device.arch})\n\n{path}: {len(entries)} entries; {installed}\n")
+        print(search_report.entries_table(entries) if entries else "", end="\n\n")
+    return 0
+
+
+def diff(args: argparse.Namespace) -> int:
+    (a_path, (_, _, a)), *_ = files_of(args.a)
+    (b_path, (_, _, b)), *_ = files_of(args.b)
+    rows = [
+        {
+            "case": key,
+            "A": atlas.name(a[key]["config"]) if key in a else "-",
+            "B": atlas.name(b[key]["config"]) if key in b else "-",
+            "A us": a.get(key, {}).get("median_us", "-"),
+            "B us": b.get(key, {}).get("median_us", "-"),
+        }
+        for key in sorted(a.keys() | b.keys())
+        if key not in a or key not in b or a[key]["config"] != b[key]["config"]
+    ]
+    print(f"A: {a_path}\nB: {b_path}\n")
+    print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Race each entry against the default; 1 if one is slower than it beyond doubt."""
+    device = gpu()
+    machine, rows = scratch.machine(device), []
+    if args.device:
+        (_, (_, _, entries)), *_ = files_of(args.device)
+    else:
+        _, entries = registry.load().get(machine.facts.slug, (None, {}))
+    if not entries:
+        raise OptionError(f"nothing was measured on {machine.facts.name} yet, in {places_text()}")
+    for key, entry in tqdm(sorted(entries.items()), unit="entry", dynamic_ncols=True):
+        rows.append(tuner.verify(machine, key, entry, args.budget / len(entries)))
+    print(markdown_table(rows))
+    return 1 if any(row["verdict"] == "slower" for row in rows) else 0
+
+
+def export(args: argparse.Namespace) -> int:
+    store.check_folder(args.to, "--to")
+    # The most important file last, so that its entries stay.
+    for path, (device, versions, entries) in reversed(files_of(args.device)):
+        if path.parent.resolve() == args.to.resolve():
+            continue
+        into = args.to / f"{device.slug}.json"
+        try:
+            registry.write(into, device, versions, entries)
+        except OSError as error:
+            raise OptionError(f"--to accepts a folder that can be written to: {error}") from None
+        print(f"{len(entries)} entries of {path} are in {into}")
+    return 0
+
+
+COMMANDS = {"tune": tune, "show": show, "diff": diff, "verify": verify, "export": export}
+
+
 def main(argv: list[str] | None = None) -> int:
-    cli = parser()
-    args = cli.parse_args(argv)
+    cli, argv = parser(), sys.argv[1:] if argv is None else argv
+    named_first = argv and (argv[0] in COMMANDS or argv[0] in ("-h", "--help"))
+    args = cli.parse_args(argv if named_first else ["tune", *argv])
     try:
-        check(args)
+        return COMMANDS[args.what](args)
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    provenance = store.provenance("cpu")
-    configs = candidates(parse_target(args.target).warp_size)
-    what = args.rule, args.target, args.dtype
-    rows = atlas.judge(atlas.compile_all(*what, configs), LIMITS[args.target])
-    text = atlas.markdown(rows, *what, provenance)
-    args.out.mkdir(parents=True, exist_ok=True)
-    table = args.out / f"atlas_{args.target}.csv"
-    store.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
-    store.replace(table.with_suffix(".png"), atlas.figure(rows, *what).savefig)
-    store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
-    print(text)
-    return 0
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) 
     replace(out / CURVES, lambda path: curves.to_parquet(path, index=False))
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """Raise OptionError unless the folder can be made or written to."""
     if out.exists() and not out.is_dir():
-        raise OptionError(f"--out accepts a folder, and {out} is a file")
+        raise OptionError(f"{option} accepts a folder, and {out} is a file")
     parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OptionError(f"--out accepts a folder that can be written to, and {parent} cannot")
+        raise OptionError(f"{option} accepts a folder that can be written to, and {parent} cannot")
 
 
 def check_out(out: Path, sweep: dict) -> None:

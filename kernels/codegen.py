@@ -84,7 +84,7 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Conf
         fn=multi_tensor.multi_tensor_kernel,
         signature={**pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))} | dict.fromkeys(described, []),
+        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))} | {index: [] for index in described},
     )
     compiled = triton.compile(source, target=gpu, options={"num_warps": config.num_warps})
     return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **facts(compiled.asm))

@@ -1,0 +1,149 @@
+"""The search from end to end: cases in turn, each as soon as it is known written to the registry and to search.csv."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import triton
+from tqdm.auto import tqdm
+
+from experiments import atlas, search, store
+from experiments.search import Case, Machine
+from kernels import registry
+from kernels.config import canonical
+
+TABLE = "search.csv"
+
+
+class Report(NamedTuple):
+    """What came of a search.
+
+    Attributes:
+        entries: for each registry key what is known now, measured by this search or before.
+        notes: sentences: what was left out or skipped, and why.
+        file: the registry file that holds the entries; None if no folder could be written to.
+        states: the device's state after each case that was measured.
+    """
+
+    entries: dict[str, dict]
+    notes: list[str]
+    file: Path | None
+    states: dict[str, dict]
+
+
+def known(machine: Machine, folders: list[Path]) -> dict[str, dict]:
+    """The device's entries in the folders that are written to, the first of which counts."""
+    found = {}
+    for folder in reversed(folders):
+        content = registry.read_now(folder / f"{machine.facts.slug}.json")
+        found |= content[2] if content and content[0].slug == machine.facts.slug else {}
+    return found
+
+
+def tune(
+    machine: Machine,
+    cases: Iterable[Case],
+    *,
+    budget: float,
+    into: list[Path],
+    table: Path | None = None,
+    again: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: bool = True,
+) -> Report:
+    """Race the candidates of every case within a budget, and record who won.
+
+    A case that is recorded, by machine code that is still the same, is not raced again. Ctrl-C ends the search; what
+    was measured until then is recorded.
+
+    Args:
+        budget: seconds for all of it, compilation included; each case gets its share of what is left.
+        into: folders for the registry's file, of which the first that lets itself be written to is taken.
+        table: CSV to which a row for every candidate is added, replacing those of the same case.
+        again: race what is recorded too.
+    """
+    cases, until = list(cases), clock() + budget
+    entries, notes, states, file = known(machine, into), [], {}, None
+    anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": store.version("torch")}
+    rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
+    bar = tqdm(cases, unit="case", disable=not progress, dynamic_ncols=True)
+    for i, case in enumerate(bar):
+        key, left = case.work.key, until - clock()
+        if left <= 0:
+            notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
+            break
+        bar.set_description(key)
+        try:
+            kept, dropped = machine.candidates(case.rule, case.dtype)
+            entry = entries.get(key)
+            if entry and not again and kept.get(entry["config"]) == entry.get("machine_code"):
+                continue
+            n_elements, sample = machine.sampler(case)
+            # First, for an interrupted race is still recorded.
+            copy = machine.copy_seconds(n_elements * case.bytes_per_element)
+            found = search.race(
+                list(kept),
+                sample,
+                anchor,
+                budget=(until - clock()) / (len(cases) - i),
+                clock=clock,
+                on_look=lambda seconds: bar.set_postfix_str(standing(seconds, anchor)),
+            )
+        except MemoryError as error:
+            notes.append(f"{key} was skipped: {error}")
+            continue
+        except KeyboardInterrupt:
+            notes.append(f"Interrupted before {key} was measured")
+            break
+        del sample
+        entry = search.entry_of(found, anchor, kept, copy, triton.__version__)
+        states[key] = machine.state()
+        for config, why in found.skipped.items():
+            notes.append(f"{key}: {atlas.name(config)} was skipped: {why}")
+        if entry:
+            entries[key] = entry
+            file = registry.record(machine.facts, versions, {key: entry}, into)
+        else:
+            notes.append(f"{key} was not recorded: {found.ended} after {len(found.seconds)} rounds")
+        if table:
+            rows = [row for row in rows if row["case"] != key] + search.rows_of(case, found, entry, dropped, anchor)
+            store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
+        if found.ended == "interrupted":
+            notes.append(f"Interrupted while {key} was measured")
+            break
+    return Report(entries, notes, file, states)
+
+
+def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
+    """A row: how long the default takes over what is recorded, raced again, and the verdict.
+
+    "slower" if the recorded configuration takes longer than `search.TIE` times as long as the default beyond doubt.
+    """
+    case, anchor = search.case_of(key), search.anchor_of(machine)
+    row = {"case": key, "recorded": atlas.name(entry["config"])}
+    if case is None:
+        return row | {"default / recorded": "-", "verdict": "not timed: gradients of another dtype than parameters"}
+    if entry["config"] == anchor:
+        return row | {"default / recorded": "-", "verdict": "the default itself"}
+    try:
+        _, sample = machine.sampler(case)
+    except MemoryError as error:
+        return row | {"default / recorded": "-", "verdict": f"not timed: {error}"}
+    found = search.race([anchor, entry["config"]], sample, anchor, budget=budget)
+    if found.skipped or len(found.seconds) < search.FEWEST:
+        why = "; ".join(found.skipped.values()) or found.ended
+        return row | {"default / recorded": "-", "verdict": f"not timed: {why}"}
+    both = found.seconds.dropna()
+    ratio = (both[anchor] / both[entry["config"]]).to_numpy()
+    low, high = search.interval(ratio, search.LEVEL)
+    verdict = "slower" if high < 1 / search.TIE else "faster" if low > search.TIE else "no slower"
+    return row | {"default / recorded": f"{np.median(ratio):.3f} [{low:.3f}, {high:.3f}]", "verdict": verdict}
+
+
+def standing(seconds: pd.DataFrame, anchor) -> str:
+    """Best so far, for the progress bar."""
+    best = canonical(search.ties(seconds, anchor))
+    return f"best {atlas.name(best)} {seconds[best].median() * 1e6:.4g} us, {seconds.shape[1]} left"

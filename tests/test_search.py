@@ -1,0 +1,416 @@
+"""The search: against a device whose cost is a formula and whose fastest configuration is therefore known."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import optim
+from experiments import autotune, scratch, search, search_report, tuner
+from experiments.search import FEWEST, Case, Machine, Skipped
+from kernels import registry, rules
+from kernels import table as tables
+from kernels.codegen import VARIANTS
+from kernels.config import Config, Device, candidates, default
+from tests.test_codegen import CLEAN
+
+H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
+ANCHOR = default()
+CASE = Case("adam", "float32", "long", 24)
+PROVENANCE = {
+    "command": "python -m experiments.autotune",
+    "device": {"name": H100.name},
+    "git": {"commit": None, "dirty": None},
+    "versions": {},
+    "started": "2026-01-01T00:00:00",
+}
+
+
+class FakeGPU:
+    """Time passes only by what is measured. Every doubling away from the best configuration costs 4 %."""
+
+    def __init__(self, best: Config, noise: float = 0.005, seed: int = 0, step: float = 0.04):
+        self.best, self.noise, self.step, self.now, self.raced = best, noise, step, 0.0, []
+        self.random, self.codes, self.calls = random.Random(seed), {}, 0
+        self.interrupt_at = None
+
+    def clock(self) -> float:
+        return self.now
+
+    def cost(self, case: Case, config: Config) -> float:
+        best = self.best
+        apart = abs(np.log2(config.block_size / best.block_size)) + abs(np.log2(config.num_warps / best.num_warps))
+        apart += (config.blocks_per_chunk, config.num_stages) != (best.blocks_per_chunk, best.num_stages)
+        apart += config.eviction != best.eviction
+        return 2**case.bucket * 28 / 2.8e12 * (1 + self.step * apart)
+
+    def measure(self, case: Case, config: Config) -> float:
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            raise KeyboardInterrupt
+        # It gets warmer, and slower, and now and then something gets in the way.
+        slower = 1 + 0.1 * np.tanh(self.calls / 500) + (0.3 if self.random.random() < 0.02 else 0)
+        seconds = self.cost(case, config) * slower * self.random.lognormvariate(0, self.noise)
+        self.now += seconds
+        return seconds
+
+    def machine(self) -> Machine:
+        def sampler(case):
+            self.raced.append(case)
+            return 2**case.bucket, lambda config: self.measure(case, config)
+
+        def compiled(rule, dtype):
+            kept = {config: self.codes.get(config, "code") for config in candidates() if config.block_size <= 4096}
+            return kept, {Config(8192, 16): "spills"}
+
+        state = {"sm_mhz": 1980, "memory_mhz": 2619, "temperature_c": 40, "power_w": 300.0, "throttle": []}
+        return Machine(H100, compiled, sampler, lambda n_bytes: n_bytes / 3e12, lambda: state)
+
+    def tune(self, cases, into, **options) -> tuner.Report:
+        return tuner.tune(self.machine(), cases, into=[into], clock=self.clock, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    "best",
+    [Config(512, 4), Config(1024, 4, 4), Config(4096, 16, eviction="evict_first"), Config(256, 2, 4, 3), ANCHOR],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fastest_wins_whatever_noise_drift_and_order_do(best, seed, tmp_path):
+    gpu = FakeGPU(best, seed=seed)
+    found = gpu.tune([CASE], tmp_path, budget=10.0)
+    entry = found.entries[CASE.work.key]
+    assert entry["config"] == best
+    # Drift moves the median of all times, and no ratio.
+    true = gpu.cost(CASE, ANCHOR) / gpu.cost(CASE, best)
+    ratio, low, high = entry["default_over_this"]
+    assert low <= ratio <= high
+    assert abs(ratio - true) < 0.01
+    assert entry["copy_share"] == pytest.approx(2.8 / 3, rel=0.12)
+    _, versions, entries = registry.read_now(found.file)
+    assert entries == found.entries
+    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
+
+
+def test_equals_are_tied_and_the_first_of_them_is_taken_every_time(tmp_path):
+    chosen = []
+    for seed in range(4):
+        found = FakeGPU(Config(2048, 8), seed=seed, step=0.0005).tune([CASE], tmp_path / str(seed), budget=10.0)
+        entry = found.entries[CASE.work.key]
+        chosen.append(entry["config"])
+        assert ANCHOR in (*entry["ties"], entry["config"])
+    # One element a thread, for this device does not tell.
+    assert set(chosen) == {Config(256, 8)}
+
+
+def test_a_race_is_over_when_nothing_is_left_to_tell():
+    gpu = FakeGPU(Config(512, 4), noise=0.001)
+    asked = candidates()
+    found = search.race(asked, lambda c: gpu.measure(CASE, c), ANCHOR, budget=1e9, clock=gpu.clock)
+    assert found.ended == "decided"
+    assert search.ties(found.seconds, ANCHOR) == [Config(512, 4)]
+    # The hopeless left first, and they only; the default stayed.
+    counts = found.seconds.count()
+    assert set(counts) == {search.FIRST_LOOK, FEWEST} == {search.FIRST_LOOK, len(found.seconds)}
+    early = {config for config in asked if counts[config] == search.FIRST_LOOK}
+    costs = {config: gpu.cost(CASE, config) / gpu.cost(CASE, Config(512, 4)) for config in asked}
+    assert max(costs[config] for config in asked if config not in early) < search.HOPELESS + 0.02
+    assert min(costs[config] for config in early) > search.HOPELESS - 0.02
+
+
+def test_a_spent_budget_still_gives_every_case_its_first_rounds_and_names_what_is_left_out(tmp_path):
+    gpu = FakeGPU(Config(512, 4), noise=0.2)
+    cases = [CASE, CASE._replace(bucket=20), CASE._replace(bucket=28)]
+    found = gpu.tune(cases, tmp_path, budget=1e-3)
+    assert found.entries[CASE.work.key]["samples"] == FEWEST
+    assert gpu.raced == cases[:1]
+    (note,) = found.notes
+    assert note == f"The budget was spent before {cases[1].work.key}, {cases[2].work.key}"
+
+
+@pytest.mark.parametrize(("at", "recorded"), [(10, False), (2000, True)])
+def test_ctrl_c_keeps_what_was_measured(tmp_path, at, recorded):
+    gpu = FakeGPU(Config(512, 4), noise=0.05)
+    gpu.interrupt_at = at
+    table = tmp_path / "search.csv"
+    found = gpu.tune([CASE, CASE._replace(bucket=20)], tmp_path, budget=1e9, table=table)
+    assert (CASE.work.key in found.entries) == recorded
+    assert (tmp_path / f"{H100.slug}.json").exists() == recorded
+    assert gpu.raced == [CASE]
+    assert found.notes[-1] == f"Interrupted while {CASE.work.key} was measured"
+    rows = pd.read_csv(table)
+    assert (rows["fate"] == "chosen").sum() == recorded
+    assert rows["ended"].unique().tolist() == ["interrupted"]
+
+
+def test_what_is_recorded_is_raced_again_only_if_asked_or_if_its_machine_code_has_changed(tmp_path):
+    gpu = FakeGPU(Config(512, 4))
+    cases = [CASE, CASE._replace(bucket=20)]
+    gpu.tune(cases[:1], tmp_path, budget=10.0, table=tmp_path / "search.csv")
+    assert gpu.raced == cases[:1]
+    second = gpu.tune(cases, tmp_path, budget=10.0, table=tmp_path / "search.csv")
+    assert gpu.raced == cases
+    assert len(second.entries) == 2
+    assert pd.read_csv(tmp_path / "search.csv")["case"].nunique() == 2
+    gpu.tune(cases, tmp_path, budget=10.0, again=True)
+    assert gpu.raced == [*cases, *cases]
+    gpu.codes[Config(512, 4)] = "other code"
+    changed = gpu.tune(cases, tmp_path, budget=10.0)
+    assert gpu.raced == [*cases, *cases, *cases]
+    assert changed.entries[CASE.work.key]["machine_code"] == "other code"
+
+
+def test_what_does_not_fit_is_skipped_and_said(tmp_path):
+    gpu = FakeGPU(Config(512, 4))
+    machine = gpu.machine()
+
+    def sampler(case):
+        if case.bucket == 28:
+            raise MemoryError("7.5 GB do not fit")
+        n_elements, sample = machine.sampler(case)
+
+        def sometimes(config):
+            if config == Config(512, 4):
+                raise Skipped("out of memory")
+            return sample(config)
+
+        return n_elements, sometimes
+
+    cases = [CASE._replace(bucket=28), CASE]
+    found = tuner.tune(
+        machine._replace(sampler=sampler), cases, budget=10.0, into=[tmp_path], clock=gpu.clock, progress=False
+    )
+    assert found.notes == [
+        f"{cases[0].work.key} was skipped: 7.5 GB do not fit",
+        f"{CASE.work.key}: 512x4 was skipped: out of memory",
+    ]
+    assert list(found.entries) == [CASE.work.key]
+    assert found.entries[CASE.work.key]["config"] != Config(512, 4)
+
+
+def test_without_the_default_nothing_is_measured(tmp_path):
+    def sample(config):
+        raise Skipped("its updates are wrong")
+
+    found = search.race([ANCHOR, Config(512, 4)], sample, ANCHOR, budget=1.0)
+    assert found.ended == "nothing ran"
+    assert search.entry_of(found, ANCHOR, {}, 1.0, "3.7.1") is None
+    assert {row["fate"] for row in search.rows_of(CASE, found, None, {}, ANCHOR)} == {"its updates are wrong"}
+
+
+def test_intervals_cover_the_median_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    for n, level in ((12, 0.95), (41, 0.95), (20, 0.999)):
+        hits = [low <= 1 <= high for low, high in (search.interval(rng.lognormal(0, 1, n), level) for _ in range(400))]
+        assert np.mean(hits) >= level - 0.02
+    assert search.interval(np.ones(3), 0.95) == (0.0, np.inf)
+    assert search.interval(np.array([]), 0.95) == (0.0, np.inf)
+
+
+def test_verify_fails_what_is_slower_than_the_default_and_only_that():
+    gpu = FakeGPU(ANCHOR)
+    key = CASE.work.key
+    verdicts = {
+        config: tuner.verify(gpu.machine(), key, {"config": config}, 1.0)["verdict"]
+        for config in (Config(512, 4), ANCHOR)
+    }
+    assert verdicts == {Config(512, 4): "slower", ANCHOR: "the default itself"}
+    better = FakeGPU(Config(512, 4))
+    assert tuner.verify(better.machine(), key, {"config": Config(512, 4)}, 1.0)["verdict"] == "faster"
+    same = FakeGPU(Config(512, 4), step=0.001)
+    assert tuner.verify(same.machine(), key, {"config": Config(512, 4)}, 1.0)["verdict"] == "no slower"
+    other = key.replace("float32/float32/float32", "float32/bfloat16/float32")
+    assert tuner.verify(gpu.machine(), other, {"config": ANCHOR}, 1.0)["verdict"].startswith("not timed: gradients of")
+
+
+def test_page_and_figure_say_what_was_found(tmp_path):
+    gpu = FakeGPU(Config(512, 4))
+    cases = [CASE, *(Case("adam", "bfloat16-states", "medium", bucket) for bucket in (20, 16))]
+    found = gpu.tune(cases, tmp_path, budget=10.0, table=tmp_path / "search.csv")
+    text = search_report.write(found, H100, PROVENANCE, tmp_path)
+    assert (tmp_path / "search.md").read_text() == text
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+    for case in cases:
+        assert f"| {case.work.key} | 512x4 |" in text
+    assert text.index("medium/16 ") < text.index("medium/20 ")
+    assert "SM 1980 MHz" in text
+    table = pd.read_csv(tmp_path / "search.csv")
+    drawn = search_report.figure(table, found.entries, H100.name, 32)
+    (*maps, _), (gains,) = (part.axes for part in drawn.subfigs)
+    assert [ax.get_title("left") for ax in maps][:2] == ["1 block", "1 block, evict_first"]
+    assert [label.get_text() for label in gains.get_yticklabels()] == sorted(found.entries)
+    # The frame of the chosen one lies around its cell: a block of 512 at 4 elements a thread.
+    (frame,) = [patch for patch in maps[0].patches if patch.get_linestyle() == "-"]
+    column, row = round(frame.get_x() + 0.45), round(frame.get_y() + 0.45)
+    assert maps[0].get_xticklabels()[column].get_text() == "512"
+    assert maps[0].get_yticklabels()[row].get_text() == "4"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(Case("adam", "float32", "long", bucket) for bucket in (18, 20)),
+        *(Case("nadam", "bfloat16-states", "medium", bucket) for bucket in (16, 18, 20)),
+        *(Case("sgd", "bfloat16-stochastic", "short", bucket) for bucket in (12, 16, 20)),
+        Case("lion", "float16", "long", 18, aligned=False),
+        Case("adam", "bfloat16", "short", 13, aligned=False),
+    ],
+    ids=lambda case: case.work.key,
+)
+def test_the_tensors_of_a_case_are_what_its_key_says(case):
+    entries, grads = scratch.allocate(case, torch.device("cpu"))
+    _, _, stochastic = VARIANTS[case.dtype]
+    work = tables.work_of(rules.RULES[case.rule], entries, grads[0].dtype, 0 if stochastic else None)
+    assert work.key == case.work.key
+    assert search.case_of(work.key) == case
+    element = sum(t.element_size() for t in (entries[0].p, entries[0].p, grads[0]))
+    assert case.bytes_per_element == element + sum(2 * state.element_size() for state in entries[0].states)
+
+
+def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
+    cases = [*search.cases([*rules.RULES], [*VARIANTS], ["short", "medium", "long"], [16, 20, 24, 28], True)]
+    assert len(set(cases)) == len(cases)
+    assert cases[0].bucket == 24
+    assert len({case.work.key for case in cases}) > 0.9 * len(cases)
+    for case in cases:
+        sizes = scratch.shapes(case.rows, case.bucket)
+        total = sum(lanes * size for lanes, size in sizes)
+        assert total.bit_length() - 1 == case.bucket
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_check_passes_what_the_kernel_does(rule, aligned):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    case = Case(rule, "bfloat16-states", "short", 12, aligned)
+    scratch.check(case, device, Config(4096, 16))
+    scratch.check(case._replace(dtype="float32"), device, Config(4096, 16))
+
+
+def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
+    launcher = scratch.multi_tensor.launcher
+
+    def careless(table):
+        last = table.entries[-1].p.view(-1)[-1:]
+
+        def launch(*args):
+            before = last.clone()
+            launcher(table)(*args)
+            last.copy_(before)
+
+        return launch
+
+    monkeypatch.setattr(scratch.multi_tensor, "launcher", careless)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(Skipped, match="its updates are wrong"):
+            scratch.check(Case("adam", dtype, "short", 12), device, Config(4096, 16))
+
+
+FAKE_DRIVER = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import compiler
+from triton.runtime import driver
+from kernels import codegen, multi_tensor, rules
+from kernels.config import Config
+
+class Driver:
+    get_current_device = get_current_stream = lambda self, *_: 0
+    get_current_target = lambda self: GPUTarget("cuda", 90, 32)
+    is_active = lambda self: True
+
+driver.set_active(Driver())
+keys, key_of = [], compiler.get_cache_key
+compiler.get_cache_key = lambda *args, **more: keys.append(key_of(*args, **more)) or keys[-1]
+config = Config(512, 4, 4, 3, "evict_first")
+codegen.compile_update(rules.adam, "sm_90", "bfloat16-stochastic", config)
+dtypes = torch.bfloat16, torch.bfloat16, torch.float32
+constants = multi_tensor.update_constants(rules.adam, *dtypes, True, config)
+arguments = [torch.empty(4, dtype=getattr(torch, name)) for name in ("int64", "int32", "int32", "float32", "int32")]
+multi_tensor.multi_tensor_kernel.warmup(*arguments, grid=(1,), num_warps=config.num_warps, **constants)
+print(len(keys), keys[0] == keys[1])
+"""
+
+
+def test_a_launch_finds_what_the_atlas_has_compiled():
+    done = subprocess.run([sys.executable, "-c", FAKE_DRIVER], capture_output=True, text=True, env=CLEAN)
+    assert done.stdout.split() == ["2", "True"], done.stderr
+
+
+@pytest.mark.gpu
+def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeypatch):
+    device = torch.device("cuda", torch.cuda.current_device())
+    machine = scratch.machine(device)
+    few = {ANCHOR: "a", Config(512, 4): "b", Config(512, 4, 4, 3): "c"}
+    machine = machine._replace(candidates=lambda rule, dtype: (few, {}))
+    cases = [Case("adam", "float32", rows, 20) for rows in ("long", "medium", "short")]
+    cases.append(Case("adam", "bfloat16-states", "long", 20, aligned=False))
+    monkeypatch.setenv(registry.VARIABLE, str(tmp_path))
+    found = tuner.tune(machine, cases, budget=20.0, into=[tmp_path], table=tmp_path / "search.csv", progress=False)
+    assert set(found.entries) == {case.work.key for case in cases}, found.notes
+    for entry in found.entries.values():
+        assert entry["config"] in few
+        assert 0 < entry["median_us"] < 1e5
+        assert 0.05 < entry["copy_share"] < 2
+    p = torch.zeros(2**20, device=device, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optimizer = optim.Adam([p])
+    optimizer.step()
+    (part,) = optimizer._parts
+    assert part.table.choice.rung == "exact"
+    assert part.table.choice.config == found.entries[cases[0].work.key]["config"]
+    assert search_report.write(found, machine.facts, PROVENANCE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune"], "there is no GPU here to measure on; tune --dry-run --target ARCH needs none"),
+        (["verify"], "there is no GPU here to measure on"),
+        (["tune", "--target", "sm_90"], "--target goes with --dry-run"),
+        (["--budget", "-3"], "--budget accepts seconds above 0, not -3"),
+        (["--budget", "nan"], "--budget accepts seconds above 0, not nan"),
+        (["--sizes", "50"], "--sizes accepts whole numbers from 10 to 31, not 50"),
+        (["--rows", "wide"], "--rows accepts short, medium, long, not 'wide'"),
+        (["--rule", "adamax"], "--rule accepts adam, "),
+        (["--dtype", "int8"], "--dtype accepts float32, "),
+        (["show", "no-such-gpu"], "there is no file of measured configurations that can be read: no-such-gpu in "),
+        (["diff", "a.json", "b.json"], "there is no file of measured configurations that can be read: a.json"),
+        (["export", "--to", "/dev/null/x"], "--to accepts a folder that can be written to"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
+def test_bad_options_end_with_one_sentence(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setenv(registry.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert autotune.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_show_diff_and_export_read_and_write_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(registry.VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(registry, "PACKAGED", tmp_path / "packaged")
+    for folder, best in (("mine", Config(512, 4)), ("theirs", Config(256, 2))):
+        FakeGPU(best).tune([CASE, CASE._replace(bucket=20)], tmp_path / folder, budget=10.0)
+    assert autotune.main(["show"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# {H100.name} (sm_90)" in shown
+    assert f"| {CASE.work.key} | 512x4 |" in shown
+    theirs = tmp_path / "theirs" / f"{H100.slug}.json"
+    assert autotune.main(["diff", H100.slug, str(theirs)]) == 0
+    assert f"| {CASE.work.key} | 512x4 | 256x2 |" in capsys.readouterr().out
+    assert autotune.main(["diff", str(theirs), str(theirs)]) == 0
+    assert "The same configurations in all 2 entries." in capsys.readouterr().out
+    assert autotune.main(["export", "--to", str(tmp_path / "packaged")]) == 0
+    exported = registry.read_now(tmp_path / "packaged" / f"{H100.slug}.json")
+    assert exported[2][CASE.work.key]["config"] == Config(512, 4)
