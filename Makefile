@@ -1,10 +1,12 @@
+# `PYTHON=python3 make gpu` uses that Python as it is, without a virtual environment or network.
+GIVEN_PYTHON := $(PYTHON)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests stay together: they share what they have compiled.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test test-all lint gallery clean
+.PHONY: demo gpu test test-all lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -14,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
+
+gpu: $(if $(GIVEN_PYTHON),,$(VENV)/.installed)
+	$(or $(GIVEN_PYTHON),$(BIN)/python) -m experiments.gpu
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
