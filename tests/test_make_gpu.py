@@ -1,4 +1,4 @@
-"""`make gpu` where there is no GPU: what it says then, and with stages of our own how it runs them and what it keeps."""
+"""`make gpu` without a GPU: what it says then; and with stages of our own, how it runs them and what it keeps."""
 
 import os
 import subprocess

@@ -305,6 +305,7 @@ def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
         return launch
 
     monkeypatch.setattr(scratch.multi_tensor, "launcher", careless)
+    scratch.check.cache_clear()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(Skipped, match="its updates are wrong"):
