@@ -1,122 +1,323 @@
-"""Is our step slower than torch's, anywhere?
+"""How long does a step take, of every implementation, and how near is it to what memory allows?
 
-Each class of torch.optim that we replace, as torch runs it fastest by its own flags: with `fused=True` where it has
-that on the CPU, by default otherwise. Both sides start from equal tensors and keep states of equal dtypes.
+Every side of a comparison is timed in turn, round after round, over the same parameters and gradients, each with
+states of its own; `sides` says how.
 """
 
+import functools
+import gc
+import itertools
 import math
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-import optim
-from experiments import shapes, timing
+from experiments import cuda, implementations, shapes, timing
+from experiments.implementations import IMPLEMENTATIONS, Case
+from experiments.sides import DEFINITIONS, LEAST_ROUNDS, Side, ready_on_gpu, time_in_turn
+from kernels.rule import NUMPY, Rule, rebind
 
-SIZES: dict[str, list[shapes.Shape]] = {
-    **{f"2^{power}": [(2**power,)] for power in (16, 20, 22, 24)},
-    "ResNet-50": shapes.resnet50(),
+CASES = (
+    Case("Adam", {}),
+    Case("Adam", {}, torch.bfloat16),
+    Case("AdamW", {}),
+    Case("AdamW", {}, torch.bfloat16),
+    Case("NAdam", {}),
+    Case("RAdam", {}),
+    Case("SGD", {}),
+    Case("SGD", {"momentum": 0.9}),
+    Case("Adagrad", {}),
+    Case("RMSprop", {}),
+    Case("Adadelta", {}),
+    # With the default, torch's other ways than fused divide by 0: 1e-8 is 0 in float16.
+    Case("Adam", {"eps": 1e-4}, torch.float16),
+    # The Triton kernel has no float64.
+    Case("Adam", {}, torch.float64),
+)
+MODEL_CASES = CASES[:4]
+
+SIZES: dict[str, list[shapes.Shape]] = {f"2^{power}": [(2**power,)] for power in range(10, 31)} | {
+    "ResNet-50": shapes.resnet50()
 }
+MODELS = {name: make() for name, make in shapes.LISTS.items()}
 
-STEPS_OF = 2**21
-"""Elements that a timed side updates at least: small tensors take several steps."""
+CPU_SIZES = ["2^16", "2^20", "2^22", "2^24", "ResNet-50"]
+CUDA_SIZES = [f"2^{power}" for power in (27, 20, 24, 28, 29, 30, 16, 22, 12, 26, 18, 10, 14, 25)]
+"""The most telling first: what a budget of time leaves out are the last ones."""
+
+FLOAT32 = "ours, all float32"
+"""The side that 16-bit parameters are compared with: the same elements in float32, states too."""
 
 PLACEMENTS = 8
-"""How often, in the course of the rounds, all tensors are allocated anew."""
+"""How often, in the course of the rounds, all tensors are allocated anew on a CPU."""
+MOST_COPY = 2**32
+GPU_RESERVE = 2**30
 
 
-class Case(NamedTuple):
-    """One optimizer to compare: its class in torch.optim and here, and its arguments there and here."""
+class TooLarge(Exception):
+    """What is to be timed does not fit into memory."""
 
-    name: str
-    arguments: dict
-    torch_only: dict
-    dtype: torch.dtype = torch.float32
+
+class Group(NamedTuple):
+    """What is timed together: a case over tensors of some shapes."""
+
+    case: Case
+    size: str
+    shapes: list[shapes.Shape]
 
     @property
-    def label(self) -> str:
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+    def n_elements(self) -> list[int]:
+        return [math.prod(shape) for shape in self.shapes]
+
+    def __str__(self) -> str:
+        return f"{self.case.label} {dtype_name(self.case.dtype)} {self.size}"
 
 
-FUSED = {"fused": True}
-CASES = (
-    Case("Adam", {}, FUSED),
-    Case("AdamW", {}, FUSED),
-    Case("AdamW", {}, FUSED, torch.bfloat16),
-    Case("NAdam", {}, {}),
-    Case("RAdam", {}, {}),
-    Case("SGD", {}, FUSED),
-    Case("SGD", {"momentum": 0.9}, FUSED),
-    Case("Adagrad", {}, FUSED),
-    Case("RMSprop", {}, {}),
-    Case("Adadelta", {}, {}),
-)
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def make(case: Case, size: list[shapes.Shape]) -> dict[str, torch.optim.Optimizer]:
-    """Both sides' optimizers, over parameters of their own that start equal, with gradients."""
-    # torch keeps states in the dtype of the parameter.
-    own = {"state_dtype": torch.bfloat16} if case.dtype == torch.bfloat16 else {}
-    sides = {
-        "torch": (getattr(torch.optim, case.name), case.torch_only),
-        "ours": (getattr(optim, case.name), own),
-    }
-    optimizers = {}
-    for side, (cls, only) in sides.items():
-        generator = torch.Generator().manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(case.dtype)) for shape in size]
-        for p in params:
-            p.grad = torch.randn(p.shape, generator=generator).to(case.dtype)
-        optimizers[side] = cls(params, **case.arguments, **only)
-        optimizers[side].step()
-    return optimizers
+def groups(device: torch.device, sizes: dict[str, list], cases: tuple[Case, ...]) -> list[Group]:
+    """What is to be timed, the most telling first."""
+    known = [case for case in cases if device.type == "cpu" or case.dtype != torch.float64]
+    return [Group(case, size, shapes) for case in known for size, shapes in sizes.items()]
 
 
-def step_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that a step has to move: parameters and states are read and written, gradients are read."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [v for p in params for v in optimizer.state[p].values() if torch.is_tensor(v) and v.shape == p.shape]
-    return sum(2 * p.nbytes + p.grad.nbytes for p in params) + sum(2 * state.nbytes for state in states)
+@functools.cache
+def flops_of(rule: Rule) -> int:
+    """Operations of a rule's update of one element; every function counts as one."""
+    count = itertools.count()
+
+    def operation(*_) -> "Operand":
+        next(count)
+        return Operand()
+
+    names = ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "rtruediv", "neg", "gt", "lt", "ge", "le", "eq")
+    Operand = type("Operand", (), {f"__{name}__": operation for name in names})
+    update = rebind(rule.update, SimpleNamespace(**dict.fromkeys(vars(NUMPY), operation)))
+    states, coefficients = ((Operand(),) * n for n in (len(rule.states), rule.n_coefficients))
+    update(Operand(), Operand(), states, coefficients)
+    return next(count)
 
 
-def time_placement(case: Case, size: str, rounds: int) -> tuple[pd.DataFrame, int]:
-    """Seconds of a step of both sides, and of a copy, on tensors allocated for these rounds; bytes of a step."""
-    optimizers = make(case, SIZES[size])
-    moved = step_bytes(optimizers["ours"])
-    # As large a working set, so that it lies in the same caches.
-    source = torch.ones(moved // 4 // torch.float32.itemsize)
-    target = torch.empty_like(source)
-    steps = max(1, STEPS_OF // sum(math.prod(shape) for shape in SIZES[size]))
-
-    def repeated(step: Callable[[], object]) -> Callable[[], object]:
-        return lambda: [step() for _ in range(steps)]
-
-    sides = {name: repeated(optimizer.step) for name, optimizer in optimizers.items()}
-    sides["copy"] = repeated(lambda: target.copy_(source))
-    bar = {"leave": False, "desc": f"{case.label}, {size}"}
-    return timing.time_in_turn(sides, rounds, lambda: None, **bar) / steps, moved
+def footprint(name: str, case: Case, n_elements: list[int]) -> float:
+    """Bytes of parameters, gradients and states."""
+    n_states, state_bytes = case.n_states, IMPLEMENTATIONS[name].state_bytes
+    return sum(n * (2 * case.dtype.itemsize + n_states * state_bytes(case.dtype, n)) for n in n_elements)
 
 
-def compare(case: Case, size: str, rounds: int) -> dict:
-    """A row of the table."""
-    # Where tensors lie, relative to each other and to pages, is luck, and decides on some tens of percent.
-    placements = [time_placement(case, size, len(part)) for part in np.array_split(range(rounds), PLACEMENTS)]
-    seconds, moved = pd.concat([seconds for seconds, _ in placements], ignore_index=True), placements[0][1]
-    row = {
-        "class": case.label,
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "size": size,
-        "elements": sum(math.prod(shape) for shape in SIZES[size]),
-        "torch path": "fused" if case.torch_only else "default",
-        "torch ms": seconds["torch"].median() * 1e3,
-        "ours ms": seconds["ours"].median() * 1e3,
-        **timing.with_interval("torch / ours", seconds["torch"] / seconds["ours"]),
-    }
-    row["verdict"] = timing.verdict(row["torch / ours, low"], row["torch / ours, high"])
-    row["MB"] = moved / 1e6
-    row["torch GB/s"] = moved / seconds["torch"].median() / 1e9
-    row["ours GB/s"] = moved / seconds["ours"].median() / 1e9
-    row["copy GB/s"] = moved / 2 / seconds["copy"].median() / 1e9
-    return row
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be allocated, after everything unused has been given back."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0] - GPU_RESERVE
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return sys.maxsize
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), sys.maxsize)
+
+
+class Wanted(NamedTuple):
+    """A side that is to be made: what it is called, whose implementation it is, and of what case."""
+
+    label: str
+    implementation: str
+    case: Case
+
+
+def needed_bytes(wanted: list[Wanted], n_elements: list[int], sets: int) -> float:
+    """Memory of all sides together, with the copy, which share parameters and gradients of one dtype."""
+    n, needed = sum(n_elements), min(MOST_COPY, largest(wanted, n_elements)) * sets
+    needed += sum(2 * sets * n * itemsize for itemsize in {side.case.dtype.itemsize for side in wanted})
+    for _, name, case in wanted:
+        tensors = 2 * n * case.dtype.itemsize
+        needed += sets * (footprint(name, case, n_elements) - tensors)
+        needed += IMPLEMENTATIONS[name].scratch * n * case.dtype.itemsize
+    return needed
+
+
+def largest(wanted: list[Wanted], n_elements: list[int]) -> float:
+    return max(implementations.step_bytes(name, case, n_elements) for _, name, case in wanted)
+
+
+def plan(group: Group, names: list[str], device: torch.device, compile: bool) -> tuple[list[Wanted], int, dict]:
+    """Which sides are to be made, over how many sets of tensors; and why others are not, by implementation.
+
+    Raises: TooLarge if not even two sides fit into memory.
+    """
+    case, n_elements = group.case, group.n_elements
+    wanted, left_out = [], {}
+    for name in names:
+        if reason := implementations.missing(name, case, device, compile):
+            left_out[name] = reason
+        else:
+            wanted.append(Wanted(name, name, case))
+        if name == "ours" and case.dtype.itemsize == 2:
+            wanted.append(Wanted(FLOAT32, name, case._replace(dtype=torch.float32)))
+    sets = max((cuda.n_sets(int(footprint(name, case, n_elements)), device) for _, name, case in wanted), default=1)
+    for side in [side for side in wanted if sets > 1 and IMPLEMENTATIONS[side.implementation].compiles]:
+        # Each set would be compiled for.
+        left_out[side.label] = f"only over sizes of which one set exceeds {cuda.L2_MULTIPLE} times the L2"
+        wanted.remove(side)
+    free = free_bytes(device)
+    while wanted and needed_bytes(wanted, n_elements, sets) > free:
+        needed = needed_bytes(wanted, n_elements, sets)
+        if len(wanted) <= 2:
+            raise TooLarge(f"needs {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")
+        left_out[wanted.pop().label] = f"memory: with it {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free"
+    return wanted, sets, left_out
+
+
+def make_tensors(group: Group, dtype: torch.dtype, device: torch.device, seed: int) -> implementations.Params:
+    """Parameters with gradients, random: zeros would draw less power, and could run at another clock."""
+    generator = torch.Generator(device).manual_seed(seed)
+    like = {"generator": generator, "dtype": dtype, "device": device}
+    params = [torch.nn.Parameter(torch.randn(shape, **like)) for shape in group.shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, **like)
+    return params
+
+
+def make_sides(
+    group: Group, wanted: list[Wanted], sets: int, device: torch.device, left_out: dict[str, str]
+) -> list[Side]:
+    """The sides that can be made, ready to be timed, and the copy; the others go to left_out, with the reason."""
+    n_bytes = int(min(MOST_COPY, largest(wanted, group.n_elements)))
+    n_bytes -= n_bytes % 8  # float32, read and written
+    sides = [Side("copy", cuda.copies(device, n_bytes), n_bytes)]
+    dtypes = dict.fromkeys(side.case.dtype for side in wanted)
+    tensors = {dtype: [make_tensors(group, dtype, device, seed) for seed in range(sets)] for dtype in dtypes}
+    for label, name, case in wanted:
+        try:
+            optimizers = [implementations.make(name, case, params) for params in tensors[case.dtype]]
+            steps: list[Callable[[], object]] = [optimizer.step for optimizer in optimizers]
+            side = Side(label, steps, implementations.step_bytes(name, case, group.n_elements))
+            if device.type == "cuda":
+                ready_on_gpu(side, optimizers if IMPLEMENTATIONS[name].captures else [], device)
+        except torch.OutOfMemoryError:
+            left_out[label] = "out of memory"
+        except RuntimeError as error:
+            left_out[label] = str(error)
+        else:
+            sides.append(side)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if device.type == "cuda":
+        ready_on_gpu(sides[0], [], device)
+    return sides
+
+
+def compare(
+    group: Group,
+    device: torch.device,
+    rounds: int,
+    names: list[str],
+    compile: bool = False,
+    deadline: float = math.inf,
+) -> tuple[list[dict], dict[str, str]]:
+    """Time a group: a row for each implementation, and why others have none.
+
+    Raises: TooLarge if it does not fit into memory.
+    """
+    wanted, sets, left_out = plan(group, names, device, compile)
+    if not wanted:
+        return [], left_out
+    # Where tensors lie, relative to each other and to pages, is luck, and decides on some tens of percent of a CPU.
+    parts = [part for part in np.array_split(range(rounds), PLACEMENTS if device.type == "cpu" else 1) if len(part)]
+    frames, sides = [], []
+    for part in parts:
+        if sum(map(len, frames)) >= LEAST_ROUNDS and time.monotonic() > deadline:
+            break
+        del sides  # before the next ones are made
+        try:
+            sides = make_sides(group, wanted, sets, device, left_out)
+            bar = {"leave": False, "desc": str(group)}
+            frames.append(time_in_turn(sides, sum(group.n_elements), len(part), device, deadline, **bar))
+        except torch.OutOfMemoryError:
+            raise TooLarge("out of memory") from None
+    rows = make_rows(group, sides, pd.concat(frames, ignore_index=True), device)
+    if device.type == "cuda":
+        found = cuda.state(device)
+        found["throttle"] = ", ".join(found.get("throttle", []))
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        set_bytes = footprint("ours", group.case, group.n_elements)
+        rows = [row | {"sets": sets, "set bytes": set_bytes, "l2 bytes": l2_bytes} | found for row in rows]
+    return rows, left_out
+
+
+def baseline_of(names: list[str], device: torch.device) -> str | None:
+    """What verdicts are against: torch's fused step, or where that cannot be had what torch does by default."""
+    default = "torch for-loop" if device.type == "cpu" else "torch foreach"
+    return next((name for name in ("torch fused", default) if name in names), None)
+
+
+def make_rows(group: Group, sides: list[Side], seconds: pd.DataFrame, device: torch.device) -> list[dict]:
+    """A row for each implementation; see `DEFINITIONS`."""
+    copy, *sides = sides
+    # The device's own time says how fast it is; a CPU has but one.
+    what = "step" if device.type == "cpu" else "kernel"
+    copy_rate = copy.moved / seconds[copy.name, what]
+    datasheet = None if device.type == "cpu" else cuda.datasheet_bandwidth(torch.cuda.get_device_name(device))
+    baseline = baseline_of([side.name for side in sides], device)
+    rows = []
+    for side in sides:
+        row = {
+            "class": group.case.label,
+            "dtype": dtype_name(group.case.dtype),
+            "size": group.size,
+            "elements": sum(group.n_elements),
+            "implementation": side.name,
+            "rounds": len(seconds),
+            "baseline": baseline or "",
+        }
+        own = {name: seconds[side.name, name] for name in DEFINITIONS if (side.name, name) in seconds}
+        for name, values in own.items():
+            row |= summary(f"{name} us", 1e6 * values)
+        row |= {"bytes": side.moved, "flops": flops_of(group.case.rule) * sum(group.n_elements)}
+        row["GB/s"] = side.moved / 1e3 / row[f"{what} us"]
+        if "warm" in own:
+            row["warm GB/s"] = side.moved / 1e3 / row["warm us"]
+        row["copy GB/s"] = copy_rate.median() / 1e9
+        row |= interval("share of copy", side.moved / own[what] / copy_rate)
+        if datasheet:
+            row["datasheet GB/s"] = datasheet / 1e9
+            row["share of datasheet"] = row["GB/s"] / row["datasheet GB/s"]
+        others = [("baseline", baseline)]
+        others += [(FLOAT32, FLOAT32)] if (FLOAT32, "step") in seconds else []
+        for name, (label, other) in itertools.product(("step", "kernel"), others):
+            if name in own and other and other != side.name:
+                row |= ratio(f"{name}: {label} / this", seconds[other, name] / own[name])
+        row["note"] = side.note
+        rows.append(row)
+    return rows
+
+
+def summary(name: str, values: pd.Series) -> dict[str, float]:
+    """Median, interval, and the 20th and 80th percentile of a time."""
+    found = interval(name, values)
+    return found | {f"{name}, p{p}": float(values.quantile(p / 100)) for p in (20, 80)}
+
+
+def interval(name: str, values: pd.Series) -> dict[str, float]:
+    """`timing.with_interval` of the rounds that have a value; NaN if half of them have none."""
+    known = values.dropna()
+    if 2 * len(known) < len(values) or len(known) < 2:
+        return {name: math.nan, f"{name}, low": math.nan, f"{name}, high": math.nan}
+    return timing.with_interval(name, known)
+
+
+def ratio(name: str, values: pd.Series) -> dict[str, float | str]:
+    """How many times faster, with interval and verdict."""
+    found: dict[str, float | str] = {**interval(name, values)}
+    if not math.isnan(found[name]):
+        found[f"{name}, verdict"] = timing.verdict(found[f"{name}, low"], found[f"{name}, high"])
+    return found

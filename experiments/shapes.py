@@ -1,4 +1,4 @@
-"""The parameter shapes of three networks, in the order of their usual implementations."""
+"""The parameter shapes of some networks, in the order of their usual implementations."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -32,11 +32,15 @@ def transformer_blocks(width: int, blocks: int, *, inputs_first: bool) -> Iterat
             yield from ((n_in, n_out) if inputs_first else (n_out, n_in), (n_out,))
 
 
-def gpt2() -> list[Shape]:
+def gpt2(width: int = 768, blocks: int = 12) -> list[Shape]:
     """GPT-2 small (Radford et al. 2019), output tied to the embedding: 148 tensors, 124,439,808 parameters."""
-    width = 768
-    blocks = transformer_blocks(width, 12, inputs_first=True)
-    return [(50257, width), (1024, width), *blocks, (width,), (width,)]
+    inner = transformer_blocks(width, blocks, inputs_first=True)
+    return [(50257, width), (1024, width), *inner, (width,), (width,)]
+
+
+def gpt2_medium() -> list[Shape]:
+    """GPT-2 medium, likewise: 292 tensors, 354,823,168 parameters."""
+    return gpt2(width=1024, blocks=24)
 
 
 def vit_b16() -> list[Shape]:
@@ -46,4 +50,15 @@ def vit_b16() -> list[Shape]:
     return [*stem, *transformer_blocks(width, 12, inputs_first=False), (width,), (width,), (1000, width), (1000,)]
 
 
-LISTS: dict[str, Callable[[], list[Shape]]] = {"ResNet-50": resnet50, "GPT-2 small": gpt2, "ViT-B/16": vit_b16}
+def mnist_mlp() -> list[Shape]:
+    """Layers 784-128-128-10, the larger one that `throughput sweep` trains: 6 tensors, 118,282 parameters."""
+    return [shape for n_in, n_out in pairwise((784, 128, 128, 10)) for shape in ((n_out, n_in), (n_out,))]
+
+
+LISTS: dict[str, Callable[[], list[Shape]]] = {
+    "ResNet-50": resnet50,
+    "GPT-2 small": gpt2,
+    "ViT-B/16": vit_b16,
+    "GPT-2 medium": gpt2_medium,
+    "MNIST MLP": mnist_mlp,
+}

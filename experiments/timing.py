@@ -1,7 +1,9 @@
 """Timing on a machine that is not quiet: sides in turn, round after round, and what can be said of their ratio."""
 
+import math
 import time
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -54,25 +56,30 @@ def verdict(low: float, high: float) -> str:
     """What the 95 % interval of a speed-up (seconds of the other side by ours) says.
 
     "faster" if all of it is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and
-    "unclear" if it crosses one of these marks: more rounds, or a quieter machine, may tell.
+    "ambiguous" if it crosses one of these marks: more rounds, or a quieter machine, may tell.
     """
     if low > LIKE[1]:
         return "faster"
     if high < LIKE[0]:
         return "slower"
-    return "same" if LIKE[0] <= low and high <= LIKE[1] else "unclear"
+    return "same" if LIKE[0] <= low and high <= LIKE[1] else "ambiguous"
 
 
 def markdown_table(rows: list[dict]) -> str:
-    """A row a line; a median takes its interval into its cell."""
-    names = [name for name in rows[0] if not name.endswith((", low", ", high"))]
+    """A row a line; a median takes its interval into its cell. Columns that a row lacks, or that are NaN, are empty."""
+    names = [name for name in dict.fromkeys(chain(*rows)) if not name.endswith((", low", ", high"))]
     lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
-    for row in rows:
-        cells = []
-        for name in names:
-            value = f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
-            if f"{name}, low" in row:
-                value = f"{row[name]:.2f} [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]"
-            cells.append(value)
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["| " + " | ".join(cell(row, name) for name in names) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def cell(row: dict, name: str) -> str:
+    value = row.get(name, "")
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return ""
+    if f"{name}, low" not in row:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    digits = 2 if abs(value) < 100 else 0
+    return f"{value:.{digits}f} [{row[f'{name}, low']:.{digits}f}, {row[f'{name}, high']:.{digits}f}]"
