@@ -2,6 +2,7 @@
 
     python -m experiments.throughput sweep --out results/throughput
     python -m experiments.throughput step --out results/throughput
+    python -m experiments.throughput models --out results/throughput
     python -m experiments.throughput host --out results/throughput
 
 Every side of a comparison is timed in turn, round after round, in one process; a figure is the
@@ -9,17 +10,21 @@ median over the rounds with a bootstrap 95 % interval, and a ratio is formed wit
 """
 
 import argparse
+import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from experiments import bench_host, bench_step, bench_sweep, shapes, store
+from experiments import bench_host, bench_step, bench_sweep, cuda, shapes, speed, store
 from experiments.data import DataError
 from experiments.grid import OptionError
+from experiments.implementations import DEFAULT, IMPLEMENTATIONS
 from experiments.plan import resolve_device
 from experiments.timing import markdown_table
 
@@ -27,9 +32,9 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_TH
 """Environment variables that decide how threads start and wait."""
 
 
-def heading(title: str) -> str:
+def heading(title: str, device: torch.device | str = "cpu") -> str:
     """Title, command as one could type it again, machine."""
-    provenance = store.provenance("cpu")
+    provenance = store.provenance(str(device))
     settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
     return f"""# {title}
 
@@ -65,41 +70,109 @@ tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps
     )
 
 
-def step(args: argparse.Namespace) -> tuple[list[dict], str]:
-    """Our steps against torch's: rows and text."""
-    cases = [case for case in bench_step.CASES if case.name in args.only]
-    bars = tqdm([(case, size) for case in cases for size in args.sizes], unit="size", dynamic_ncols=True)
-    rows = [bench_step.compare(case, size, args.rounds) for case, size in bars]
-    return (
-        rows,
-        f"""{heading("Steps against torch's")}
-
-{markdown_table(rows)}
-
-Medians over {args.rounds} rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every
-round, and tensors allocated anew {bench_step.PLACEMENTS - 1} times in between. The verdict is "faster" if all of the
-interval is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and else "unclear".
-torch path: `fused=True`, or what torch does by default where it has none on the CPU.
-MB: parameters and states read and written, gradients read. GB/s: this by each side's time, and of a copy with as large
-a working set.
-""",
-    )
+def step(args: argparse.Namespace, device: torch.device) -> list[bench_step.Group]:
+    """Single tensors, and ResNet-50's."""
+    sizes = args.sizes or (bench_step.CPU_SIZES if device.type == "cpu" else bench_step.CUDA_SIZES)
+    cases = tuple(case for case in bench_step.CASES if case.name in args.only)
+    return bench_step.groups(device, {size: bench_step.SIZES[size] for size in sizes}, cases)
 
 
+def models(args: argparse.Namespace, device: torch.device) -> list[bench_step.Group]:
+    """The parameters of networks."""
+    cases = tuple(case for case in bench_step.MODEL_CASES if case.name in args.only)
+    return bench_step.groups(device, {name: bench_step.MODELS[name] for name in args.sizes or MODELS}, cases)
+
+
+def timed(args: argparse.Namespace, started: float) -> int:
+    """Time the groups of `step` or `models`, and write each as soon as it is known; returns the exit code."""
+    device = torch.device(resolve_device(args.device))
+    groups = {"step": step, "models": models}[args.what](args, device)
+    title, before = heading(TITLES[args.what], device), cuda.state(device)
+    unasked = [name for name in IMPLEMENTATIONS if name not in args.implementations]
+    rows, left_out, code = [], [(name, "", "only if it is named: --implementations") for name in unasked], 0
+    deadline = started + (args.budget or math.inf)
+    table = args.out / f"throughput_{args.what}.csv"
+    for i, group in enumerate(tqdm(groups, unit="size", dynamic_ncols=True)):
+        if time.monotonic() > deadline:
+            left_out += [("", str(rest), f"the budget of {args.budget:g} s was spent") for rest in groups[i:]]
+            break
+        try:
+            found, missing = bench_step.compare(
+                group, device, args.rounds, args.implementations, args.compiled, deadline
+            )
+        except bench_step.TooLarge as error:
+            left_out.append(("", str(group), str(error)))
+            continue
+        except KeyboardInterrupt:
+            left_out += [("", str(rest), "interrupted") for rest in groups[i:]]
+            code = 130
+            break
+        rows += found
+        left_out += [(name, str(group), reason) for name, reason in missing.items()]
+        if rows:
+            save(table, rows)
+    text = speed.not_timed(left_out)
+    if rows:
+        where = f"On {device}" if device.type == "cuda" else "On the CPU, its backends alone: no GPU was timed"
+        states = f" Before: {sentence(before)}. After: {sentence(cuda.state(device))}." if before else ""
+        text = speed.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
+        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
+        for name, figure in drawn(args.what, rows, device).items():
+            store.replace(table.with_name(f"{table.stem}{name}.png"), figure.savefig)
+    print(text)
+    return code
+
+
+def drawn(what: str, rows: list[dict], device: torch.device) -> dict[str, Figure]:
+    """Figures by what their names end in."""
+    name = store.describe_device(str(device))["name"]
+    if what == "models":
+        return {"": speed.models(rows, name)}
+    found = {"_bandwidth": speed.bandwidth(rows, name), "_roofline": speed.roofline(rows, name, matrix_rate(device))}
+    return {end: figure for end, figure in found.items() if figure}
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Operations a second of a float32 matrix product, the fastest of several."""
+    n = 4096 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device) for _ in range(2))
+
+    def seconds() -> float:
+        if device.type == "cuda":
+            return cuda.event_seconds(lambda: a @ b, device)
+        started = time.perf_counter()
+        a @ b
+        return time.perf_counter() - started
+
+    return 2 * n**3 / min(seconds() for _ in range(5))
+
+
+def sentence(state: dict) -> str:
+    return ", ".join(f"{name} {', '.join(v) or 'none' if isinstance(v, list) else v}" for name, v in state.items())
+
+
+def save(table: Path, rows: list[dict]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    store.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
+
+
+TITLES = {"step": "Steps of every implementation", "models": "Steps over the parameters of networks"}
 CLASSES = list(dict.fromkeys(case.name for case in bench_step.CASES))
-SIZES = list(bench_step.SIZES)
-COMMANDS = {"sweep": sweep, "host": host, "step": step}
+MODEL_CLASSES = list(dict.fromkeys(case.name for case in bench_step.MODEL_CASES))
+SIZES, MODELS = list(bench_step.SIZES), list(bench_step.MODELS)
+COMMANDS = {"sweep": sweep, "host": host}
 
 
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations and steps.")
-    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,host,step}")
+    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,host,step,models}")
     helps = {
         "sweep": "a population against one run after the other",
         "host": "host time of a step over the tensors of real networks, against torch.optim.AdamW",
-        "step": "a step of every class against torch's",
+        "step": "a step of every class and implementation over single tensors",
+        "models": "a step of Adam and AdamW over the parameters of real networks",
     }
-    for name, rounds in {"sweep": 120, "host": 60, "step": 60}.items():
+    for name, rounds in {"sweep": 120, "host": 60, "step": 60, "models": 60}.items():
         command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
         command.add_argument(
             "--rounds", type=int, default=rounds, metavar="N", help="rounds of timing (default %(default)s)"
@@ -107,19 +180,27 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--out", type=Path, required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}"
         )
-        if name == "sweep":
+        if name != "host":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+        if name != "sweep":
+            command.add_argument("--threads", type=int, metavar="N", help="threads of all sides (default: torch's own)")
+        if name == "sweep":
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
-            continue
-        command.add_argument("--threads", type=int, metavar="N", help="threads of both sides (default: torch's own)")
-        if name == "step":
+        if name in ("step", "models"):
+            classes, sizes = (CLASSES, SIZES) if name == "step" else (MODEL_CLASSES, MODELS)
+            default = "some" if name == "step" else "all"
             choices = {
-                "--only": (CLASSES, "classes to time"),
-                "--sizes": (SIZES, "one tensor of so many elements, or those of a network"),
+                "--only": (classes, classes, "classes to time", "all"),
+                "--sizes": (sizes, None, "one tensor of so many elements, or those of a network", default),
+                "--implementations": (IMPLEMENTATIONS, DEFAULT, "whose steps to time", "all but ours eager"),
             }
-            for option, (names, what) in choices.items():
-                text = f"{what}: {', '.join(names)} (default all)"
-                command.add_argument(option, nargs="+", default=names, metavar="NAME", help=text)
+            for option, (names, values, what, which) in choices.items():
+                text = f"{what}: {', '.join(names)} (default {which})"
+                command.add_argument(option, nargs="+", default=values, metavar="NAME", help=text)
+            command.add_argument("--compiled", action="store_true", help="time those too that take minutes to compile")
+            command.add_argument(
+                "--budget", type=float, metavar="SECONDS", help="stop about then, the most telling sizes come first"
+            )
     return cli
 
 
@@ -130,26 +211,38 @@ def check(args: argparse.Namespace) -> None:
     most = os.cpu_count() or 1
     if getattr(args, "threads", None) is not None and not 1 <= args.threads <= most:
         raise OptionError(f"--threads accepts whole numbers from 1 to {most}, not {args.threads}")
-    for option, names in (("only", CLASSES), ("sizes", SIZES)):
-        if unknown := [name for name in getattr(args, option, ()) if name not in names]:
+    known = {"only": CLASSES, "sizes": SIZES, "implementations": list(IMPLEMENTATIONS)}
+    known |= {"only": MODEL_CLASSES, "sizes": MODELS} if args.what == "models" else {}
+    for option, names in known.items():
+        if unknown := [name for name in getattr(args, option, None) or () if name not in names]:
             raise OptionError(f"--{option} accepts {', '.join(names)}, not {unknown[0]!r}")
+    budget = getattr(args, "budget", None)
+    if budget is not None and not 0 < budget < math.inf:
+        raise OptionError(f"--budget accepts seconds above 0, not {budget:g}")
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    if interpreted and resolve_device(getattr(args, "device", "cpu")).startswith("cuda"):
+        raise OptionError(
+            f"--device {args.device} accepts no TRITON_INTERPRET in the environment: the interpreter is never timed"
+        )
     store.check_folder(args.out)
 
 
 def main(argv: list[str] | None = None) -> int:
+    started = time.monotonic()
     cli = parser()
     args = cli.parse_args(argv)
     try:
         check(args)
         if getattr(args, "threads", None):
             torch.set_num_threads(args.threads)
+        if args.what in TITLES:
+            return timed(args, started)
         rows, text = COMMANDS[args.what](args)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
     table = args.out / f"throughput_{args.what}.csv"
-    store.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
+    save(table, rows)
     store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
     print(text)
     return 0
