@@ -61,10 +61,10 @@ def report(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str,
     known = {name: text for name, text in DEFINITIONS.items() if any(f"{name} us" in row for row in rows)}
     lines = [f"- {name}: {text}." for name, text in known.items()]
     lines += [
-        f"- GB/s: bytes by {'kernel' if on_gpu else 'the step'}. Bytes: parameters and states read and written, gradients "
-        "read; 8-bit states are a byte, and a float32 scale for each 256 elements.",
-        "- copy: `torch.Tensor.copy_` with as large a working set, at most 4 GiB, timed in the same rounds; of copy: GB/s "
-        "by its, formed in each round" + ("; of datasheet: by that of the GPU's data sheet." if on_gpu else "."),
+        f"- GB/s: bytes by {'kernel' if on_gpu else 'the step'}. Bytes: parameters and states read and written, "
+        "gradients read; 8-bit states are a byte, and a float32 scale for each 256 elements.",
+        "- copy: `torch.Tensor.copy_` with as large a working set, at most 4 GiB, timed in the same rounds; of copy: "
+        "GB/s by its, formed in each round" + ("; of datasheet: by that of the GPU's data sheet." if on_gpu else "."),
         f"- baseline: {baselines or 'none was timed'}. X / this: how many times faster than X. Verdict: faster if all "
         "of the interval is above 1.05, slower if all of it is below 0.95, same if all of it is in between, else "
         "ambiguous.",
@@ -146,10 +146,9 @@ def bandwidth(rows: list[dict], device: str) -> Figure | None:
         for name, own in part.groupby("implementation", sort=False):
             colour, marker = LOOKS[name]
             look = {"color": to_hex(colour), "marker": marker, "markersize": 4.5, "linewidth": 1.3}
-            ends = own.assign(
-                **{f"{time}{end}": own["bytes"] / 1e3 / own[f"{time}{end}"] for end in (", low", ", high")}
-            )
-            ax.errorbar(own["elements"], own["GB/s"], whiskers(ends, time, own["GB/s"]), label=name, **look)
+            # The longest time is the lowest bandwidth.
+            ends = [np.abs(own["bytes"] / 1e3 / own[f"{time}, {end}"] - own["GB/s"]) for end in ("high", "low")]
+            ax.errorbar(own["elements"], own["GB/s"], ends, label=name, **look)
             if name in ("ours", "torch fused") and "warm GB/s" in own and own["warm GB/s"].notna().any():
                 look |= {"linestyle": ":", "markerfacecolor": "white"}
                 ax.plot(own["elements"], own["warm GB/s"], label=f"{name}, tensors in the L2", **look)
