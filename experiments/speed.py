@@ -18,7 +18,8 @@ from experiments.implementations import IMPLEMENTATIONS
 from experiments.sides import DEFINITIONS
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "C6", "0.7")
-LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H"[i]) for i, name in enumerate([*IMPLEMENTATIONS, FLOAT32])}
+NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:]]
+LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H"[i]) for i, name in enumerate(NAMES)}
 """Colour and marker of every implementation, the same in all figures."""
 
 
@@ -105,7 +106,7 @@ def not_timed(left_out: list[tuple[str, str, str]]) -> str:
 def panels(data: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A panel for each class and dtype, three in a line."""
     kinds = [(key, part) for key, part in data.groupby(["class", "dtype"], sort=False)]
-    columns = min(3, len(kinds))
+    columns = min(2 if len(kinds) == 4 else 3, len(kinds))
     lines = math.ceil(len(kinds) / columns)
     figure = Figure(figsize=(max(6.4, 4.3 * columns), 1.5 + height * lines))
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -122,7 +123,10 @@ def finished(figure: Figure, title: str, columns: int = 4) -> Figure:
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+    # Implementations first, in their order.
+    labels = sorted(found, key=lambda label: NAMES.index(label) if label in NAMES else len(NAMES))
+    handles = [found[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     figure.suptitle(title)
     figure.draw_without_rendering()
     return figure
@@ -136,7 +140,7 @@ def bandwidth(rows: list[dict], device: str) -> Figure | None:
     the same run, and the data sheet. Vertical: where parameters, gradients and states of ours fill the L2.
     """
     data = pd.DataFrame(rows)
-    data = data[data["size"].str.startswith("2^")].sort_values("elements")
+    data = data[data["size"].str.startswith("2^")].sort_values("elements", kind="stable")
     data = data[data.groupby(["class", "dtype"])["elements"].transform("nunique") > 1]
     if data.empty:
         return None
@@ -195,8 +199,10 @@ def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None
     ax.text(
         x[-1], matrix_rate / 1e9, f"float32 matrix product, {matrix_rate / 1e12:.3g} TFLOP/s ", ha="right", va="bottom"
     )
-    for name in dict.fromkeys(data["implementation"]):
+    for name in NAMES:
         own = data["implementation"] == name
+        if not own.any():
+            continue
         colour, marker = LOOKS[name]
         look = {"linestyle": "", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
         ax.plot(intensity[own], rate[own], marker, color=to_hex(colour), label=name, **look)
@@ -215,8 +221,8 @@ def models(rows: list[dict], device: str) -> Figure:
     Filled: wall time, median and 95 % interval. Hollow: the device's time alone, where it is known.
     """
     data = pd.DataFrame(rows)
-    names = list(dict.fromkeys(data["implementation"]))
-    figure, drawn = panels(data, height=0.6 + 0.17 * len(names) * data["size"].nunique())
+    names = [name for name in NAMES if name in set(data["implementation"])]
+    figure, drawn = panels(data, height=0.6 + 0.12 * len(names) * data["size"].nunique())
     for ax, part in drawn:
         lists = list(dict.fromkeys(part.sort_values("elements")["size"]))
         for i in range(0, len(lists), 2):
@@ -232,6 +238,7 @@ def models(rows: list[dict], device: str) -> Figure:
             if "kernel us" in ms:
                 ax.plot(ms["kernel us"], y, **(look | {"markerfacecolor": "white", "zorder": 1}))
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.set_yticks(range(len(lists)), lists)
         ax.set_ylim(len(lists) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
