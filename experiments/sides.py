@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from experiments import cuda, implementations
 
-STEPS_OF = 2**21
-"""Elements that a side updates at least each time on a CPU: small tensors take several steps."""
+STEPS_OF, MOST_STEPS = 2**21, 32
+"""On a CPU a sample updates so many elements at least, but in at most so many steps."""
 LEAST_ROUNDS = 5
 """When time is up, a comparison that has begun stops after so many rounds."""
 
@@ -134,7 +134,7 @@ def time_in_turn(
     sides: list[Side], n_elements: int, rounds: int, device: torch.device, deadline: float, **bar
 ) -> pd.DataFrame:
     """Seconds of every side, a row a round, by (side, what); fewer rounds if time.monotonic() passes the deadline."""
-    steps = max(1, STEPS_OF // n_elements)
+    steps = max(1, min(MOST_STEPS, STEPS_OF // n_elements))
     records = []
     for done in tqdm(range(rounds), unit="round", dynamic_ncols=True, **bar):
         if done >= min(LEAST_ROUNDS, rounds) and time.monotonic() > deadline:

@@ -17,7 +17,7 @@ from experiments.figures import STYLE
 from experiments.implementations import IMPLEMENTATIONS
 from experiments.sides import DEFINITIONS
 
-COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "C6", "0.7")
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "0.7", "C6")
 NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:]]
 LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H"[i]) for i, name in enumerate(NAMES)}
 """Colour and marker of every implementation, the same in all figures."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_host, bench_step, bench_sweep, models, shapes, throughput, timing
+from experiments import bench_host, bench_sweep, models, shapes, timing
 
 
 def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
@@ -43,8 +43,8 @@ def test_median_interval_covers_the_median_of_a_known_sample():
         (0.5, 0.1, "slower"),
         (1.0, 0.02, "same"),
         # Noise that leaves both open, and a median at the mark itself.
-        (1.0, 2.0, "unclear"),
-        (1.05, 0.05, "unclear"),
+        (1.0, 2.0, "ambiguous"),
+        (1.05, 0.05, "ambiguous"),
     ],
 )
 def test_verdict_is_right_for_sides_of_known_ratio(ratio, spread, expected):
@@ -59,6 +59,11 @@ def test_markdown_table_shows_an_interval_in_the_cell_of_its_median():
     assert line == "| 2^16 | 0.123 | 1.00 [0.90, 1.10] | 0 |"
 
 
+def test_markdown_table_leaves_cells_empty_that_have_no_value():
+    rows = [{"size": "a", "us": math.nan, "us, low": math.nan, "us, high": math.nan}, {"size": "b", "GB/s": 12345.6}]
+    assert timing.markdown_table(rows).splitlines()[2:] == ["| a |  |  |", "| b |  | 12346 |"]
+
+
 def test_step_work_counts_every_matrix_product_and_every_byte_of_the_update():
     model = models.mlp(784, 32, 32, 10)
     flops, update_bytes = bench_sweep.step_work(model, lanes=3)
@@ -70,52 +75,19 @@ def test_step_work_counts_every_matrix_product_and_every_byte_of_the_update():
 
 @pytest.mark.parametrize(
     ("name", "tensors", "parameters"),
-    [("ResNet-50", 161, 25_557_032), ("GPT-2 small", 148, 124_439_808), ("ViT-B/16", 152, 86_567_656)],
+    [
+        ("ResNet-50", 161, 25_557_032),
+        ("GPT-2 small", 148, 124_439_808),
+        ("ViT-B/16", 152, 86_567_656),
+        ("GPT-2 medium", 292, 354_823_168),
+        ("MNIST MLP", 6, 118_282),
+    ],
 )
 def test_shapes_are_as_many_and_as_large_as_the_networks(name, tensors, parameters):
     listed = shapes.LISTS[name]()
     assert len(listed) == tensors
     assert sum(math.prod(shape) for shape in listed) == parameters
     assert [p.ndim for p in bench_host.tiny(name)] == [len(shape) for shape in listed]
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "dtype", "bytes_of_element"),
-    [
-        ("SGD", {}, torch.float32, 12),
-        ("SGD", {"momentum": 0.9}, torch.float32, 20),
-        ("AdamW", {}, torch.float32, 28),
-        ("AdamW", {}, torch.bfloat16, 14),
-        ("Adadelta", {}, torch.float32, 28),
-    ],
-)
-def test_step_bytes_are_those_of_parameters_gradients_and_states(name, arguments, dtype, bytes_of_element):
-    case = next(case for case in bench_step.CASES if case[:2] == (name, arguments) and case.dtype == dtype)
-    for optimizer in bench_step.make(case, [(5, 3), (7,)]).values():
-        assert bench_step.step_bytes(optimizer) == bytes_of_element * 22
-
-
-@pytest.mark.parametrize("case", bench_step.CASES, ids=lambda case: f"{case.label} {case.dtype}")
-def test_both_sides_of_a_step_do_the_same_work(case):
-    optimizers = bench_step.make(case, [(40, 3), (17,)])
-    before, after = {}, {}
-    for side, optimizer in optimizers.items():
-        params = optimizer.param_groups[0]["params"]
-        before[side] = [p.detach().clone() for p in params]
-        for _ in range(3):
-            optimizer.step()
-        after[side] = [p.detach() for p in params]
-    for i in range(2):
-        ours, theirs = ((after[side][i] - before[side][i]).float() for side in ("ours", "torch"))
-        assert theirs.abs().max() > 0
-        # torch's bfloat16 kernels round in between: a few units in the last of 8 places, of parameters of order 1.
-        rtol, atol = (0, 3e-2) if case.dtype == torch.bfloat16 else (1e-3, 2e-6)
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
-
-
-def test_every_class_of_torch_is_timed():
-    names = {name for name in optim.__all__ if hasattr(torch.optim, name)}
-    assert {case.name for case in bench_step.CASES} == names
 
 
 @pytest.mark.parametrize("moves", [False, True])
@@ -173,39 +145,6 @@ def test_host_comparison_neither_writes_nor_builds_while_gradients_stay(device_w
     for where in ("stay", "move"):
         low, middle, high = (row[f"ours / torch, gradients {where}{end}"] for end in (", low", "", ", high"))
         assert 0 < low <= middle <= high
-
-
-def test_step_writes_its_table(tmp_path, capsys):
-    out = tmp_path / "out"
-    arguments = ["step", "--rounds", "3", "--only", "SGD", "--sizes", "2^16", "--out", str(out)]
-    assert throughput.main(arguments) == 0
-    table = pd.read_csv(out / "throughput_step.csv")
-    assert table["class"].tolist() == ["SGD", "SGD momentum=0.9"]
-    assert table["MB"].tolist() == pytest.approx([12 * 2**16 / 1e6, 20 * 2**16 / 1e6])
-    assert (table["torch / ours, low"] <= table["torch / ours"]).all()
-    assert (table["torch / ours"] <= table["torch / ours, high"]).all()
-    assert table["ours GB/s"].to_numpy() == pytest.approx(table["MB"] / table["ours ms"])
-    assert set(table["verdict"]) <= {"faster", "same", "slower", "unclear"}
-    assert (out / "throughput_step.md").read_text().strip() == capsys.readouterr().out.strip()
-    assert sorted(path.name for path in out.iterdir()) == ["throughput_step.csv", "throughput_step.md"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["sweep", "--rounds", "2"], "--rounds accepts whole numbers from 3, not 2"),
-        (["host", "--rounds", "0"], "--rounds accepts whole numbers from 3, not 0"),
-        (["step", "--threads", "0"], "--threads accepts whole numbers from 1 to"),
-        (["step", "--only", "Adam", "Lion"], "--only accepts Adam, AdamW, NAdam"),
-        (["step", "--sizes", "2^17"], "--sizes accepts 2^16, 2^20, 2^22, 2^24, ResNet-50, not '2^17'"),
-    ],
-)
-def test_an_option_that_cannot_be_used_is_refused_in_one_sentence(arguments, message, tmp_path, capsys):
-    assert throughput.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
