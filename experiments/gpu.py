@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from experiments import store
@@ -28,7 +29,7 @@ from kernels.occupancy import LIMITS
 ROOT = Path(__file__).parent.parent
 GRACE = 20.0
 """Seconds that a stage has to write what it knows once it was asked to stop."""
-REPORT = "report.md"
+REPORT, ROWS = "report.md", "throughput.csv"
 
 
 class Stage(NamedTuple):
@@ -38,6 +39,7 @@ class Stage(NamedTuple):
         command: what follows `python`.
         page: the file that it writes for readers, which becomes a part of the report.
         figures: that the report shows.
+        rows: its table, which becomes a part of throughput.csv; None if there is none, or the report holds all of it.
         limit: seconds after which it is interrupted.
     """
 
@@ -46,6 +48,7 @@ class Stage(NamedTuple):
     page: str | None
     figures: tuple[str, ...]
     limit: float
+    rows: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -78,8 +81,9 @@ def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
             "steps",
             [*module, "step", "--device", "cuda", "--budget", "60", "--rounds", "30", "--out", str(out)],
             "throughput_step.md",
-            ("throughput_step.png",),
+            ("throughput_step_bandwidth.png", "throughput_step_roofline.png"),
             85,
+            "throughput_step.csv",
         ),
         Stage(
             "networks",
@@ -87,6 +91,7 @@ def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
             "throughput_models.md",
             ("throughput_models.png",),
             50,
+            "throughput_models.csv",
         ),
         Stage(
             "populations",
@@ -132,6 +137,19 @@ def run(stage: Stage, limit: float, environment: dict[str, str]) -> Outcome:
     )
 
 
+def take_rows(stage: Stage, out: Path) -> None:
+    """Move the stage's table into throughput.csv, where it replaces what an earlier run has put there."""
+    if stage.rows is None or not (out / stage.rows).exists():
+        return
+    frames = [pd.read_csv(out / stage.rows)]
+    frames[0].insert(0, "stage", stage.name)
+    if (out / ROWS).exists():
+        earlier = pd.read_csv(out / ROWS)
+        frames.insert(0, earlier[earlier["stage"] != stage.name])
+    store.replace(out / ROWS, lambda path: pd.concat(frames).to_csv(path, index=False))
+    (out / stage.rows).unlink()
+
+
 def take_page(outcome: Outcome, out: Path) -> str:
     """The stage's part of the report; the page itself is removed, and so is what nobody looks at."""
     stage, text = outcome.stage, ""
@@ -146,8 +164,8 @@ def take_page(outcome: Outcome, out: Path) -> str:
         # Progress bars write over their line again and again.
         lines = [line.split("\r")[-1] for line in outcome.tail.splitlines()][-30:]
         text += "\n\n" + "\n".join(f"    {line}" for line in lines)
-    for leftover in out.glob(".*.lock"):
-        leftover.unlink()
+    for leftover in (*out.glob(".*.lock"), out / "throughput_sweep.csv"):
+        leftover.unlink(missing_ok=True)
     return text
 
 
@@ -213,6 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"{stage.name}: at most {min(stage.limit, left):.0f} s", flush=True)
             outcomes.append(run(stage, min(stage.limit, left), environment))
+            take_rows(stage, args.out)
             parts.append(take_page(outcomes[-1], args.out))
         text = report(device, provenance, outcomes, parts)
         store.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n"))

@@ -46,7 +46,8 @@ def heading(title: str, device: torch.device | str = "cpu") -> str:
 def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
     """Populations against one run after the other: rows and text."""
     device = resolve_device(args.device)
-    rows = [bench_sweep.compare(*size, args.data_dir, device, args.rounds) for size in bench_sweep.SIZES]
+    sizes = bench_sweep.SIZES[torch.device(device).type]
+    rows = [bench_sweep.compare(*size, args.data_dir, device, args.rounds) for size in sizes]
     return rows, bench_sweep.markdown(rows, store.provenance(device))
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
@@ -102,6 +103,18 @@ def test_what_the_limit_leaves_no_time_for_is_left_out_and_named(pretend, tmp_pa
     assert "| second | left out, the limit was reached |" in text
 
 
+def test_tables_become_one_in_which_a_later_run_replaces_its_rows(tmp_path):
+    for name, values in (("steps", [1]), ("networks", [2, 3]), ("steps", [4])):
+        table = tmp_path / f"{name}.csv"
+        pd.DataFrame({"size": values, **({"host us": values} if name == "networks" else {})}).to_csv(table, index=False)
+        gpu.take_rows(Stage(name, [], None, (), 1, table.name), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["throughput.csv"]
+    found = pd.read_csv(tmp_path / "throughput.csv")
+    assert found["stage"].tolist() == ["networks", "networks", "steps"]
+    assert found["size"].tolist() == [2, 3, 4]
+    assert found["host us"].isna().tolist() == [False, False, True]
+
+
 def test_the_report_is_written_after_every_stage(pretend, tmp_path):
     report = tmp_path / "out" / "report.md"
     sees = f"assert '| one | done |' in open({str(report)!r}).read()"
@@ -115,9 +128,9 @@ def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
     assert {os.path.basename(path) for path in gpu.gpu_tests()} >= {"test_gpu.py", "test_search.py", "test_cuda.py"}
     for each in stages[1:]:
         # The command line is one that the module takes.
-        done = subprocess.run(
-            [sys.executable, *each.command, "--help"], cwd=gpu.ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *each.command, "--help"], cwd=gpu.ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         options = [word for word in each.command if word.startswith("--")]
         assert all(option in done.stdout for option in options)
+    kept = {f for each in stages for f in each.figures}
+    assert len(kept | {gpu.REPORT, gpu.ROWS, f"{H100.slug}.json", "search.csv"}) == 8

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_host, bench_sweep, models, shapes, timing
+from experiments import bench_host, bench_sweep, data, models, shapes, timing
 
 
 def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
@@ -171,3 +171,18 @@ def test_command_line_writes_its_table(mnist_folder, tmp_path):
         assert (table[name] > 0).all()
         assert name in done.stdout
     assert (out / "throughput_sweep.md").read_text().strip() == done.stdout.strip()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise data.DataError("no MNIST anywhere")
+
+    monkeypatch.setattr(bench_sweep.problems, "make", unreachable)
+    monkeypatch.setattr(bench_sweep, "MATRIX", 64)
+    row = bench_sweep.compare(2, 8, None, device, 3)
+    assert (row["data"], row["K"], row["model"]) == ("noise of MNIST's shapes", 2, "mlp 784-8-8-10")
+    assert 0 < row["share of roofline"] < 1.5
+    assert row["speed-up over one after the other"] > 0
+    with pytest.raises(data.DataError, match="no MNIST anywhere"):
+        bench_sweep.compare(2, 8, tmp_path, device, 3)
