@@ -20,7 +20,7 @@ STEPS_OF, MOST_STEPS = 2**21, 32
 LEAST_ROUNDS = 5
 """When time is up, a comparison that has begun stops after so many rounds."""
 
-QUEUED_BYTES, MOST_QUEUED = 3e9, 32
+QUEUED_BYTES, MOST_QUEUED = 3e9, 16
 """On a GPU so much is moved in one sample of device time, a millisecond or so, but in at most so many steps."""
 MOST_SPIN = 0.1
 """Seconds for which the host may be busy launching a sample: beyond, there is none."""

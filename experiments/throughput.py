@@ -85,10 +85,13 @@ def models(args: argparse.Namespace, device: torch.device) -> list[bench_step.Gr
 
 
 def timed(args: argparse.Namespace, started: float) -> int:
-    """Time the groups of `step` or `models`, and write each as soon as it is known; returns the exit code."""
+    """Time the groups of `step` or `models`, and write each as soon as it is known.
+
+    Returns: the exit code: 130 after Ctrl-C, 1 if the device failed.
+    """
     device = torch.device(resolve_device(args.device))
     groups = {"step": step, "models": models}[args.what](args, device)
-    title, before = heading(TITLES[args.what], device), cuda.state(device)
+    title, before, matrix = heading(TITLES[args.what], device), cuda.state(device), matrix_rate(device)
     unasked = [name for name in IMPLEMENTATIONS if name not in args.implementations]
     rows, left_out, code = [], [(name, "", "only if it is named: --implementations") for name in unasked], 0
     deadline = started + (args.budget or math.inf)
@@ -104,6 +107,11 @@ def timed(args: argparse.Namespace, started: float) -> int:
         except bench_step.TooLarge as error:
             left_out.append(("", str(group), str(error)))
             continue
+        except RuntimeError as error:
+            # A device that has failed once fails from then on: what is known is still reported.
+            left_out.append(("", str(group), str(error).strip().splitlines()[0]))
+            code = 1
+            continue
         except KeyboardInterrupt:
             left_out += [("", str(rest), "interrupted") for rest in groups[i:]]
             code = 130
@@ -118,18 +126,18 @@ def timed(args: argparse.Namespace, started: float) -> int:
         states = f" Before: {sentence(before)}. After: {sentence(cuda.state(device))}." if before else ""
         text = speed.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
         store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
-        for name, figure in drawn(args.what, rows, device).items():
+        for name, figure in drawn(args.what, rows, device, matrix).items():
             store.replace(table.with_name(f"{table.stem}{name}.png"), figure.savefig)
     print(text)
     return code
 
 
-def drawn(what: str, rows: list[dict], device: torch.device) -> dict[str, Figure]:
+def drawn(what: str, rows: list[dict], device: torch.device, matrix: float) -> dict[str, Figure]:
     """Figures by what their names end in."""
     name = store.describe_device(str(device))["name"]
     if what == "models":
         return {"": speed.models(rows, name)}
-    found = {"_bandwidth": speed.bandwidth(rows, name), "_roofline": speed.roofline(rows, name, matrix_rate(device))}
+    found = {"_bandwidth": speed.bandwidth(rows, name), "_roofline": speed.roofline(rows, name, matrix)}
     return {end: figure for end, figure in found.items() if figure}
 
 

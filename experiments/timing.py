@@ -81,5 +81,5 @@ def cell(row: dict, name: str) -> str:
         return ""
     if f"{name}, low" not in row:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    digits = 2 if abs(value) < 100 else 0
+    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 0.2 else 4
     return f"{value:.{digits}f} [{row[f'{name}, low']:.{digits}f}, {row[f'{name}, high']:.{digits}f}]"

@@ -354,7 +354,7 @@ def test_models_writes_milliseconds_and_a_figure(tmp_path):
     assert (tmp_path / "throughput_models.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (None, 0)])
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (RuntimeError("CUDA error\nmore"), 1), (None, 0)])
 def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, code, tmp_path, monkeypatch, capsys):
     real, files = bench_step.compare, []
 
@@ -371,11 +371,12 @@ def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, co
     options = ["--implementations", "ours", "--budget", "1000", "--out", str(tmp_path)]
     assert throughput.main([*command, *options]) == code
     # The first row was in its file before the second was timed.
-    assert files == [[], ["throughput_step.csv"]]
+    assert files[:2] == [[], ["throughput_step.csv"]]
     text = (tmp_path / "throughput_step.md").read_text()
-    assert "SGD float32 2^12" in text
-    assert ("interrupted" if stop else "the budget of 1000 s was spent") in text
-    assert pd.read_csv(tmp_path / "throughput_step.csv")["size"].tolist() == (["2^10"] if stop else ["2^10", "2^11"])
+    reasons = {130: "SGD momentum=0.9 float32 2^12: interrupted", 1: "SGD momentum=0.9 float32 2^11: CUDA error."}
+    assert reasons.get(code, "SGD momentum=0.9 float32 2^12: the budget of 1000 s was spent") in text
+    sizes = pd.read_csv(tmp_path / "throughput_step.csv").query("`class` == 'SGD'")["size"].tolist()
+    assert sizes == {130: ["2^10"], 1: ["2^10", "2^12"], 0: ["2^10", "2^11"]}[code]
 
 
 def test_nothing_is_written_where_nothing_fits(tmp_path, monkeypatch, capsys):
