@@ -456,7 +456,7 @@ def check_rows_of_a_gpu(table: pd.DataFrame) -> None:
     for column in ("step us", "host us", "kernel us", "graph us"):
         assert (table[column] > 0).all()
     assert (table["host us"] <= table["step us"]).all()
-    assert set(table["note"].astype(str)) <= {"", "nan"}
+    assert set(map(str, table["note"])) <= {"", "nan"}
     assert table["sets"].between(2, 256).all()
     assert (table["warm us"] > 0).all()
     others = table["implementation"] != "torch fused"
