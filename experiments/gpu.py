@@ -27,6 +27,8 @@ from kernels.config import device_facts
 from kernels.occupancy import LIMITS
 
 ROOT = Path(__file__).parent.parent
+STEP_SIZES = (27, 20, 24, 28, 16, 22, 12)
+"""log2 of the elements of one tensor, the most telling first."""
 GRACE = 20.0
 """Seconds that a stage has to write what it knows once it was asked to stop."""
 REPORT, ROWS = "report.md", "throughput.csv"
@@ -69,20 +71,34 @@ def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
     """In order. They take about 9 minutes together if tuning may take 4."""
     module = ["-m", "experiments.throughput"]
     found = [
-        Stage("tests", ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *gpu_tests()], None, (), 90),
+        Stage("tests", ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *gpu_tests()], None, (), 80),
         Stage(
             "tuning",
             ["-m", "experiments.autotune", "tune", "--budget", f"{budget:g}", "--into", str(out), "--out", str(out)],
             "search.md",
             ("search.png",),
-            budget + 45,
+            budget + 40,
         ),
         Stage(
             "steps",
-            [*module, "step", "--device", "cuda", "--budget", "60", "--rounds", "30", "--out", str(out)],
+            [
+                *module,
+                "step",
+                "--device",
+                "cuda",
+                "--only",
+                "Adam",
+                "--budget",
+                "80",
+                "--rounds",
+                "30",
+                "--out",
+                str(out),
+            ]
+            + ["--sizes", *(f"2^{power}" for power in STEP_SIZES)],
             "throughput_step.md",
             ("throughput_step_bandwidth.png", "throughput_step_roofline.png"),
-            85,
+            100,
             "throughput_step.csv",
         ),
         Stage(
@@ -90,7 +106,7 @@ def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
             [*module, "models", "--device", "cuda", "--budget", "30", "--rounds", "30", "--out", str(out)],
             "throughput_models.md",
             ("throughput_models.png",),
-            50,
+            45,
             "throughput_models.csv",
         ),
         Stage(
@@ -98,7 +114,7 @@ def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
             [*module, "sweep", "--device", "cuda", "--rounds", "20", "--out", str(out)],
             "throughput_sweep.md",
             (),
-            45,
+            40,
         ),
     ]
     return found if tests else found[1:]

@@ -97,25 +97,28 @@ PROVENANCE = {
 
 GOLDEN = """
 import json
+import sys
 from dataclasses import asdict
 from kernels import codegen, rules
 from kernels.config import Config
-for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
-    warp = codegen.parse_target(target).warp_size // 32
-    for values in ((512, 4), (1024, 8, 4), (1024, 8, 4, 3), (2048, 8, 1, 1, "evict_first")):
-        config = Config(values[0], values[1] // warp, *values[2:])
-        print(json.dumps(asdict(codegen.compile_update(rules.adam, target, "float32", config))))
+target = sys.argv[1]
+warp = codegen.parse_target(target).warp_size // 32
+for values in ((512, 4), (1024, 8, 4), (1024, 8, 4, 3), (2048, 8, 1, 1, "evict_first")):
+    config = Config(values[0], values[1] // warp, *values[2:])
+    print(json.dumps(asdict(codegen.compile_update(rules.adam, target, "float32", config))))
 """
-CEILING = {"sm_80": 128, "sm_90": 128, "sm_100": 128, "gfx942": 128}
+CEILING = 128
 """Registers with which a multiprocessor still holds 16 warps. Of Triton 3.6 and 3.7 the larger is at most 114."""
+SLOW_TARGETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("sm_80", "sm_100")]
 
 
-def test_walks_and_larger_blocks_keep_128_bits_without_spills_on_every_target():
-    done = subprocess.run([sys.executable, "-c", GOLDEN], capture_output=True, text=True, env=CLEAN)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942", *SLOW_TARGETS])
+def test_walks_and_larger_blocks_keep_128_bits_without_spills(target):
+    done = subprocess.run([sys.executable, "-c", GOLDEN, target], capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr
     facts = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(facts) == 16
-    assert len({fact["digest"] for fact in facts}) == 16
+    assert len(facts) == 4
+    assert len({fact["digest"] for fact in facts}) == 4
     for fact in facts:
         config = fact["config"]
         at_least = config["block_size"] // 1024 or 1
@@ -126,7 +129,7 @@ def test_walks_and_larger_blocks_keep_128_bits_without_spills_on_every_target():
         assert wide["loads"] >= 4 * at_least, fact
         assert wide["stores"] >= 3 * at_least, fact
         assert fact["spills"] == 0, fact
-        assert fact["registers"] <= CEILING[fact["target"]], fact
+        assert fact["registers"] <= CEILING, fact
         if config["num_stages"] > 1:
             # Blocks that are on their way need room, or loads of their own.
             assert wide["loads"] >= 8 * at_least, fact
@@ -135,7 +138,7 @@ def test_walks_and_larger_blocks_keep_128_bits_without_spills_on_every_target():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "sm_90"], "--dry-run has to be given: the search that measures the candidates is not there yet"),
+        (["--target", "sm_90"], "--target goes with --dry-run: what is measured is the GPU that is here"),
         (["--dry-run", "--target", "sm90"], f"--target accepts {', '.join(LIMITS)}, not 'sm90'"),
         (["--dry-run", "--target", "sm_90", "--rule", "adamax"], "--rule accepts adam, amsgrad"),
         (["--dry-run", "--target", "sm_90", "--dtype", "float64"], "--dtype accepts float32, bfloat16"),
@@ -156,25 +159,28 @@ def test_a_file_as_folder_and_an_interpreter_as_compiler_are_refused(tmp_path, c
     assert "--out accepts a folder" in capsys.readouterr().err
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert autotune.main(["--dry-run", "--target", "sm_90", "--out", str(tmp_path)]) == 2
-    assert "--dry-run accepts no TRITON_INTERPRET" in capsys.readouterr().err
+    assert "TRITON_INTERPRET in the environment replaces the compiler" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU that is present is the default")
-def test_without_a_gpu_a_target_has_to_be_named(tmp_path, capsys):
+def test_without_a_gpu_a_target_has_to_be_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert autotune.main(["--dry-run", "--out", str(tmp_path)]) == 2
     assert "--target accepts sm_80, " in capsys.readouterr().err
 
 
 def check_files(folder, target: str, n: int) -> pd.DataFrame:
     """That table, text and figure lie in the folder, and nothing else; the table."""
-    assert sorted(path.name for path in folder.iterdir()) == [f"atlas_{target}.{end}" for end in ("csv", "md", "png")]
-    table = pd.read_csv(folder / f"atlas_{target}.csv")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"atlas_{target}_adam_float32.{end}" for end in ("csv", "md", "png")
+    ]
+    table = pd.read_csv(folder / f"atlas_{target}_adam_float32.csv")
     assert len(table) == n
-    text = (folder / f"atlas_{target}.md").read_text()
+    text = (folder / f"atlas_{target}_adam_float32.md").read_text()
     assert f"{n} candidates: " in text
     assert "triton" in text
     assert "commit" in text
-    assert (folder / f"atlas_{target}.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / f"atlas_{target}_adam_float32.png").read_bytes().startswith(b"\x89PNG")
     return table
 
 

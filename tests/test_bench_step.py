@@ -24,7 +24,11 @@ def with_grads(shapes, dtype, device=CPU) -> list[torch.nn.Parameter]:
     return bench_step.make_tensors(Group(Case("Adam", {}, dtype), "", shapes), dtype, device, seed=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.label} {case.dtype}")
+QUICK = [case for case in CASES if case.name == "Adam"]
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK]
+
+
+@pytest.mark.parametrize("case", [*QUICK, *SLOW], ids=lambda case: f"{case.label} {case.dtype}")
 def test_all_implementations_of_a_case_do_the_same_work(case):
     moved = {}
     for name in ON_CPU:

@@ -47,8 +47,8 @@ def test_every_rule_moves_128_bits_at_a_time_without_spills_on_sm_90():
         check(fact)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_adam_does_so_in_every_dtype_on_every_target(target):
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])  # the others are among the slow tests
+def test_adam_does_so_in_every_dtype(target):
     facts = machine_code(target, "--rule", "adam")
     assert len(facts) == len(VARIANTS)
     for fact in facts.values():

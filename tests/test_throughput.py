@@ -179,7 +179,9 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, tmp_pa
         raise data.DataError("no MNIST anywhere")
 
     monkeypatch.setattr(bench_sweep.problems, "make", unreachable)
-    monkeypatch.setattr(bench_sweep, "MATRIX", 64)
+    for name in ("MATRIX", "COPY_ELEMENTS"):
+        monkeypatch.setattr(bench_sweep, name, 64)
+    monkeypatch.setattr(bench_sweep, "find_spec", lambda name: None)
     row = bench_sweep.compare(2, 8, None, device, 3)
     assert (row["data"], row["K"], row["model"]) == ("noise of MNIST's shapes", 2, "mlp 784-8-8-10")
     assert row["share of roofline"] > 0
