@@ -20,7 +20,7 @@ from kernels.config import WALKS, Config, candidates, default
 from kernels.occupancy import LIMITS, SOURCES, Limits, occupancy
 
 MOST_PROCESSES = 16
-KEPT, SPILLS, NARROW, SHARED, SAME = "kept", "spills", "no 128-bit access", "too much shared memory", "same code as"
+KEPT, SPILLS, NARROW, SHARED, SAME = "kept", "spills", "narrow access", "too much shared memory", "same code as"
 
 
 def compile_one(rule: str, target: str, dtype: str, config: Config) -> MachineCode:
@@ -38,15 +38,17 @@ def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> li
 
 
 def is_wide(code: MachineCode, elements_per_thread: int) -> bool:
-    """Whether every tensor whose elements of a thread fill 128 bits moves at least as many at once."""
+    """Whether every tensor moves 128 bits at a time, or its four elements of a thread at once if these are fewer."""
     p_bytes, state_bytes = (dtype.itemsize for dtype in codegen.VARIANTS[code.dtype][:2])
 
     def enough(tensor_bytes: list[int], found: dict[int, int]) -> bool:
-        expected = sum(elements_per_thread * n // 16 for n in tensor_bytes)
-        return 0 < expected <= sum(bits // 128 * count for bits, count in found.items())
+        of_thread = [elements_per_thread * n for n in tensor_bytes]
+        wide, half = sum(n // 16 for n in of_thread), sum(n < 16 for n in of_thread)
+        return sum(bits // 128 * count for bits, count in found.items()) >= wide and found.get(64, 0) >= half
 
     states = len(rules.RULES[code.rule].states) * [state_bytes]
-    return enough([p_bytes, p_bytes, *states], code.loads) and enough([p_bytes, *states], code.stores)
+    moves = enough([p_bytes, p_bytes, *states], code.loads) and enough([p_bytes, *states], code.stores)
+    return elements_per_thread >= 4 and moves
 
 
 def name(config: Config) -> str:
@@ -117,11 +119,11 @@ def markdown(rows: list[dict], rule: str, target: str, dtype: str, provenance: d
 
 {len(rows)} candidates: {counts}.
 
-Nothing was run: this is what the machine code says. What spills, loses 128-bit access or does not fit into shared
-memory is dropped; of candidates with the same machine code the first is kept. Instructions include those for blocks
-with a mask. Loads and stores: how many of each width in bits. Occupancy: the share of warps that can be resident at
-once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks, and has
-{limits.registers // 1024} K registers and {limits.shared_kib} KiB of shared memory
+Nothing was run: this is what the machine code says. What spills, does not fit into shared memory, or has narrow access
+(below 128 bits, or 64 where these are four elements) is dropped; of candidates with the same machine code the first is
+kept. Instructions include those for blocks with a mask. Loads and stores: how many of each width in bits. Occupancy:
+the share of warps that can be resident at once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks,
+and has {limits.registers // 1024} K registers and {limits.shared_kib} KiB of shared memory
 ({SOURCES[target.split("_")[0].rstrip("0123456789a")]}).
 
 {markdown_table([{column: row[column] for column in columns} for row in rows])}
