@@ -238,8 +238,13 @@ def fits(config: Config, work: Work, n_states: int, device: torch.device) -> boo
     if config.num_stages == 1 or device.type != "cuda":
         return True
     p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
-    shared = config.num_stages * config.block_size * (p_bytes + grad_bytes + n_states * state_bytes)
-    return shared <= triton.runtime.driver.active.utils.get_device_properties(device.index or 0)["max_shared_mem"]
+    needed = config.num_stages * config.block_size * (p_bytes + grad_bytes + n_states * state_bytes)
+    return needed <= shared_bytes(device.index or 0)
+
+
+def shared_bytes(index: int) -> int:
+    """Shared memory that one program can have on a GPU."""
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
@@ -266,7 +271,7 @@ def check_code(compiled, choice: Choice) -> None:
         registry.warn_once(
             f"A launch configuration was measured with Triton {entry.get('triton', 'of an unknown version')}, and "
             f"Triton {triton.__version__} compiles it to other machine code: it is used, and "
-            "`python -m experiments.autotune tune --stale` measures anew"
+            "`python -m experiments.autotune tune` measures anew"
         )
 
 

@@ -1,5 +1,7 @@
 """Launch configurations: what one may be, and that none changes what a step does."""
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -7,9 +9,10 @@ import torch
 
 import optim
 from kernels import multi_tensor, table, tuning
-from kernels.config import Choice, Config, candidates, canonical, default
+from kernels.config import Choice, Config, Work, candidates, canonical, default
 from tests.conftest import device_of
 from tests.oracle import make_params, train
+from tests.test_codegen import CLEAN
 
 SENTINEL = 12345.0
 CONFIGS = [
@@ -146,3 +149,47 @@ def test_a_table_of_other_chunks_than_the_launch_is_refused():
     made = table.build(optim.SGD([p]).rule({"momentum": 0}), [entry], p.dtype, 2048)
     with pytest.raises(ValueError, match="chunks are of 2048 elements, and the launch's 1024"):
         multi_tensor.launcher(made)
+
+
+def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chosen, monkeypatch):
+    device, work = torch.device("cuda", 0), Work("adam", 2**24)
+    monkeypatch.setattr(multi_tensor, "shared_bytes", lambda index: 100 * 1024)
+    # Three blocks of 2048 elements, of 16 bytes each.
+    assert multi_tensor.fits(Config(2048, 8, 4, 3), work, 2, device)
+    assert not multi_tensor.fits(Config(4096, 16, 4, 3), work, 2, device)
+    assert multi_tensor.fits(Config(4096, 16, 4, 1), work, 2, device)
+    chosen(Config(4096, 16, 4, 3))
+    p = torch.zeros(5000, device=device_of("triton"), requires_grad=True)
+    p.grad = torch.ones_like(p)
+    monkeypatch.setattr(multi_tensor, "fits", lambda *_: False)
+    optimizer = optim.Adam([p], lr=0.5, backend="triton")
+    optimizer.step()
+    (part,) = optimizer._parts
+    assert part.table.choice.config == multi_tensor.DEFAULT
+    assert "needs more shared memory than there is" in part.table.choice.why
+    torch.testing.assert_close(p.detach().cpu(), torch.full((5000,), -0.5))
+
+
+OTHER_TRITON = """
+import logging
+from types import SimpleNamespace
+import triton
+from kernels import codegen, multi_tensor, rules
+from kernels.config import Choice, Config
+logging.basicConfig(format="%(name)s: %(message)s")
+kept, real = [], triton.compile
+triton.compile = lambda *args, **more: kept.append(real(*args, **more)) or kept[-1]
+config = Config(512, 4)
+code = codegen.compile_update(rules.adam, "sm_90", "float32", config)
+for machine_code in (code.digest, "another", "a third"):
+    entry = {"config": config, "triton": "3.5.0", "machine_code": machine_code}
+    multi_tensor.check_code(SimpleNamespace(asm=kept[0].asm), Choice(config, "exact", "measured", entry))
+"""
+
+
+def test_another_triton_is_warned_of_once_unless_the_machine_code_is_the_same():
+    done = subprocess.run([sys.executable, "-c", OTHER_TRITON], capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kernels.registry: A launch configuration was measured with Triton 3.5.0, and Triton 3.")
+    assert line.endswith("`python -m experiments.autotune tune` measures anew")
