@@ -30,8 +30,8 @@ CHECKED = 18
 """log2 of the number of elements, at most, whose update is compared."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """Of a value and the largest update together: a few roundings of float32, one of the others."""
-HOST_SECONDS = 100e-6
-"""That it takes to launch a graph."""
+HOST_SECONDS, HOST_SECONDS_OF_NODE = 100e-6, 2e-6
+"""That it takes, at most, to launch a graph, and for each of its kernels."""
 COPY_ROUNDS = 20
 
 
@@ -153,10 +153,20 @@ def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], f
             raise Skipped("out of memory") from None
         except OutOfResources as error:
             raise Skipped(str(error)) from None
-        seconds = cuda.queued_seconds([replay], device, HOST_SECONDS)
+        # A step is two kernels.
+        host_seconds = HOST_SECONDS + 2 * len(sets) * HOST_SECONDS_OF_NODE
+        seconds = cuda.queued_seconds([replay], device, host_seconds)
         return (cuda.event_seconds(replay, device) if seconds is None else seconds) / len(sets)
 
     return n_elements, sample
+
+
+def copy_seconds(n_bytes: int, device: torch.device) -> float:
+    """See `search.Machine`. Raises: MemoryError."""
+    try:
+        return n_bytes / cuda.copy_bandwidth(device, n_bytes, COPY_ROUNDS)[0]
+    except torch.OutOfMemoryError:
+        raise MemoryError(f"a copy of {n_bytes / 1e9:.1f} GB does not fit into the memory that is left") from None
 
 
 def machine(device: torch.device) -> Machine:
@@ -166,6 +176,6 @@ def machine(device: torch.device) -> Machine:
         facts=facts,
         candidates=functools.cache(functools.partial(atlas.sift, target=facts.arch)),
         sampler=functools.partial(sampler, device=device),
-        copy_seconds=lambda n_bytes: n_bytes / cuda.copy_bandwidth(device, n_bytes, COPY_ROUNDS)[0],
+        copy_seconds=functools.partial(copy_seconds, device=device),
         state=lambda: cuda.state(device),
     )

@@ -73,7 +73,7 @@ class Machine(NamedTuple):
             those that are not, each with the reason.
         sampler: case -> number of elements, and a function that measures a step with a configuration, in seconds; the
             first call for a configuration prepares it. Raises: MemoryError; the function raises `Skipped`.
-        copy_seconds: n_bytes -> seconds that a copy takes that moves so many.
+        copy_seconds: n_bytes -> seconds that a copy takes that moves so many. Raises: MemoryError.
         state: what clocks, temperature and power are now.
     """
 

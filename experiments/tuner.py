@@ -66,7 +66,8 @@ def tune(
         again: race what is recorded too.
     """
     cases, until = list(cases), clock() + budget
-    entries, notes, states, file = known(machine, into), [], {}, None
+    entries, notes, states = known(machine, into), [], {}
+    file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
     anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": store.version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
     bar = tqdm(cases, unit="case", disable=not progress, dynamic_ncols=True)

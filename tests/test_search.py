@@ -152,6 +152,8 @@ def test_what_is_recorded_is_raced_again_only_if_asked_or_if_its_machine_code_ha
     cases = [CASE, CASE._replace(bucket=20)]
     gpu.tune(cases[:1], tmp_path, budget=10.0, table=tmp_path / "search.csv")
     assert gpu.raced == cases[:1]
+    assert gpu.tune(cases[:1], tmp_path, budget=10.0).file == tmp_path / f"{H100.slug}.json"
+    assert gpu.raced == cases[:1]
     second = gpu.tune(cases, tmp_path, budget=10.0, table=tmp_path / "search.csv")
     assert gpu.raced == cases
     assert len(second.entries) == 2
@@ -190,6 +192,18 @@ def test_what_does_not_fit_is_skipped_and_said(tmp_path):
     ]
     assert list(found.entries) == [CASE.work.key]
     assert found.entries[CASE.work.key]["config"] != Config(512, 4)
+
+
+def test_a_gpu_without_room_says_what_did_not_fit(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(scratch.cuda, "copies", full)
+    monkeypatch.setattr(scratch, "allocate", full)
+    with pytest.raises(MemoryError, match=r"a copy of 7.5 GB does not fit into the memory that is left"):
+        scratch.copy_seconds(28 * 2**28, torch.device("cpu"))
+    with pytest.raises(MemoryError, match=r"7.5 GB do not fit into the memory that is free"):
+        scratch.sampler(CASE._replace(bucket=28), torch.device("cpu"))
 
 
 def test_without_the_default_nothing_is_measured(tmp_path):
