@@ -11,9 +11,7 @@ import torch
 
 from experiments import autotune, gpu, throughput
 from experiments.gpu import Stage
-from kernels.config import Device
-
-H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
+from tests.test_registry import H100
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('# Title\\n\\n## Part\\n\\ntext\\n'); print('last words')"
 FAILS = "import sys; print('what went wrong'); sys.exit(3)"

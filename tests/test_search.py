@@ -15,10 +15,10 @@ from experiments.search import FEWEST, Case, Machine, Skipped
 from kernels import registry, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
-from kernels.config import Config, Device, candidates, default
+from kernels.config import Config, candidates, default
 from tests.test_codegen import CLEAN
+from tests.test_registry import H100
 
-H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
 ANCHOR = default()
 CASE = Case("adam", "float32", "long", 24)
 PROVENANCE = {
