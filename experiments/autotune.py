@@ -139,7 +139,7 @@ def tune(args: argparse.Namespace) -> int:
     )
     text = search_report.write(found, device_facts(device), store.provenance(str(device)), args.out)
     print(text)
-    return 130 if any(note.startswith("Interrupted") for note in found.notes) else 0
+    return 130 if found.interrupted else 0
 
 
 def files_of(name: str | None) -> list[tuple[Path, tuple[Device, dict, dict]]]:

@@ -168,7 +168,7 @@ def take_rows(stage: Stage, out: Path) -> None:
 
 def take_page(outcome: Outcome, out: Path) -> str:
     """The stage's part of the report; the page itself is removed, and so is what nobody looks at."""
-    stage, text = outcome.stage, ""
+    stage = outcome.stage
     if stage.page and (out / stage.page).exists():
         text = (out / stage.page).read_text()
         (out / stage.page).unlink()

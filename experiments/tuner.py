@@ -26,12 +26,14 @@ class Report(NamedTuple):
         notes: sentences: what was left out or skipped, and why.
         file: the registry file that holds the entries; None if no folder could be written to.
         states: the device's state after each case that was measured.
+        interrupted: whether Ctrl-C ended it.
     """
 
     entries: dict[str, dict]
     notes: list[str]
     file: Path | None
     states: dict[str, dict]
+    interrupted: bool
 
 
 def known(machine: Machine, folders: list[Path]) -> dict[str, dict]:
@@ -66,7 +68,7 @@ def tune(
         again: race what is recorded too.
     """
     cases, until = list(cases), clock() + budget
-    entries, notes, states = known(machine, into), [], {}
+    entries, notes, states, interrupted = known(machine, into), [], {}, False
     file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
     anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": store.version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
@@ -97,6 +99,7 @@ def tune(
             notes.append(f"{key} was skipped: {error}")
             continue
         except KeyboardInterrupt:
+            interrupted = True
             notes.append(f"Interrupted before {key} was measured")
             break
         del sample
@@ -113,9 +116,10 @@ def tune(
             rows = [row for row in rows if row["case"] != key] + search.rows_of(case, found, entry, dropped, anchor)
             store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
         if found.ended == "interrupted":
+            interrupted = True
             notes.append(f"Interrupted while {key} was measured")
             break
-    return Report(entries, notes, file, states)
+    return Report(entries, notes, file, states, interrupted)
 
 
 def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:

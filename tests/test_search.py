@@ -129,6 +129,7 @@ def test_a_spent_budget_still_gives_every_case_its_first_rounds_and_names_what_i
     assert found.entries[CASE.work.key]["samples"] == FEWEST
     assert gpu.raced == cases[:1]
     (note,) = found.notes
+    assert not found.interrupted
     assert note == f"The budget was spent before {cases[1].work.key}, {cases[2].work.key}"
 
 
@@ -141,6 +142,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, at, recorded):
     assert (CASE.work.key in found.entries) == recorded
     assert (tmp_path / f"{H100.slug}.json").exists() == recorded
     assert gpu.raced == [CASE]
+    assert found.interrupted
     assert found.notes[-1] == f"Interrupted while {CASE.work.key} was measured"
     rows = pd.read_csv(table)
     assert (rows["fate"] == "chosen").sum() == recorded
@@ -301,8 +303,12 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
 def test_the_check_passes_what_the_kernel_does(rule, aligned):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = Case(rule, "bfloat16-states", "short", 12, aligned)
-    scratch.check(case, device, Config(4096, 16))
-    scratch.check(case._replace(dtype="float32"), device, Config(4096, 16))
+    for each in (case, case._replace(dtype="float32")):
+        scratch.check(each, device, Config(4096, 16))  # raises where the kernel differs
+        # Of what is compared, parameters have moved, but for what rounding to bfloat16 holds in its place.
+        before, after = (tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in scratch.expected(each, device))
+        moved = torch.cat([(old != new).flatten() for old, new in zip(before, after, strict=True)])
+        assert moved.float().mean() > 0.8
 
 
 def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
