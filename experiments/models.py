@@ -10,6 +10,7 @@ left, and its gradient comes out of a matrix product in the layout that it has t
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -18,23 +19,33 @@ from torch import nn
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+Forward = Callable[..., torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Model:
     """A network that can be trained alone or stacked.
 
     Attributes:
         name: as in tables, for example "mlp 784-32-32-10".
-        widths: features of every layer, input first.
+        widths: numbers that an example has in every activation, input first.
         build: makes the ordinary module, initialised from torch's global generator.
+        forward: outputs `[lanes, n_out, batch]` from the module's parameters, each `[lanes, ...]`, and
+            inputs `[n_inputs, batch, features]`. Lanes are divided evenly among the inputs, in order, so
+            that x[0] is what the first lanes / n_inputs lanes see.
+        at_once: how many lanes `forward` holds the larger activations of, on the CPU; None for all.
     """
 
     name: str
     widths: tuple[int, ...]
-    build: Callable[[], nn.Sequential]
+    build: Callable[[], nn.Module]
+    forward: Forward
+    at_once: int | None = None
 
-    @property
+    @cached_property
     def n_params(self) -> int:
-        return sum(a * b + b for a, b in zip(self.widths, self.widths[1:], strict=False))
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build().parameters())
 
 
 def mlp(*widths: int, name: str = "mlp") -> Model:
@@ -46,7 +57,7 @@ def mlp(*widths: int, name: str = "mlp") -> Model:
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
-    return Model(f"{name} {'-'.join(map(str, widths))}", widths, build)
+    return Model(f"{name} {'-'.join(map(str, widths))}", widths, build, mlp_forward)
 
 
 def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
@@ -102,15 +113,32 @@ def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> to
     return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2)).view(lanes, width, batch)
 
 
-def forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Outputs `[lanes, n_out, batch]` of stacked linear layers with ReLU between them.
-
-    Args:
-        params: weight `[lanes, out, in]` and bias `[lanes, out]` of each layer in turn.
-        x: `[n_inputs, batch, features]`; lanes are divided evenly among the inputs, in order, so
-            that x[0] is what the first lanes / n_inputs lanes see. It is never copied.
-    """
+def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Linear layers with ReLU between them: weight `[lanes, out, in]` and bias `[lanes, out]` of each in turn."""
     hidden = first_layer(params[0], params[1], x)
     for weight, bias in zip(params[2::2], params[3::2], strict=True):
-        hidden = torch.baddbmm(bias.unsqueeze(2), weight, hidden.relu_())
+        hidden = linear(weight, bias, hidden.relu_())
     return hidden
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """`[lanes, out, batch]` from weight `[lanes, out, in]`, bias `[lanes, out]` and hidden `[lanes, in, batch]`."""
+    return torch.baddbmm(bias.unsqueeze(2), weight, hidden)
+
+
+def in_tiles(forward: Forward, at_once: int) -> Forward:
+    """The forward pass of a `Model` out of one for lanes that share their input, a few of which go through at a time.
+
+    On the CPU, where tensors above 32 MiB are mapped and page-faulted anew each time, and smaller ones stay in the
+    cache for the next operation. A GPU takes all lanes of an input at once.
+    """
+
+    def tiled(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        lanes = len(params[0]) // len(x)
+        size = at_once if x.device.type == "cpu" else lanes
+        sizes = [min(size, lanes - done) for done in range(0, lanes, size)]
+        tiles = zip(*(p.split(sizes * len(x)) for p in params), strict=True)
+        inputs = (x_i for x_i in x for _ in sizes)
+        return torch.cat([forward(tile, x_i) for tile, x_i in zip(tiles, inputs, strict=True)])
+
+    return tiled

@@ -47,12 +47,13 @@ def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, 
     """
     lanes = len(params[0])
     # No activation takes more than 16 MiB.
-    batch = max(16, 2**22 // (lanes * max(problem.model.widths[1:])))
+    at_once = min(lanes, problem.model.at_once or lanes)
+    batch = max(16, 2**22 // (at_once * max(problem.model.widths[1:])))
     loss = torch.zeros(lanes, dtype=torch.float64, device=x.device)
     hits = torch.zeros(lanes, dtype=torch.float64, device=x.device)
     with torch.no_grad():
         for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
-            output = models.forward(params, xb.unsqueeze(0))
+            output = problem.model.forward(params, xb.unsqueeze(0))
             loss += problems.losses(output, yb.unsqueeze(0)).double() * len(xb)
             hits += problems.correct(output, yb.unsqueeze(0)) if problem.classifies else math.nan
     loss /= len(x)
@@ -69,10 +70,16 @@ def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.fl
     return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
 
 
-def step_(params: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor):
+def step_(
+    params: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    forward: models.Forward = models.mlp_forward,
+) -> torch.Tensor:
     """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`."""
     optimizer.zero_grad()
-    loss = problems.losses(models.forward(params, x), y)
+    loss = problems.losses(forward(params, x), y)
     loss.sum().backward()
     optimizer.step()
     return loss.detach()
@@ -127,7 +134,7 @@ def train(
     started = time.perf_counter()
     for step in range(1, steps + 1):
         index = torch.stack(next(batches)).to(device, non_blocking=True)
-        loss = step_(params, optimizer_, x[index], y[index])
+        loss = step_(params, optimizer_, x[index], y[index], problem.model.forward)
         if step == 1:
             loss_limit = DIVERGED * loss
         diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)

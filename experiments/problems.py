@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from experiments import data, models
+from experiments import convolution, data, models, recurrent
 from experiments.grid import OptionError
 
-TASKS = {"mnist": ("mlp", "logistic"), "regression": ("mlp", "linear")}
+TASKS = {"mnist": ("mlp", "logistic", "cnn", "gru"), "regression": ("mlp", "linear")}
 """Tasks and the models that each can train; the first is the default."""
 
 
@@ -38,15 +38,20 @@ def make(
 
     Args:
         task, model: see `TASKS`; None takes the task's first model.
-        hidden: width of both hidden layers of an mlp; by default 32 on MNIST and the source
-            article's 20 and 30 on regression.
+        hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
+            source article's 20 and 30 on regression.
         condition_number: of the linear least squares problem.
     Raises: OptionError, data.DataError.
     """
     kind = check_model(task, model, hidden)
     if task == "mnist":
-        net = models.mlp(784, hidden or 32, hidden or 32, 10) if kind == "mlp" else models.mlp(784, 10, name="logistic")
-        return Problem(task, data.mnist(data_dir), net)
+        nets = {
+            "mlp": models.mlp(784, hidden or 32, hidden or 32, 10),
+            "logistic": models.mlp(784, 10, name="logistic"),
+            "cnn": convolution.cnn(),
+            "gru": recurrent.gru(hidden or 32),
+        }
+        return Problem(task, data.mnist(data_dir), nets[kind])
     if kind == "linear":
         return Problem(task, data.least_squares(condition_number), models.mlp(10, 1, name="linear"))
     return Problem(task, data.teacher_regression(), models.mlp(10, hidden or 20, hidden or 30, 1))
@@ -59,8 +64,10 @@ def check_model(task: str, model: str | None, hidden: int | None) -> str:
     kind = model or TASKS[task][0]
     if kind not in TASKS[task]:
         raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {kind!r}")
-    if hidden is not None and (hidden < 1 or kind != "mlp"):
-        raise OptionError(f"--hidden accepts a width of at least 1 and goes with --model mlp, not {hidden} with {kind}")
+    if hidden is not None and (hidden < 1 or kind not in ("mlp", "gru")):
+        raise OptionError(
+            f"--hidden accepts a width of at least 1 and goes with --model mlp or gru, not {hidden} with {kind}"
+        )
     return kind
 
 

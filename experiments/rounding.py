@@ -57,7 +57,7 @@ def train(problem: problems.Problem, dtype: torch.dtype, options: dict, lr: floa
         if step < steps:
             batch = torch.stack(index)
             optimizer.zero_grad()
-            problems.losses(models.forward([p.float() for p in params], x[batch]), y[batch]).sum().backward()
+            problems.losses(problem.model.forward([p.float() for p in params], x[batch]), y[batch]).sum().backward()
             optimizer.step()
             on_step()
     moved = sum((p != q).sum().item() for p, q in zip(params, before, strict=True)) / sum(p.numel() for p in params)

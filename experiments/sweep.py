@@ -66,14 +66,14 @@ def sweep(
 
     Args:
         task: "mnist" or "regression".
-        model: "mlp" (default) or "logistic" on mnist; "mlp" (default) or "linear" on regression.
+        model: "mlp" (default), "logistic", "cnn" or "gru" on mnist; "mlp" (default) or "linear" on regression.
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
             an argument; None leaves each its default.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch.
-        hidden: width of both hidden layers of an mlp.
+        hidden: width of both hidden layers of an mlp, or of a gru's state.
         condition_number: of the linear model's least squares problem.
         evaluations: how often each run is evaluated after its start.
         data_dir: folder of the MNIST files; see `data.mnist`.
@@ -217,7 +217,10 @@ def parser() -> argparse.ArgumentParser:
     models = "; ".join(f"{task}: {' or '.join(kinds)}" for task, kinds in problems.TASKS.items())
     add("--model", help=f"{models} (default: the first)")
     add(
-        "--hidden", type=int, metavar="H", help="width of both hidden layers of an mlp (mnist 32, regression 20 and 30)"
+        "--hidden",
+        type=int,
+        metavar="H",
+        help="width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
     )
     add("--condition-number", type=float, default=100.0, metavar="C", help="of regression's linear model (default 100)")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import data, grid, models, optimizers, population, problems, solo
+from experiments import convolution, data, grid, models, optimizers, population, problems, recurrent, solo
 
 CONFIGS = pd.DataFrame(
     {
@@ -19,13 +19,13 @@ CONFIGS = pd.DataFrame(
 )
 
 
-def digits(hidden: tuple[int, ...] = (16, 16)) -> problems.Problem:
+def digits(model: models.Model | None = None) -> problems.Problem:
     """Noise in the shape of MNIST, with labels that depend on it: no files needed."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(700, 784, generator=generator)
     y = (x @ torch.randn(784, 10, generator=generator)).argmax(dim=1)
     dataset = data.Dataset("noise", "a test", x[:600], y[:600], x[600:], y[600:])
-    return problems.Problem("mnist", dataset, models.mlp(784, *hidden, 10))
+    return problems.Problem("mnist", dataset, model or models.mlp(784, 16, 16, 10))
 
 
 def regression() -> problems.Problem:
@@ -37,10 +37,18 @@ def linear() -> problems.Problem:
 
 
 def logistic() -> problems.Problem:
-    return digits(hidden=())
+    return digits(models.mlp(784, 10))
 
 
-PROBLEMS = [digits, logistic, regression, linear]
+def cnn() -> problems.Problem:
+    return digits(convolution.cnn((2, 3)))
+
+
+def gru() -> problems.Problem:
+    return digits(recurrent.gru(5))
+
+
+PROBLEMS = [digits, logistic, regression, linear, cnn, gru]
 
 
 CASES = [(make, "adam") for make in PROBLEMS]
@@ -88,19 +96,45 @@ def test_lanes_follow_solo_runs_in_float32():
         np.testing.assert_allclose(curves[curves.lane == k].train_loss[1:], expected, rtol=2e-3)
 
 
-def test_forward_equals_the_module_for_every_lane_and_input():
-    model = models.mlp(12, 7, 5, 3)
-    params = models.stack(model, seeds=[0, 1], n_configs=2, dtype=torch.float64)
-    x = torch.randn(2, 9, 12, dtype=torch.float64)
-    output = models.forward(params, x)
-    shared = models.forward(params, x[:1])
-    for lane in range(4):
-        seed = lane // 2
+MODELS = {"mlp": models.mlp(784, 7, 5, 3), "cnn": convolution.cnn((3, 4)), "gru": recurrent.gru(6)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+# Two seeds, or one input for both; lanes of an input that fit into tiles, and that do not.
+@pytest.mark.parametrize(("n_configs", "n_inputs"), [(2, 2), (2, 1), (5, 2), (18, 1)])
+def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n_configs, n_inputs):
+    model, seeds = MODELS[name], [0, 1]
+    generator = torch.Generator().manual_seed(2)
+    params = models.stack(model, seeds, n_configs, torch.float64)
+    x = torch.randn(n_inputs, 3, 784, dtype=torch.float64, generator=generator)
+    output = model.forward(params, x)
+    weigh = torch.randn(output.shape, dtype=torch.float64, generator=generator)
+    grads = torch.autograd.grad((output * weigh).sum(), params)
+    for lane in range(len(output)):
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(seeds[lane // n_configs])
             module = model.build().double()
-        torch.testing.assert_close(output[lane], module(x[seed]).T)
-        torch.testing.assert_close(shared[lane], module(x[0]).T)
+        expected = module(x[lane // n_configs % n_inputs]).T
+        torch.testing.assert_close(output[lane], expected)
+        of_module = torch.autograd.grad((expected * weigh[lane]).sum(), module.parameters())
+        for ours, theirs in zip(grads, of_module, strict=True):
+            torch.testing.assert_close(ours[lane], theirs)
+
+
+def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_does():
+    """Blank parts of digits make all four outputs of a pooling window equal."""
+    model = convolution.cnn((3, 4))
+    params = models.stack(model, [0], 2, torch.float64)
+    x = torch.zeros(1, 3, 784, dtype=torch.float64)
+    x[0, 1, 300:320] = 1.0
+    module = model.build().double()
+    for p, q in zip(module.parameters(), params, strict=True):
+        p.data.copy_(q[1])
+    target = torch.tensor([[1, 2, 3]])
+    ours = torch.autograd.grad(problems.losses(model.forward(params, x), target).sum(), params)
+    theirs = torch.autograd.grad(solo.loss_of(module(x[0]), target[0]), module.parameters())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a[1], b)
 
 
 @pytest.mark.parametrize("n_inputs", [1, 2])
@@ -126,9 +160,10 @@ def test_stack_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_run_does_not_depend_on_its_neighbours():
+@pytest.mark.parametrize("make", [digits, cnn, gru])
+def test_a_run_does_not_depend_on_its_neighbours(make):
     """Beside a lane that becomes NaN, every other lane keeps its bits."""
-    problem = digits()
+    problem = make()
     sick = CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
     options = {"steps": 30, "batch_size": 32, "evaluations": 3}
@@ -177,8 +212,8 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
     assert population.evaluation_steps(7, 1) == [0, 7]
 
 
-def test_lane_bytes_is_what_training_takes():
+@pytest.mark.parametrize("model", [models.mlp(784, 32, 32, 10), convolution.cnn(), recurrent.gru()])
+def test_lane_bytes_is_what_training_takes(model):
     """Parameters, gradients and states are counted exactly; activations come on top."""
-    model = models.mlp(784, 32, 32, 10)
     assert model.n_params == sum(p.numel() for p in model.build().parameters())
     assert population.lane_bytes(model, 128) > 16 * model.n_params
