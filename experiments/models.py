@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,8 +33,10 @@ class Model:
         build: makes the ordinary module, initialised from torch's global generator.
         forward: outputs `[lanes, n_out, batch]` from the module's parameters, each `[lanes, ...]`, and
             inputs `[n_inputs, batch, features]`. Lanes are divided evenly among the inputs, in order, so
-            that x[0] is what the first lanes / n_inputs lanes see.
+            that x[0] is what the first lanes / n_inputs lanes see. The module and `forward` also take the
+            masks of dropout, if there are any.
         at_once: how many lanes `forward` holds the larger activations of, on the CPU; None for all.
+        dropout: probability with which a hidden activation is dropped in training.
     """
 
     name: str
@@ -41,23 +44,52 @@ class Model:
     build: Callable[[], nn.Module]
     forward: Forward
     at_once: int | None = None
+    dropout: float = 0.0
 
     @cached_property
     def n_params(self) -> int:
         with torch.device("meta"):
             return sum(p.numel() for p in self.build().parameters())
 
+    def masks(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
+        """What hidden activations are multiplied by in a step, float32 `[width, batch_size]` for each hidden layer.
 
-def mlp(*widths: int, name: str = "mlp") -> Model:
-    """Linear layers with ReLU between them; two widths make a linear model."""
+        0 or 1 / (1 - dropout), by seed, step and layer alone: not by the configuration, the device or other lanes.
+        """
+        if not self.dropout:
+            return []
+        masks = []
+        for layer, width in enumerate(self.widths[1:-1]):
+            # A generator that counts: any step can be drawn without those before it.
+            random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, layer, step]))
+            kept = random.random((width, batch_size), dtype=np.float32) >= self.dropout
+            masks.append(torch.from_numpy(kept / np.float32(1 - self.dropout)))
+        return masks
+
+
+def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
+    """Linear layers with ReLU, and dropout, between them; two widths make a linear model."""
 
     def build() -> nn.Sequential:
         layers = []
         for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+        return (Masked if dropout else nn.Sequential)(*layers[:-1])
 
-    return Model(f"{name} {'-'.join(map(str, widths))}", widths, build, mlp_forward)
+    title = f"{name} {'-'.join(map(str, widths))}" + f" dropout {dropout:g}" * bool(dropout)
+    return Model(title, widths, build, mlp_forward, dropout=dropout)
+
+
+class Masked(nn.Sequential):
+    """An nn.Sequential that multiplies what each ReLU returns by a mask `[width, batch]`, if it is given masks."""
+
+    def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        remaining = iter(masks)
+        for layer in self:
+            x = layer(x)
+            if masks and isinstance(layer, nn.ReLU):
+                x = x * next(remaining).T
+        return x
 
 
 def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
@@ -113,11 +145,17 @@ def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> to
     return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2)).view(lanes, width, batch)
 
 
-def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Linear layers with ReLU between them: weight `[lanes, out, in]` and bias `[lanes, out]` of each in turn."""
+def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+    """Linear layers with ReLU between them: weight `[lanes, out, in]` and bias `[lanes, out]` of each in turn.
+
+    masks: `[n_inputs, width, batch]` for each hidden layer, or none at all.
+    """
     hidden = first_layer(params[0], params[1], x)
-    for weight, bias in zip(params[2::2], params[3::2], strict=True):
-        hidden = linear(weight, bias, hidden.relu_())
+    for layer, (weight, bias) in enumerate(zip(params[2::2], params[3::2], strict=True)):
+        hidden = hidden.relu_()
+        if masks:
+            hidden = (hidden.unflatten(0, (len(x), -1)) * masks[layer].unsqueeze(1)).flatten(0, 1)
+        hidden = linear(weight, bias, hidden)
     return hidden
 
 

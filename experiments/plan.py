@@ -11,6 +11,7 @@ import torch
 
 from experiments import grid, optimizers, population, problems
 from experiments.grid import OptionError
+from experiments.schedules import SCHEDULES
 
 
 class Plan(NamedTuple):
@@ -28,6 +29,12 @@ class Plan(NamedTuple):
     device: str
     chunks: list[tuple[str, pd.DataFrame]]
     chunk_bytes: int
+
+    @property
+    def training(self) -> dict:
+        """How runs are trained, as arguments of `population.train`."""
+        names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
+        return {**{name: self.identity[name] for name in names}, "device": self.device}
 
     @property
     def n_runs(self) -> dict[str, int]:
@@ -48,6 +55,10 @@ def make_plan(
     epochs: float | None,
     steps: int | None,
     batch_size: int,
+    accumulate: int,
+    schedule: str,
+    warmup: int,
+    dropout: float,
     hidden: int | None,
     condition_number: float,
     evaluations: int,
@@ -55,13 +66,18 @@ def make_plan(
     device: str,
 ) -> Plan:
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
-    problems.check_model(task, model, hidden)
+    problems.check_model(task, model, hidden, dropout)
     given = {axis: grid.check_axis(axis, as_list(values)) for axis, values in axes.items() if values is not None}
     grids = optimizers.grids(optimizers.names_of(optimizer), given)
     configs = {name: grid.configurations(values) for name, values in grids.items()}
     for name, table in configs.items():
         optimizers.check(name, table)
-    for name, value in (("seeds", seeds), ("batch-size", batch_size), ("evaluations", evaluations)):
+    for name, value in (
+        ("seeds", seeds),
+        ("batch-size", batch_size),
+        ("accumulate", accumulate),
+        ("evaluations", evaluations),
+    ):
         if value < 1:
             raise OptionError(f"--{name} accepts whole numbers from 1, not {value}")
     if steps is not None and epochs is not None:
@@ -71,12 +87,20 @@ def make_plan(
             raise OptionError(f"--{name} accepts positive numbers, not {length:g}")
     device = resolve_device(device)
 
-    problem = problems.make(task, model, hidden, data_dir, condition_number)
+    if schedule not in SCHEDULES:
+        raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {schedule!r}")
+
+    problem = problems.make(task, model, hidden, data_dir, condition_number, dropout)
     n_train = len(problem.data.x_train)
-    if batch_size > n_train:
-        raise OptionError(f"--batch-size accepts at most the {n_train} training examples of {problem.data.name}")
+    if batch_size * accumulate > n_train:
+        product = " times --accumulate" * (accumulate > 1)
+        raise OptionError(
+            f"--batch-size{product} accepts at most the {n_train} training examples of {problem.data.name}"
+        )
     if steps is None:
-        steps = max(1, round((epochs or 1) * (n_train // batch_size)))
+        steps = max(1, round((epochs or 1) * (n_train // (batch_size * accumulate))))
+    if not 0 <= warmup < steps:
+        raise OptionError(f"--warmup accepts whole numbers from 0 to below the {steps} steps of a run, not {warmup}")
     config_bytes = seeds * population.lane_bytes(problem.model, batch_size)
     per_chunk = max(1, memory_budget(device) // config_bytes)
     chunks = [(name, chunk) for name, table in configs.items() for chunk in cut(table, per_chunk)]
@@ -87,6 +111,9 @@ def make_plan(
         "seeds": seeds,
         "steps": steps,
         "batch_size": batch_size,
+        "accumulate": accumulate,
+        "schedule": schedule,
+        "warmup": warmup,
         "evaluations": evaluations,
         "data": problem.data.name,
         "data_source": problem.data.source if task == "regression" else problem.data.name,
@@ -149,10 +176,8 @@ def estimate_seconds(plan: Plan) -> float:
             configs,
             plan.seeds,
             optimizer=name,
-            steps=steps,
-            batch_size=plan.identity["batch_size"],
             evaluations=1,
-            device=plan.device,
+            **{**plan.training, "steps": steps, "warmup": 0},
         )
         training = curves["seconds"].max()
         return training / steps, (time.perf_counter() - started - training) / 2

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments import models, optimizers, problems
+from experiments import models, optimizers, problems, schedules
 from experiments.problems import Problem
 
 DIVERGED = 100.0
@@ -75,14 +75,27 @@ def step_(
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
+    masks: Sequence[torch.Tensor] = (),
+    *,
     forward: models.Forward = models.mlp_forward,
+    accumulate: int = 1,
 ) -> torch.Tensor:
-    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`."""
+    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.
+
+    Args:
+        masks: of dropout, `[n_seeds, width, batch]` for each hidden layer.
+        forward: as of the `Model`.
+        accumulate: number of equal parts of the batch that go through the model one after the other.
+    """
     optimizer.zero_grad()
-    loss = problems.losses(forward(params, x), y)
-    loss.sum().backward()
+    parts = zip(*(t.chunk(accumulate, 1) for t in (x, y)), *(mask.chunk(accumulate, 2) for mask in masks), strict=True)
+    losses = []
+    for x_part, y_part, *mask_parts in parts:
+        loss = problems.losses(forward(params, x_part, *mask_parts), y_part)
+        loss.backward(torch.full_like(loss, 1 / accumulate))
+        losses.append(loss.detach())
     optimizer.step()
-    return loss.detach()
+    return torch.stack(losses).mean(dim=0)
 
 
 def train(
@@ -93,6 +106,9 @@ def train(
     optimizer: str = "adam",
     steps: int,
     batch_size: int = 128,
+    accumulate: int = 1,
+    schedule: str = "constant",
+    warmup: int = 0,
     evaluations: int = 8,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -103,6 +119,9 @@ def train(
     Args:
         configs: one row each; columns as in `grid.AXES`, of which those count that the optimizer has.
         optimizer: a name in `optimizers.OPTIMIZERS` or a "module:Class".
+        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are
+            taken from the data as one large batch is.
+        schedule, warmup: of lr, for every lane; see `schedules.factor`.
         on_step: called after each step with the number of steps done.
     Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
         lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation.
@@ -112,7 +131,9 @@ def train(
     tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds))) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
-    batches = zip(*(batch_indices(len(x), batch_size, seed) for seed in seeds), strict=True)
+    per_step = batch_size * accumulate
+    batches = zip(*(batch_indices(len(x), per_step, seed) for seed in seeds), strict=True)
+    lrs = [group.get("lr") for group in optimizer_.param_groups]
 
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
@@ -122,7 +143,7 @@ def train(
     def record(step: int) -> None:
         eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
-        epoch = step * batch_size / (len(x) // batch_size * batch_size)
+        epoch = step / (len(x) // per_step)
         columns = {"train_loss": train_loss, "eval_loss": eval_loss, "eval_accuracy": accuracy}
         points.append(
             pd.DataFrame(
@@ -134,7 +155,13 @@ def train(
     started = time.perf_counter()
     for step in range(1, steps + 1):
         index = torch.stack(next(batches)).to(device, non_blocking=True)
-        loss = step_(params, optimizer_, x[index], y[index], problem.model.forward)
+        of_seeds = (problem.model.masks(seed, step, per_step) for seed in seeds)
+        masks = [torch.stack(layer).to(device, dtype) for layer in zip(*of_seeds, strict=True)]
+        if (schedule, warmup) != ("constant", 0):
+            for group, lr in zip(optimizer_.param_groups, lrs, strict=True):
+                group["lr"] = lr * schedules.factor(schedule, step, steps, warmup)
+        forward = problem.model.forward
+        loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
         if step == 1:
             loss_limit = DIVERGED * loss
         diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)

@@ -32,7 +32,12 @@ class Problem:
 
 
 def make(
-    task: str, model: str | None = None, hidden: int | None = None, data_dir=None, condition_number=100.0
+    task: str,
+    model: str | None = None,
+    hidden: int | None = None,
+    data_dir=None,
+    condition_number: float = 100.0,
+    dropout: float = 0.0,
 ) -> Problem:
     """Load or generate the data of a task and choose its model.
 
@@ -41,12 +46,13 @@ def make(
         hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
             source article's 20 and 30 on regression.
         condition_number: of the linear least squares problem.
+        dropout: probability with which an mlp's hidden activations are dropped in training.
     Raises: OptionError, data.DataError.
     """
-    kind = check_model(task, model, hidden)
+    kind = check_model(task, model, hidden, dropout)
     if task == "mnist":
         nets = {
-            "mlp": models.mlp(784, hidden or 32, hidden or 32, 10),
+            "mlp": models.mlp(784, hidden or 32, hidden or 32, 10, dropout=dropout),
             "logistic": models.mlp(784, 10, name="logistic"),
             "cnn": convolution.cnn(),
             "gru": recurrent.gru(hidden or 32),
@@ -54,10 +60,10 @@ def make(
         return Problem(task, data.mnist(data_dir), nets[kind])
     if kind == "linear":
         return Problem(task, data.least_squares(condition_number), models.mlp(10, 1, name="linear"))
-    return Problem(task, data.teacher_regression(), models.mlp(10, hidden or 20, hidden or 30, 1))
+    return Problem(task, data.teacher_regression(), models.mlp(10, hidden or 20, hidden or 30, 1, dropout=dropout))
 
 
-def check_model(task: str, model: str | None, hidden: int | None) -> str:
+def check_model(task: str, model: str | None, hidden: int | None, dropout: float = 0.0) -> str:
     """The model's kind. Raises: OptionError if the task is unknown, or cannot train such a model."""
     if task not in TASKS:
         raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {task!r}")
@@ -68,6 +74,8 @@ def check_model(task: str, model: str | None, hidden: int | None) -> str:
         raise OptionError(
             f"--hidden accepts a width of at least 1 and goes with --model mlp or gru, not {hidden} with {kind}"
         )
+    if not 0 <= dropout < 1 or (dropout and kind != "mlp"):
+        raise OptionError(f"--dropout accepts numbers in [0, 1) and goes with --model mlp, not {dropout:g} with {kind}")
     return kind
 
 

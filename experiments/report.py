@@ -25,6 +25,7 @@ RUN_COLUMNS = [
     *["run_id", "data", "task", "model", "optimizer", "lr", "seed", "status", "diverged_step"],
     *["train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"],
 ]
+RUN_KEYS = ("steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 CURVE_COLUMNS = ["run_id", "step", "train_loss", "eval_loss", "eval_accuracy"]
 
 OPTIMIZERS = (
@@ -174,7 +175,7 @@ def origin(provenance: dict) -> list[list[str]]:
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
         *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
-        ["run", ", ".join(f"{key} {sweep[key]}" for key in ("steps", "batch_size", "seeds") if key in sweep)],
+        ["run", ", ".join(f"{key} {sweep[key]}" for key in RUN_KEYS if key in sweep)],
         ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items())],
     ]
     if alone := provenance.get("one_after_the_other"):

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from experiments import optimizers, population
+from experiments import optimizers, population, schedules
 from experiments.grid import OptionError
 from experiments.problems import Problem
 
@@ -47,22 +48,44 @@ def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
 
 
-def step_(module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Take one training step on a batch; returns its loss."""
+def step_(
+    module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, masks=(), accumulate: int = 1
+) -> torch.Tensor:
+    """Take one training step on a batch, in `accumulate` equal parts; returns its loss. masks: of `Model.masks`."""
     optimizer.zero_grad()
-    loss = loss_of(module(x), y)
-    loss.backward()
+    parts = zip(x.chunk(accumulate), y.chunk(accumulate), *(mask.chunk(accumulate, 1) for mask in masks), strict=True)
+    losses = []
+    for x_part, y_part, *mask_parts in parts:
+        loss = loss_of(module(x_part, *mask_parts), y_part)
+        loss.backward(torch.full_like(loss, 1 / accumulate))
+        losses.append(loss.detach())
     optimizer.step()
-    return loss.detach()
+    return torch.stack(losses).mean()
 
 
-def train(problem: Problem, config: dict, seed: int, steps: int, batch_size: int = 128, **options):
+def train(
+    problem: Problem,
+    config: dict,
+    seed: int,
+    steps: int,
+    batch_size: int = 128,
+    accumulate: int = 1,
+    schedule: str = "constant",
+    warmup: int = 0,
+    **options,
+):
     """Train one run as a population's lane is trained; returns the module and the losses of its steps, `[steps]`."""
     module, optimizer = make(problem, config, seed, **options)
+    # Torch's scheduler sets the lr of the first step at once, and that of the next one after each.
+    schedule_ = LambdaLR(optimizer, lambda done: schedules.factor(schedule, min(done + 1, steps), steps, warmup))
     first = next(module.parameters())
     x, y, _, _ = population.tensors(problem, first.device, first.dtype)
-    batches = population.batch_indices(len(x), batch_size, seed)
-    losses = [step_(module, optimizer, x[index], y[index]) for index, _ in zip(batches, range(steps), strict=False)]
+    per_step = batch_size * accumulate
+    losses = []
+    for step, index in zip(range(1, steps + 1), population.batch_indices(len(x), per_step, seed), strict=False):
+        masks = [mask.to(first) for mask in problem.model.masks(seed, step, per_step)]
+        losses.append(step_(module, optimizer, x[index], y[index], masks, accumulate))
+        schedule_.step()
     return module, torch.stack(losses)
 
 

@@ -20,6 +20,7 @@ from experiments import comparison, grid, optimizers, population, problems, repo
 from experiments.data import DataError
 from experiments.grid import AXES, OptionError
 from experiments.plan import Plan, describe, estimate_seconds, make_plan
+from experiments.schedules import SCHEDULES
 
 Values = float | Iterable[float] | None
 
@@ -53,6 +54,10 @@ def sweep(
     epochs: float | None = None,
     steps: int | None = None,
     batch_size: int = 128,
+    accumulate: int = 1,
+    schedule: str = "constant",
+    warmup: int = 0,
+    dropout: float = 0.0,
     hidden: int | None = None,
     condition_number: float = 100.0,
     evaluations: int = 8,
@@ -73,6 +78,9 @@ def sweep(
             an argument; None leaves each its default.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch.
+        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size.
+        schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after so many steps of linear warm-up.
+        dropout: probability with which an mlp's hidden activations are dropped in training.
         hidden: width of both hidden layers of an mlp, or of a gru's state.
         condition_number: of the linear model's least squares problem.
         evaluations: how often each run is evaluated after its start.
@@ -91,6 +99,10 @@ def sweep(
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,
+        accumulate=accumulate,
+        schedule=schedule,
+        warmup=warmup,
+        dropout=dropout,
         hidden=hidden,
         condition_number=condition_number,
         evaluations=evaluations,
@@ -130,10 +142,8 @@ def run(plan: Plan, progress: bool = True) -> Sweep:
                 chunk,
                 plan.seeds,
                 optimizer=name,
-                steps=plan.steps,
-                batch_size=plan.identity["batch_size"],
                 evaluations=plan.identity["evaluations"],
-                device=plan.device,
+                **plan.training,
                 on_step=lambda step: bar.update(),
             )
             chunk_runs.insert(1, "optimizer", name)
@@ -168,7 +178,7 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
     identity, total, parts = plan.identity, 0.0, []
     for name, n_runs in plan.n_runs.items():
         config = {axis: values[0] for axis, values in identity["optimizers"][name].items()}
-        sizes = plan.steps, identity["evaluations"], identity["batch_size"], sample
+        sizes = plan.steps, identity["evaluations"], identity["batch_size"] * identity["accumulate"], sample
         one = solo.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
         total += n_runs * one
         parts.append(f"{n_runs} {name} runs x {one:.2f} s")
@@ -227,6 +237,17 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=float, metavar="E", help="length of a run (default 1)")
     add("--steps", type=int, metavar="S", help="length of a run, instead of --epochs")
     add("--batch-size", type=int, default=128, metavar="B", help="examples a step (default 128)")
+    text = "batches of a step, whose gradient is the mean over them (default 1)"
+    add("--accumulate", type=int, default=1, metavar="N", help=text)
+    add("--schedule", default="constant", metavar="S", help=f"of lr: {', '.join(SCHEDULES)} (default constant)")
+    add(
+        "--warmup",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="in which lr rises to where the schedule starts (default 0)",
+    )
+    add("--dropout", type=float, default=0.0, metavar="P", help="of an mlp's hidden activations (default 0)")
     add("--evaluations", type=int, default=8, metavar="N", help="evaluations of a run after its start (default 8)")
     add(
         "--data-dir",

@@ -161,6 +161,19 @@ def test_every_regression_model_trains(model):
     assert result.provenance["loss_name"].startswith("excess" if model == "linear" else "evaluation loss")
 
 
+@pytest.mark.parametrize("model", ["cnn", "gru"])
+def test_larger_models_train_with_every_option(model, mnist_folder):
+    options = {"lr": [1e-3, 1e-2], "steps": 6, "batch_size": 16, "accumulate": 2, "schedule": "cosine", "warmup": 2}
+    result = sweep.sweep("mnist", model=model, **options, data_dir=mnist_folder, progress=False)
+    assert (result.runs.status == "ok").all()
+    assert (result.runs.train_loss < 3).all()
+    assert {key: result.provenance["sweep"][key] for key in ("accumulate", "schedule", "warmup")} == {
+        "accumulate": 2,
+        "schedule": "cosine",
+        "warmup": 2,
+    }
+
+
 def test_logistic_regression_trains(mnist_folder):
     result = sweep.sweep("mnist", model="logistic", lr=[1e-3, 1e-2], steps=30, data_dir=mnist_folder, progress=False)
     assert (result.runs.train_loss < 2.3).all()
@@ -223,6 +236,16 @@ BAD = [
     (["regression", "--epochs", "0"], "--epochs accepts positive numbers, not 0"),
     (["regression", "--steps", "3", "--epochs", "1"], "--steps and --epochs exclude each other"),
     (["regression", "--model", "linear", "--condition-number", "0.5"], "--condition-number takes a number from 1"),
+    (["regression", "--accumulate", "0"], "--accumulate accepts whole numbers from 1, not 0"),
+    (["regression", "--accumulate", "100"], "--batch-size times --accumulate accepts at most the 8192 training"),
+    (["regression", "--schedule", "step"], "--schedule accepts constant, rsqrt, cosine, not 'step'"),
+    (["regression", "--steps", "9", "--warmup", "9"], "--warmup accepts whole numbers from 0 to below the 9 steps"),
+    (["regression", "--dropout", "1"], "--dropout accepts numbers in [0, 1) and goes with --model mlp, not 1 with mlp"),
+    (["mnist", "--model", "gru", "--dropout", "0.1"], "--dropout accepts numbers in [0, 1) and goes with --model mlp"),
+    (
+        ["mnist", "--model", "cnn", "--hidden", "9"],
+        "--hidden accepts a width of at least 1 and goes with --model mlp or",
+    ),
     (["regression", "--device", "tpu"], "--device accepts auto, cpu, cuda or cuda:N, not 'tpu'"),
     (["mnist", "--data-dir", "/nowhere"], "--data-dir takes a folder with the IDX files"),
 ]
