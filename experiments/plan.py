@@ -54,7 +54,7 @@ def make_plan(
     seeds: int,
     epochs: float | None,
     steps: int | None,
-    batch_size: int,
+    batch_size: int | None,
     accumulate: int,
     schedule: str,
     warmup: int,
@@ -78,7 +78,7 @@ def make_plan(
         ("accumulate", accumulate),
         ("evaluations", evaluations),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise OptionError(f"--{name} accepts whole numbers from 1, not {value}")
     if steps is not None and epochs is not None:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
@@ -91,12 +91,14 @@ def make_plan(
         raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {schedule!r}")
 
     problem = problems.make(task, model, hidden, data_dir, condition_number, dropout)
-    n_train = len(problem.data.x_train)
+    n_train, batch_size = len(problem.data.x_train), batch_size or problem.batch_size
     if batch_size * accumulate > n_train:
         product = " times --accumulate" * (accumulate > 1)
         raise OptionError(
             f"--batch-size{product} accepts at most the {n_train} training examples of {problem.data.name}"
         )
+    if epochs is None:
+        steps = steps or problem.steps
     if steps is None:
         steps = max(1, round((epochs or 1) * (n_train // (batch_size * accumulate))))
     if not 0 <= warmup < steps:
@@ -116,7 +118,7 @@ def make_plan(
         "warmup": warmup,
         "evaluations": evaluations,
         "data": problem.data.name,
-        "data_source": problem.data.source if task == "regression" else problem.data.name,
+        "data_source": problem.data.name if task == "mnist" else problem.data.source,
     }
     return Plan(
         identity=identity,

@@ -16,14 +16,15 @@ DIVERGED = 100.0
 times the loss of its first step."""
 
 
-def batch_indices(n: int, batch_size: int, seed: int):
+def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
     """Yield int64 `[batch_size]` indices for ever: epochs of a fresh permutation, incomplete batches dropped.
 
     They depend on the seed alone, not on the device or on what else is trained.
     """
     generator = torch.Generator().manual_seed(seed)
     while True:
-        yield from torch.randperm(n, generator=generator).split(batch_size)[: n // batch_size]
+        order = torch.arange(n) if in_order else torch.randperm(n, generator=generator)
+        yield from order.split(batch_size)[: n // batch_size]
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
@@ -59,7 +60,7 @@ def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, 
     loss /= len(x)
     if floor := problem.data.loss_floor:
         # float32 cannot tell losses closer to the optimum than this.
-        loss = (loss - floor).clamp_min(floor * torch.finfo(torch.float32).eps)
+        loss = (loss - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
     return loss, hits / len(x)
 
 
@@ -132,8 +133,10 @@ def train(
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     per_step = batch_size * accumulate
-    batches = zip(*(batch_indices(len(x), per_step, seed) for seed in seeds), strict=True)
-    lrs = [group.get("lr") for group in optimizer_.param_groups]
+    batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
+    # A class of the user's keeps its lr where it likes, as long as nothing has to change it.
+    is_scheduled = (schedule, warmup) != ("constant", 0)
+    lrs = [group["lr"] for group in optimizer_.param_groups] if is_scheduled else []
 
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
@@ -157,11 +160,11 @@ def train(
         index = torch.stack(next(batches)).to(device, non_blocking=True)
         of_seeds = (problem.model.masks(seed, step, per_step) for seed in seeds)
         masks = [torch.stack(layer).to(device, dtype) for layer in zip(*of_seeds, strict=True)]
-        if (schedule, warmup) != ("constant", 0):
-            for group, lr in zip(optimizer_.param_groups, lrs, strict=True):
-                group["lr"] = lr * schedules.factor(schedule, step, steps, warmup)
+        for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
+            group["lr"] = lr * schedules.factor(schedule, step, steps, warmup)
         forward = problem.model.forward
         loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
+        problem.model.project_(params)
         if step == 1:
             loss_limit = DIVERGED * loss
         diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)

@@ -5,20 +5,27 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from experiments import convolution, data, models, recurrent
+from experiments import convolution, data, functions, models, recurrent
 from experiments.grid import OptionError
 
 TASKS = {"mnist": ("mlp", "logistic", "cnn", "gru"), "regression": ("mlp", "linear")}
+TASKS |= {"heavy-tailed": ("linear",), "function": tuple(functions.FUNCTIONS)}
 """Tasks and the models that each can train; the first is the default."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A task made concrete. `data` stays on the CPU; training moves it to its device."""
+    """A task made concrete. `data` stays on the CPU; training moves it to its device.
+
+    Attributes:
+        batch_size, steps: of a run where nothing else is asked for; without steps it is an epoch.
+    """
 
     task: str
     data: data.Dataset
     model: models.Model
+    batch_size: int = 128
+    steps: int | None = None
 
     @property
     def classifies(self) -> bool:
@@ -28,6 +35,8 @@ class Problem:
     def loss_name(self) -> str:
         if self.classifies:
             return "evaluation loss (cross-entropy)"
+        if not self.data.y_train.shape[-1]:
+            return "value above the minimum"
         return "excess evaluation MSE" if self.data.loss_floor else "evaluation loss (MSE)"
 
 
@@ -58,6 +67,12 @@ def make(
             "gru": recurrent.gru(hidden or 32),
         }
         return Problem(task, data.mnist(data_dir), nets[kind])
+    if task == "function":
+        return Problem(task, *functions.FUNCTIONS[kind]())
+    if task == "heavy-tailed":
+        dataset = data.heavy_tailed()
+        widths = dataset.x_train.shape[1], int(dataset.y_train.max()) + 1
+        return Problem(task, dataset, models.mlp(*widths, name="linear"), len(dataset.x_train), 300)
     if kind == "linear":
         return Problem(task, data.least_squares(condition_number), models.mlp(10, 1, name="linear"))
     return Problem(task, data.teacher_regression(), models.mlp(10, hidden or 20, hidden or 30, 1, dropout=dropout))
@@ -82,11 +97,15 @@ def check_model(task: str, model: str | None, hidden: int | None, dropout: float
 def losses(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean loss of each lane, `[lanes]`: cross-entropy for integer targets, mean squared error for floats.
 
+    Where there are no targets, `[n_inputs, batch, 0]`, the outputs are the loss.
+
     Args:
         output: `[lanes, n_out, batch]`.
         target: `[n_inputs, batch]` classes or `[n_inputs, batch, n_out]` values; lanes are divided
             evenly among the inputs.
     """
+    if not target.shape[-1]:
+        return output.mean(dim=(1, 2))
     if target.is_floating_point():
         return (output - per_lane(target.transpose(1, 2), len(output))).square().mean(dim=(1, 2))
     return F.cross_entropy(output, per_lane(target, len(output)), reduction="none").mean(dim=1)

@@ -45,6 +45,8 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if not target.shape[-1]:
+        return output.mean()
     return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
 
 
@@ -81,10 +83,12 @@ def train(
     first = next(module.parameters())
     x, y, _, _ = population.tensors(problem, first.device, first.dtype)
     per_step = batch_size * accumulate
+    batches = population.batch_indices(len(x), per_step, seed, problem.data.in_order)
     losses = []
-    for step, index in zip(range(1, steps + 1), population.batch_indices(len(x), per_step, seed), strict=False):
+    for step, index in zip(range(1, steps + 1), batches, strict=False):
         masks = [mask.to(first) for mask in problem.model.masks(seed, step, per_step)]
         losses.append(step_(module, optimizer, x[index], y[index], masks, accumulate))
+        problem.model.project_(module.parameters())
         schedule_.step()
     return module, torch.stack(losses)
 

@@ -53,7 +53,7 @@ def sweep(
     seeds: int = 1,
     epochs: float | None = None,
     steps: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     accumulate: int = 1,
     schedule: str = "constant",
     warmup: int = 0,
@@ -70,15 +70,15 @@ def sweep(
     """Train every combination of the hyperparameters, with every seed, as lanes of one population an optimizer.
 
     Args:
-        task: "mnist" or "regression".
-        model: "mlp" (default), "logistic", "cnn" or "gru" on mnist; "mlp" (default) or "linear" on regression.
+        task, model: in `problems.TASKS`; the first model of a task is its default.
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
             an argument; None leaves each its default.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
-        epochs, steps: length of a run; one of them, by default one epoch.
-        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size.
+        epochs, steps: length of a run; one of them, by default one epoch or what suits the task.
+        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size (by default
+            128, or what suits the task).
         schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after so many steps of linear warm-up.
         dropout: probability with which an mlp's hidden activations are dropped in training.
         hidden: width of both hidden layers of an mlp, or of a gru's state.
@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
         "momentum: of 1 - value). What an optimizer has no argument for does not multiply its configurations.",
     )
     add = cli.add_argument
-    add("task", metavar="{mnist,regression}", help="what is trained")
+    add("task", metavar=f"{{{','.join(problems.TASKS)}}}", help="what is trained")
     defaults = {name: optimizers.axes(choice) for name, choice in optimizers.OPTIMIZERS.items()}
     for axis in AXES:
         name = next(name for name in defaults if axis in defaults[name])
@@ -234,9 +234,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--condition-number", type=float, default=100.0, metavar="C", help="of regression's linear model (default 100)")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")
-    add("--epochs", type=float, metavar="E", help="length of a run (default 1)")
+    add("--epochs", type=float, metavar="E", help="length of a run (default 1, or as many steps as suit the task)")
     add("--steps", type=int, metavar="S", help="length of a run, instead of --epochs")
-    add("--batch-size", type=int, default=128, metavar="B", help="examples a step (default 128)")
+    add("--batch-size", type=int, metavar="B", help="examples a batch (default 128, or what suits the task)")
     text = "batches of a step, whose gradient is the mean over them (default 1)"
     add("--accumulate", type=int, default=1, metavar="N", help=text)
     add("--schedule", default="constant", metavar="S", help=f"of lr: {', '.join(SCHEDULES)} (default constant)")
