@@ -9,8 +9,11 @@ import optim
 from experiments import data, grid, models, population, problems, solo, store
 from experiments.timing import time_in_turn, with_interval
 
-SIZES = {"cpu": ((128, 32), (32, 128)), "cuda": ((256, 128), (128, 32))}
-"""Lanes and hidden width of the populations: 784-H-H-10, batch 128."""
+SIZES = {
+    "cpu": (("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
+    "cuda": (("mlp", 256, 128), ("mlp", 128, 32), ("gru", 128, 32)),
+}
+"""Model, lanes and hidden width of the populations on MNIST, batch 128."""
 
 BATCH = 128
 SOLO_STEPS = 16
@@ -19,7 +22,7 @@ COPY_ELEMENTS = 2**25
 
 
 def step_work(model: models.Model, lanes: int) -> tuple[float, float]:
-    """Floating-point operations of a step's matrix products, and bytes that its update has to move."""
+    """Floating-point operations of a step's matrix products, of an mlp, and bytes that its update has to move."""
     layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
     # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.
     flops = 2 * BATCH * lanes * (3 * sum(layers) - layers[0])
@@ -43,7 +46,7 @@ def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict
 
     def population_step() -> None:
         index = batch().unsqueeze(0)
-        population.step_(params, ours, x[index], y[index])
+        population.step_(params, ours, x[index], y[index], forward=problem.model.forward)
 
     module, alone = solo.make(problem, grid.AXES, device=device)
 
@@ -67,7 +70,7 @@ def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
     }
-    if find_spec("jax") and find_spec("optax") and device == "cpu":
+    if is_mlp(problem) and find_spec("jax") and find_spec("optax") and device == "cpu":
         sides["jax"] = jax_side(problem, params, configs["lr"], batch)
     return sides
 
@@ -118,25 +121,27 @@ def noise() -> data.Dataset:
     return data.Dataset("noise of MNIST's shapes", "generated", *sets[0], *sets[1])
 
 
-def compare(lanes: int, hidden: int, data_dir, device: str, rounds: int) -> dict:
+def is_mlp(problem: problems.Problem) -> bool:
+    return problem.model.forward is models.mlp_forward
+
+
+def compare(kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int) -> dict:
     """Time one size; returns a row of the table."""
     try:
-        problem = problems.make("mnist", hidden=hidden, data_dir=data_dir)
+        problem = problems.make("mnist", kind, hidden, data_dir)
     except data.DataError:
         if data_dir is not None:
             raise
-        problem = problems.Problem("mnist", noise(), models.mlp(784, hidden, hidden, 10))
+        problem = problems.Problem("mnist", noise(), problems.networks(hidden)[kind])
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
-    flops, update_bytes = step_work(problem.model, lanes)
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
     copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
-    roofline = flops / matrix_rate + update_bytes / copy_rate
-    ratios = {
-        "speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"],
-        "share of roofline": roofline / seconds["population"],
-        "update / torch's flat fused update": seconds["update"] / seconds["fused update"],
-    }
+    ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}
+    if is_mlp(problem):
+        flops, update_bytes = step_work(problem.model, lanes)
+        ratios["share of roofline"] = (flops / matrix_rate + update_bytes / copy_rate) / seconds["population"]
+    ratios["update / torch's flat fused update"] = seconds["update"] / seconds["fused update"]
     if "jax" in seconds:
         ratios["speed-up over jax"] = seconds["jax"] / seconds["population"]
     row = {"data": problem.data.name, "K": lanes, "model": problem.model.name, "device": device, "rounds": rounds}
@@ -157,6 +162,9 @@ def markdown(rows: list[dict], provenance: dict) -> str:
     for name in names[names.index("rounds") :]:
         cells = []
         for row in rows:
+            if name not in row:
+                cells.append("-")
+                continue
             interval = f" [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]" if f"{name}, low" in row else ""
             cells.append((f"{row[name]:.2f}" if interval else f"{row[name]:.4g}") + interval)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -169,8 +177,8 @@ def markdown(rows: list[dict], provenance: dict) -> str:
 {chr(10).join(lines)}
 
 Medians over the rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every round.
-One after the other: `nn.Sequential` with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
-Roofline: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
+One after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
+Roofline, of an mlp: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
 plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
 JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
 """

@@ -78,7 +78,7 @@ def step_(
     y: torch.Tensor,
     masks: Sequence[torch.Tensor] = (),
     *,
-    forward: models.Forward = models.mlp_forward,
+    forward: models.Forward,
     accumulate: int = 1,
 ) -> torch.Tensor:
     """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.

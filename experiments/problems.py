@@ -60,13 +60,7 @@ def make(
     """
     kind = check_model(task, model, hidden, dropout)
     if task == "mnist":
-        nets = {
-            "mlp": models.mlp(784, hidden or 32, hidden or 32, 10, dropout=dropout),
-            "logistic": models.mlp(784, 10, name="logistic"),
-            "cnn": convolution.cnn(),
-            "gru": recurrent.gru(hidden or 32),
-        }
-        return Problem(task, data.mnist(data_dir), nets[kind])
+        return Problem(task, data.mnist(data_dir), networks(hidden, dropout)[kind])
     if task == "function":
         return Problem(task, *functions.FUNCTIONS[kind]())
     if task == "heavy-tailed":
@@ -76,6 +70,16 @@ def make(
     if kind == "linear":
         return Problem(task, data.least_squares(condition_number), models.mlp(10, 1, name="linear"))
     return Problem(task, data.teacher_regression(), models.mlp(10, hidden or 20, hidden or 30, 1, dropout=dropout))
+
+
+def networks(hidden: int | None = None, dropout: float = 0.0) -> dict[str, models.Model]:
+    """The models of MNIST, by their kind; arguments as of `make`."""
+    return {
+        "mlp": models.mlp(784, hidden or 32, hidden or 32, 10, dropout=dropout),
+        "logistic": models.mlp(784, 10, name="logistic"),
+        "cnn": convolution.cnn(),
+        "gru": recurrent.gru(hidden or 32),
+    }
 
 
 def check_model(task: str, model: str | None, hidden: int | None, dropout: float = 0.0) -> str:
