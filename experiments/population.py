@@ -114,6 +114,9 @@ def train(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] = lambda step: None,
+    due: Callable[[], bool] = lambda: False,
+    keep: Callable[[dict], object] = lambda state: None,
+    resume: dict | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
@@ -123,9 +126,14 @@ def train(
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are
             taken from the data as one large batch is.
         schedule, warmup: of lr, for every lane; see `schedules.factor`.
-        on_step: called after each step with the number of steps done.
+        on_step: called after each step with the number of steps done, and at once when a state is resumed.
+        due, keep: after each step but the last, `keep` is given the state of the training if `due` says so. It holds
+            the very tensors that the next step changes.
+        resume: a state as `keep` had it, of the same configurations and seeds in the same order, and of the same
+            options. Training goes on after its step, to the same bits on the same device.
     Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
-        lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation.
+        lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation and what `keep` takes,
+        and count what a resumed training had taken before.
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = models.stack(problem.model, seeds, n_configs, dtype, device)
@@ -140,23 +148,33 @@ def train(
 
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
+    loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
     evaluate_at = evaluation_steps(steps, evaluations)
-    points, seconds, since = [], 0.0, 0
+    points, seconds, since, done = [], 0.0, 0, 0
 
     def record(step: int) -> None:
         eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
-        epoch = step / (len(x) // per_step)
-        columns = {"train_loss": train_loss, "eval_loss": eval_loss, "eval_accuracy": accuracy}
-        points.append(
-            pd.DataFrame(
-                dict(lane=np.arange(lanes), step=step, epoch=epoch, **{k: v.cpu().numpy() for k, v in columns.items()})
-            ).assign(seconds=seconds)
-        )
+        point = {"step": step, "epoch": step / (len(x) // per_step)}
+        point |= {"train_loss": train_loss.cpu(), "eval_loss": eval_loss.cpu(), "eval_accuracy": accuracy.cpu()}
+        points.append({**point, "seconds": seconds})
 
-    record(0)
+    if resume:
+        with torch.no_grad():
+            for p, saved in zip(params, resume["params"], strict=True):
+                p.copy_(saved)
+        optimizer_.load_state_dict(resume["optimizer"])
+        diverged_at, loss_sum, loss_limit = (
+            resume[name].to(device) for name in ("diverged_at", "loss_sum", "loss_limit")
+        )
+        points, seconds, since, done = (resume[name] for name in ("points", "seconds", "since", "step"))
+        for _ in range(done):
+            next(batches)
+        on_step(done)
+    else:
+        record(0)
     started = time.perf_counter()
-    for step in range(1, steps + 1):
+    for step in range(done + 1, steps + 1):
         index = torch.stack(next(batches)).to(device, non_blocking=True)
         of_seeds = (problem.model.masks(seed, step, per_step) for seed in seeds)
         masks = [torch.stack(layer).to(device, dtype) for layer in zip(*of_seeds, strict=True)]
@@ -170,26 +188,44 @@ def train(
         diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)
         loss_sum += loss
         since += 1
-        if step in evaluate_at:
+        evaluates, keeps = step in evaluate_at, step < steps and due()
+        if evaluates or keeps:
             if x.is_cuda:
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - started
-            record(step)
-            loss_sum.zero_()
-            since, started = 0, time.perf_counter()
+            if evaluates:
+                record(step)
+                loss_sum.zero_()
+                since = 0
+            if keeps:
+                state = {"params": [p.detach() for p in params], "optimizer": optimizer_.state_dict()}
+                state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
+                keep({**state, "points": points, "seconds": seconds, "since": since, "step": step})
+            started = time.perf_counter()
         on_step(step)
 
-    curves = pd.concat(points, ignore_index=True)
-    return summarise_lanes(curves, diverged_at.cpu().numpy(), configs, seeds), curves
-
-
-def summarise_lanes(curves: pd.DataFrame, diverged_at: np.ndarray, configs: pd.DataFrame, seeds) -> pd.DataFrame:
-    """One row a lane: its configuration, how it ended, and its final and best losses and accuracies."""
+    lane = np.arange(lanes)
+    curves = pd.concat(
+        [pd.DataFrame({"lane": lane, **{k: np.asarray(v) for k, v in point.items()}}) for point in points],
+        ignore_index=True,
+    )
     runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
-    runs.insert(0, "lane", np.arange(len(runs)))
-    runs["status"] = np.where(diverged_at > 0, "diverged", "ok")
-    runs["diverged_step"] = pd.array(diverged_at, dtype="Int64")
-    runs.loc[diverged_at == 0, "diverged_step"] = pd.NA
+    runs.insert(0, "lane", lane)
+    reached = diverged_at.cpu().numpy()
+    runs["diverged_step"] = pd.array(reached, dtype="Int64")
+    runs.loc[reached == 0, "diverged_step"] = pd.NA
+    return summarise_lanes(runs, curves), curves
+
+
+def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The runs with how they ended, and their final and best losses and accuracies: one row a lane, in order.
+
+    Args:
+        runs: columns of the caller's, among them lane, and last diverged_step, NA where a run has not diverged.
+        curves: one row a lane and evaluation, steps ascending.
+    """
+    runs = runs.copy()
+    runs.insert(len(runs.columns) - 1, "status", np.where(runs["diverged_step"].notna(), "diverged", "ok"))
     by_lane = curves.groupby("lane")
     first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
     for column in ("train_loss", "eval_loss"):

@@ -1,5 +1,7 @@
 """A lane of a population is a run on its own: same weights, same batches, same losses."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,3 +219,46 @@ def test_lane_bytes_is_what_training_takes(model):
     """Parameters, gradients and states are counted exactly; activations come on top."""
     assert model.n_params == sum(p.numel() for p in model.build().parameters())
     assert population.lane_bytes(model, 128) > 16 * model.n_params
+
+
+@pytest.mark.parametrize("make", PROBLEMS)
+@pytest.mark.parametrize("optimizer", ["adam", "radam"])
+def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimizer, tmp_path):
+    """Through a file, between two evaluations, in the second epoch, with a schedule and a lane that diverges."""
+    problem, sick = make(), CONFIGS.copy()
+    sick.loc[1, "lr"] = 1e30
+    options = {"steps": 40, "batch_size": 32, "accumulate": 2, "evaluations": 3, "schedule": "cosine", "warmup": 3}
+    options["optimizer"] = optimizer
+    whole = population.train(problem, sick, [0, 5], **options)
+    asked = iter([False] * 21 + [True] + [False] * 18)
+    population.train(
+        problem, sick, [0, 5], due=lambda: next(asked), keep=lambda s: torch.save(s, tmp_path / "state"), **options
+    )
+    state, seen = torch.load(tmp_path / "state", weights_only=True), []
+    assert state["step"] == 22
+    resumed = population.train(problem, sick, [0, 5], resume=state, on_step=seen.append, **options)
+    assert seen == list(range(22, 41))
+    assert (resumed[1].groupby("lane").seconds.diff().dropna() > 0).all()
+    for a, b in zip(whole, resumed, strict=True):
+        drop = [column for column in a if column == "seconds"]
+        pd.testing.assert_frame_equal(a.drop(columns=drop), b.drop(columns=drop), check_exact=True)
+
+
+def test_dropout_and_bounded_parameters_resume_to_the_same_bits():
+    dropped = problems.make("regression", dropout=0.3)
+    bounded = problems.make("function", problems.TASKS["function"][0])
+    for problem, batch_size in ((dropped, 32), (bounded, bounded.batch_size)):
+        states, options = [], {"steps": 9, "batch_size": batch_size, "evaluations": 1}
+        whole, _ = population.train(
+            problem, CONFIGS, [0], due=lambda: True, keep=lambda s, to=states: to.append(clone(s)), **options
+        )
+        assert [state["step"] for state in states] == list(range(1, 9))  # not after the last step
+        resumed, _ = population.train(problem, CONFIGS, [0], resume=states[4], **options)
+        pd.testing.assert_frame_equal(whole, resumed, check_exact=True)
+
+
+def clone(state: dict) -> dict:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
