@@ -3,32 +3,39 @@
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
-from experiments import grid, optimizers, population, problems
+from experiments import grid, models, optimizers, population, problems, store
 from experiments.grid import OptionError
 from experiments.schedules import SCHEDULES
+
+ENGINES = ("local", "ray")
+KEPT_BLOCK = 32 * 2**20
+"""Bytes up to which glibc's malloc gives a block of memory out again; a larger one is page-faulted in each time."""
 
 
 class Plan(NamedTuple):
     """What a sweep will do: everything that decides its results, and how it is cut into chunks.
 
     Attributes:
-        chunks: what is trained at once: the name of an optimizer, and configurations, one row each.
-        chunk_bytes: memory of the largest chunk.
+        runs: one row each, in the order of the results: optimizer, the axes, seed, and the number of the configuration.
+        lanes: how many runs may be trained at once.
+        lane_bytes: memory that each of them takes.
     """
 
     identity: dict
     problem: problems.Problem
-    seeds: list[int]
     steps: int
     device: str
-    chunks: list[tuple[str, pd.DataFrame]]
-    chunk_bytes: int
+    runs: pd.DataFrame
+    lanes: int
+    lane_bytes: int
 
     @property
     def training(self) -> dict:
@@ -39,10 +46,7 @@ class Plan(NamedTuple):
     @property
     def n_runs(self) -> dict[str, int]:
         """Runs of each optimizer."""
-        counts = dict.fromkeys(self.identity["optimizers"], 0)
-        for name, configs in self.chunks:
-            counts[name] += len(configs) * len(self.seeds)
-        return counts
+        return self.runs["optimizer"].value_counts(sort=False).to_dict()
 
 
 def make_plan(
@@ -64,14 +68,13 @@ def make_plan(
     evaluations: int,
     data_dir: str | os.PathLike[str] | None,
     device: str,
+    out: Path | None = None,
+    engine: str = "local",
 ) -> Plan:
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
     problems.check_model(task, model, hidden, dropout)
     given = {axis: grid.check_axis(axis, as_list(values)) for axis, values in axes.items() if values is not None}
     grids = optimizers.grids(optimizers.names_of(optimizer), given)
-    configs = {name: grid.configurations(values) for name, values in grids.items()}
-    for name, table in configs.items():
-        optimizers.check(name, table)
     for name, value in (
         ("seeds", seeds),
         ("batch-size", batch_size),
@@ -85,8 +88,16 @@ def make_plan(
     for name, length in (("steps", steps), ("epochs", epochs)):
         if length is not None and not 0 < length < math.inf:
             raise OptionError(f"--{name} accepts positive numbers, not {length:g}")
-    device = resolve_device(device)
-
+    if engine not in ENGINES:
+        raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {engine!r}")
+    device = resolve_device(device, engine)
+    n_configs = sum(math.prod(map(len, values.values())) for values in grids.values())
+    store.check_room(
+        out, n_configs * seeds, evaluations + 1 if steps is None else min(evaluations, math.ceil(steps)) + 1
+    )
+    configs = {name: grid.configurations(values) for name, values in grids.items()}
+    for name, table in configs.items():
+        optimizers.check(name, table)
     if schedule not in SCHEDULES:
         raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {schedule!r}")
 
@@ -103,9 +114,6 @@ def make_plan(
         steps = max(1, round((epochs or 1) * (n_train // (batch_size * accumulate))))
     if not 0 <= warmup < steps:
         raise OptionError(f"--warmup accepts whole numbers from 0 to below the {steps} steps of a run, not {warmup}")
-    config_bytes = seeds * population.lane_bytes(problem.model, batch_size)
-    per_chunk = max(1, memory_budget(device) // config_bytes)
-    chunks = [(name, chunk) for name, table in configs.items() for chunk in cut(table, per_chunk)]
     identity = {
         "task": task,
         "model": problem.model.name,
@@ -123,26 +131,68 @@ def make_plan(
     return Plan(
         identity=identity,
         problem=problem,
-        seeds=list(range(seeds)),
         steps=steps,
         device=device,
-        chunks=chunks,
-        chunk_bytes=max(len(chunk) for _, chunk in chunks) * config_bytes,
+        runs=runs_of(configs, seeds),
+        lanes=lanes_at_once(problem.model, batch_size, device),
+        lane_bytes=population.lane_bytes(problem.model, batch_size),
     )
 
 
-def cut(configs: pd.DataFrame, per_chunk: int) -> list[pd.DataFrame]:
-    """The rows in as few chunks as will do, of nearly equal sizes."""
-    size = math.ceil(len(configs) / math.ceil(len(configs) / per_chunk))
-    return [configs.iloc[i : i + size].reset_index(drop=True) for i in range(0, len(configs), size)]
+def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
+    """Every configuration of every optimizer with every seed, seed by seed; configurations are numbered by `config`."""
+    numbered, n = [], 0
+    for name, table in configs.items():
+        numbered += [table.assign(seed=seed, config=range(n, n + len(table))) for seed in range(seeds)]
+        for of_seed in numbered[-seeds:]:
+            of_seed.insert(0, "optimizer", name)
+        n += len(table)
+    return pd.concat(numbered, ignore_index=True)
+
+
+def cut(runs: pd.DataFrame, lanes: int) -> list[pd.DataFrame]:
+    """The runs in chunks of at most so many, of nearly equal sizes, each every combination of its configurations
+    and seeds under one optimizer.
+
+    Args:
+        runs: rows of `Plan.runs`, any of them.
+    """
+    seeds_of, blocks = defaultdict(list), defaultdict(list)
+    for row in zip(runs.index, runs["config"], runs["seed"], strict=True):
+        seeds_of[row[1]].append((row[2], row[0]))
+    # Configurations that lack the same seeds, as after a grid or the number of seeds has grown, go together.
+    names = dict(zip(runs["config"], runs["optimizer"], strict=True))
+    for config, lacking in seeds_of.items():
+        blocks[names[config], tuple(seed for seed, _ in lacking)].append([row for _, row in lacking])
+    chunks = []
+    for rows in blocks.values():
+        for of_seeds in pieces(list(zip(*rows, strict=True)), lanes):
+            for of_configs in pieces(list(zip(*of_seeds, strict=True)), max(1, lanes // len(of_seeds))):
+                by_seed = zip(*of_configs, strict=True)
+                chunks.append(runs.loc[[row for of_seed in by_seed for row in of_seed]])
+    return chunks
+
+
+def pieces(items: list, size: int) -> list[list]:
+    """The items in as few pieces as will do, of nearly equal sizes."""
+    n = -(-len(items) // size)
+    return [items[len(items) * i // n : len(items) * (i + 1) // n] for i in range(n)]
+
+
+def lanes_at_once(model: models.Model, batch_size: int, device: str) -> int:
+    """How many lanes fit into the memory budget and, on the CPU, into blocks that need no new pages in every step."""
+    lanes = memory_budget(device) // population.lane_bytes(model, batch_size)
+    if device == "cpu":
+        lanes = min(lanes, KEPT_BLOCK // population.largest_block(model, batch_size))
+    return max(1, lanes)
 
 
 def as_list(values: float | Iterable[float]) -> list[float]:
     return [float(v) for v in values] if isinstance(values, Iterable) else [float(values)]
 
 
-def resolve_device(device: str) -> str:
-    """The device to run on. Raises: OptionError if it is not there."""
+def resolve_device(device: str, engine: str = "local") -> str:
+    """The device to run on. Raises: OptionError if it is not there, which only a cluster can say of its own."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -151,7 +201,7 @@ def resolve_device(device: str) -> str:
         raise OptionError(f"--device accepts auto, cpu, cuda or cuda:N, not {device!r}") from None
     if wanted.type not in ("cpu", "cuda"):
         raise OptionError(f"--device accepts auto, cpu, cuda or cuda:N, not {device!r}")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+    if engine == "local" and wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise OptionError(
             f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
@@ -159,13 +209,10 @@ def resolve_device(device: str) -> str:
 
 
 def memory_budget(device: str) -> int:
-    """Bytes that a chunk may take: half of what is free."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return 4 * 2**30
+    """Bytes that a chunk may take: half of what is free; of a cluster's GPUs, which nobody asks here, 8 GiB."""
+    if not device.startswith("cuda"):
+        return store.memory() // 2
+    return torch.cuda.mem_get_info(device)[0] // 2 if torch.cuda.is_available() else 8 * 2**30
 
 
 def estimate_seconds(plan: Plan) -> float:
@@ -176,7 +223,7 @@ def estimate_seconds(plan: Plan) -> float:
         _, curves = population.train(
             plan.problem,
             configs,
-            plan.seeds,
+            seeds,
             optimizer=name,
             evaluations=1,
             **{**plan.training, "steps": steps, "warmup": 0},
@@ -184,19 +231,22 @@ def estimate_seconds(plan: Plan) -> float:
         training = curves["seconds"].max()
         return training / steps, (time.perf_counter() - started - training) / 2
 
-    total, first_chunks = 0.0, dict(reversed(plan.chunks))
-    for name, chunk in first_chunks.items():
-        sample = chunk[: max(1, 128 // len(plan.seeds))]
+    total, seeds = 0.0, range(plan.identity["seeds"])
+    for name, runs in plan.runs.groupby("optimizer", sort=False):
+        of_one_seed = runs.loc[runs["seed"] == 0, list(grid.AXES)]
+        sample = of_one_seed[: max(1, min(128, plan.lanes) // len(seeds))]
         sample_run(name, sample[:1], 2)  # compiles
         per_step, per_evaluation = sample_run(name, sample, 8)
-        share = plan.n_runs[name] / (len(sample) * len(plan.seeds))
+        share = plan.n_runs[name] / (len(sample) * len(seeds))
         total += share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
     return total
 
 
 def describe(plan: Plan, seconds: float) -> str:
     """The plan in a few lines."""
-    n_runs, n_seeds, n_chunks = sum(plan.n_runs.values()), len(plan.seeds), len(plan.chunks)
+    n_runs, n_seeds = len(plan.runs), plan.identity["seeds"]
+    parts = cut(plan.runs, plan.lanes)
+    n_chunks, lanes = len(parts), max(map(len, parts))
     grids = {
         name: {grid.option(axis): " ".join(f"{v:g}" for v in values) for axis, values in axes.items()}
         for name, axes in plan.identity["optimizers"].items()
@@ -204,13 +254,12 @@ def describe(plan: Plan, seconds: float) -> str:
     axes = next(iter(grids.values()))
     if len(grids) > 1:
         axes = {name: "  ".join(map(" ".join, axes.items())) for name, axes in grids.items()}
-    lanes = max(len(configs) for _, configs in plan.chunks) * n_seeds
     lines = {
         "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
         **axes,
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
-        "memory": f"{plan.chunk_bytes / 2**20:.0f} MiB a chunk on {plan.device}",
+        "memory": f"{lanes * plan.lane_bytes / 2**20:.0f} MiB a chunk on {plan.device}",
         "estimated time": f"{seconds:.0f} s",
     }
     width = max(16, *(len(name) + 2 for name in lines))

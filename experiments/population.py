@@ -40,6 +40,13 @@ def lane_bytes(model: models.Model, batch_size: int) -> int:
     return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
 
 
+def largest_block(model: models.Model, batch_size: int) -> int:
+    """The largest tensor that a step makes for a lane, bytes: a gradient or an activation."""
+    with torch.device("meta"):
+        largest = max(p.numel() for p in model.build().parameters())
+    return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
+
+
 def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor):
     """Loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
 

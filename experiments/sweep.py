@@ -6,37 +6,23 @@ python -m experiments.sweep regression --model linear --condition-number 1e4 --l
 """
 
 import argparse
+import errno
+import math
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
-from tqdm.auto import tqdm
-
-from experiments import comparison, grid, optimizers, population, problems, report, solo, store
+from experiments import comparison, grid, optimizers, problems, report, solo, store
 from experiments.data import DataError
+from experiments.engine import run
 from experiments.grid import AXES, OptionError
-from experiments.plan import Plan, describe, estimate_seconds, make_plan
+from experiments.plan import ENGINES, Plan, describe, estimate_seconds, make_plan
 from experiments.schedules import SCHEDULES
+from experiments.store import Sweep
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Values = float | Iterable[float] | None
-
-
-class Sweep(NamedTuple):
-    """Results of a sweep.
-
-    Attributes:
-        runs: one row a run, as in runs.parquet.
-        curves: one row a run and evaluation, as in curves.parquet.
-        provenance: where they come from, as in provenance.json.
-    """
-
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    provenance: dict
 
 
 def sweep(
@@ -64,10 +50,17 @@ def sweep(
     data_dir: str | os.PathLike[str] | None = None,
     device: str = "auto",
     out: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
+    checkpoint_every: float = 20.0,
     compare_alone: bool = False,
     progress: bool = True,
 ) -> Sweep:
-    """Train every combination of the hyperparameters, with every seed, as lanes of one population an optimizer.
+    """Train every combination of the hyperparameters, with every seed, as lanes of populations.
+
+    With a folder, runs that it has are not trained again, and whatever ends the process, the same call goes on from
+    what was written last, to the same bits as without the interruption (columns of seconds excepted).
 
     Args:
         task, model: in `problems.TASKS`; the first model of a task is its default.
@@ -86,9 +79,14 @@ def sweep(
         evaluations: how often each run is evaluated after its start.
         data_dir: folder of the MNIST files; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        out: folder for parquet files, figures and report; None writes nothing.
+        out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep,
+            or of a part of its grid.
+        fresh: remove the results in `out` first, of whatever sweep.
+        engine: "local", one chunk of runs after the other, or "ray": on a Ray cluster, side by side.
+        ray_address: of the cluster, as HOST:PORT; by default RAY_ADDRESS, else a cluster of this machine's cores.
+        checkpoint_every: seconds after which to keep how far a chunk is, with "local"; more if that takes long.
         compare_alone: also time a sample of an ordinary run, to say what all would have taken one by one.
-    Raises: OptionError or DataError, before anything is trained or written.
+    Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
     plan = make_plan(
         task,
@@ -108,69 +106,34 @@ def sweep(
         evaluations=evaluations,
         data_dir=data_dir,
         device=device,
+        out=None if out is None else Path(out),
+        engine=engine,
     )
     for name in plan.n_runs if compare_alone else ():
         solo.class_of(name)
-    if out is not None:
-        store.check_out(Path(out), plan.identity)
+    if not 0 <= checkpoint_every < math.inf:
+        raise OptionError(f"--checkpoint-every accepts seconds from 0, not {checkpoint_every:g}")
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning}", file=sys.stderr)
-    result = run(plan, progress)
+    result = run(
+        plan,
+        None if out is None else Path(out),
+        fresh=fresh,
+        engine=engine,
+        ray_address=ray_address,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
     if compare_alone:
         result.provenance["one_after_the_other"] = time_alone(plan)
     if out is not None:
-        store.save(Path(out), *result)
+        if compare_alone:
+            store.write_provenance(Path(out), result.provenance)
         try:
-            report.write(Path(out), *result)
+            store.write_drawn(Path(out), report.write(Path(out), *result))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {out} draws them") from None
     return result
-
-
-def run(plan: Plan, progress: bool = True) -> Sweep:
-    """Train a plan's chunks one after the other."""
-    origin, clock = store.provenance(plan.device), time.perf_counter()
-    runs, curves = [], []
-    bar = tqdm(total=len(plan.chunks) * plan.steps, unit="step", disable=not progress, dynamic_ncols=True)
-    what = f"{plan.problem.data.name}: {sum(plan.n_runs.values())} runs"
-    what += f", {len(plan.chunks)} chunks" * (len(plan.chunks) > 1)
-    with bar:
-        for name, chunk in plan.chunks:
-            bar.set_description(what + f", {name}" * (len(plan.n_runs) > 1))
-            chunk_runs, chunk_curves = population.train(
-                plan.problem,
-                chunk,
-                plan.seeds,
-                optimizer=name,
-                evaluations=plan.identity["evaluations"],
-                **plan.training,
-                on_step=lambda step: bar.update(),
-            )
-            chunk_runs.insert(1, "optimizer", name)
-            first_id = sum(map(len, runs))
-            for tables, table in ((runs, chunk_runs), (curves, chunk_curves)):
-                table["lane"] += first_id
-                tables.append(table.rename(columns={"lane": "run_id"}))
-    seconds = time.perf_counter() - clock
-    dataset = plan.problem.data
-    table = pd.concat(runs, ignore_index=True)
-    for i, column in enumerate(("data", "task", "model")):
-        table.insert(i + 1, column, plan.identity[column])
-    provenance = {
-        **origin,
-        "data": {
-            "name": dataset.name,
-            "source": dataset.source.replace(str(Path.home()), "~"),
-            "n_train": len(dataset.x_train),
-            "n_eval": len(dataset.x_eval),
-            "warning": dataset.warning,
-        },
-        "sweep": plan.identity,
-        "loss_name": plan.problem.loss_name,
-        "chunks": len(plan.chunks),
-        "seconds": {"total": round(seconds, 3)},
-    }
-    return Sweep(table, pd.concat(curves, ignore_index=True), provenance)
 
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
@@ -261,6 +224,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the results, for example results/first (needed unless --dry-run)",
     )
+    add("--fresh", action="store_true", help="remove the results that the folder holds, and start over")
+    add("--engine", default="local", metavar="E", help=f"{' or '.join(ENGINES)}: where to train (default local)")
+    text = "of a Ray cluster (default: RAY_ADDRESS, else a cluster of this machine)"
+    add("--ray-address", metavar="HOST:PORT", help=text)
+    text = "between two checkpoints of what is being trained (default 20)"
+    add("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help=text)
     add("--compare-alone", action="store_true", help="also say how long the runs would take one by one, from a sample")
     add("--dry-run", action="store_true", help="print what would be done and how long it would take, and stop")
     return cli
@@ -275,11 +244,14 @@ def main(argv: list[str] | None = None) -> int:
         values = {axis: words if words is None else grid.parse_axis(axis, words) for axis, words in typed.items()}
         if dry_run:
             compare_alone = args.pop("compare_alone")
-            plan = make_plan(axes=values, **args)
+            fresh = args.pop("fresh")
+            for name in ("ray_address", "checkpoint_every"):
+                del args[name]
+            plan = make_plan(axes=values, out=out, **args)
             for name in plan.n_runs if compare_alone else ():
                 solo.class_of(name)
             if out is not None:
-                store.check_out(out, plan.identity)
+                store.check_out(out, plan.identity, fresh)
             print(describe(plan, estimate_seconds(plan)))
             return 0
         if out is None:
@@ -287,6 +259,11 @@ def main(argv: list[str] | None = None) -> int:
         result = sweep(**values, **args, out=out)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"{cli.prog}: {out} has no more room ({error.strerror}); what it has is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted: {str(interrupt) or 'nothing of this sweep was written'}", file=sys.stderr)

@@ -1,0 +1,157 @@
+"""The folder OUT/parts: the chunks of a sweep, those that are finished, how far the others are, and who works there.
+
+A file's name ends in the first digits of the SHA-256 of its content: damage shows, and no second file has to agree.
+"""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from experiments import store
+from experiments.grid import OptionError
+
+CHUNKS, OWNER = "chunks.json", ".owner"
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Have OUT, made if need be, for this process alone; the lock ends with the process.
+
+    Raises: OptionError if another process holds it.
+    """
+    parts = out / store.PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(parts / store.LOCK, timeout=0):
+            (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            # What a process that was killed was writing.
+            leftovers = [*parts.glob(".*.*.*")]
+            for name in (store.RUNS, store.CURVES, store.PROVENANCE):
+                leftovers += out.glob(f".{Path(name).stem}.*{Path(name).suffix}")
+            for path in leftovers:
+                path.unlink()
+            yield
+    except Timeout:
+        with contextlib.suppress(OSError):
+            owner = (parts / OWNER).read_text()
+        raise OptionError(
+            f"--out accepts a folder that no other sweep is writing to, and {owner} is writing to {out}"
+        ) from None
+
+
+def write(parts: Path, name: str, suffix: str, fill: Callable[[Path], object]) -> Path:
+    """Let `fill` write a file, and give it its name, with its checksum, once it is complete."""
+    temporary = parts / f".{name}.{os.getpid()}{suffix}"
+    try:
+        fill(temporary)
+        path = parts / f"{name}-{checksum(temporary)}{suffix}"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file is what was written, which an empty one never is."""
+    return path.stat().st_size > 0 and path.stem.endswith(f"-{checksum(path)}")
+
+
+def name_of(keys: Iterable[str]) -> str:
+    """The name of the chunk of these runs."""
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
+
+
+def read_chunks(parts: Path) -> list[list[str]]:
+    """The runs of each chunk of the sweep, as `write_chunks` kept them; none if that is damaged."""
+    path = parts / CHUNKS
+    if not path.exists():
+        return []
+    try:
+        chunks = json.loads(path.read_bytes())
+        if all(name_of(keys) == name for name, keys in chunks.items()):
+            return list(chunks.values())
+    except (ValueError, TypeError, AttributeError):
+        pass
+    warn(f"{path} is damaged: what is not finished is trained from its start")
+    return []
+
+
+def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
+    """Keep how the sweep is cut: a run's last bits depend on how many are trained beside it."""
+    text = json.dumps({name_of(keys): keys for keys in chunks})
+    store.replace(parts / CHUNKS, lambda path: path.write_text(text))
+
+
+def read(parts: Path) -> list[pd.DataFrame]:
+    """The tables of all finished chunks. Damaged ones are reported, and removed."""
+    tables, lengths = [], {}
+    for path in sorted(parts.glob("*.parquet")):
+        if is_intact(path):
+            tables.append(pd.read_parquet(path))
+            continue
+        lengths = lengths or {name_of(keys): len(keys) for keys in read_chunks(parts)}
+        n_runs = lengths.get(path.stem.partition("-")[0])
+        warn(f"{path} is damaged: its {f'{n_runs} runs' if n_runs else 'runs'} are trained again")
+        path.unlink()
+    return tables
+
+
+def save(parts: Path, name: str, table: pd.DataFrame) -> None:
+    """Keep the table of a finished chunk, and drop its checkpoints."""
+    write(parts, name, ".parquet", lambda path: table.to_parquet(path, index=False))
+    for path in parts.glob(f"{name}-*.pt"):
+        path.unlink()
+
+
+def save_checkpoint(parts: Path, name: str, state: dict) -> None:
+    """Keep how far a chunk is, instead of what was kept before."""
+
+    def fill(path: Path) -> None:
+        try:
+            with path.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # Torch complains that it could not end the file when writing to it had failed.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    kept = write(parts, name, ".pt", fill)
+    for path in parts.glob(f"{name}-*.pt"):
+        if path != kept:
+            path.unlink()
+
+
+def read_checkpoint(parts: Path, name: str) -> dict | None:
+    """How far a chunk was, its tensors on the CPU; None if it has to start. What is damaged is reported and removed."""
+    # A process that was killed may have left the one before, too.
+    for path in sorted(parts.glob(f"{name}-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if is_intact(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        warn(f"{path} is damaged: its runs start over")
+        path.unlink()
+    return None
+
+
+def drop_checkpoints(parts: Path, but: set[str]) -> None:
+    """Remove the checkpoints of all chunks but these."""
+    for path in parts.glob("*-*.pt"):
+        if path.stem.partition("-")[0] not in but:
+            path.unlink()
+
+
+def warn(sentence: str) -> None:
+    print(f"WARNING: {sentence}", file=sys.stderr)
