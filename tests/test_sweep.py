@@ -41,7 +41,7 @@ def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
     out = tmp_path / "results" / "first"
     done = run("mnist", *GRID, "--seeds", 2, "--hidden", 8, "--data-dir", mnist_folder, "--out", out, "--compare-alone")
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == FILES | {"parts"}
     assert "one after the other: about" in done.stdout
     for name in FILES:
         assert str(out / name) in done.stdout
@@ -132,8 +132,8 @@ def test_optimizers_keep_their_defaults_where_no_value_is_given():
 def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypatch):
     axes = {"lr": [1e-3, 1e-2], "beta2": [0.9, 0.99, 0.999], "seeds": 2, "steps": 15, "batch_size": 64}
     whole = sweep.sweep("regression", **axes, progress=False)
-    config_bytes = plan.population.lane_bytes(plan.problems.make("regression").model, 64) * 2
-    monkeypatch.setattr(plan, "memory_budget", lambda device: 2 * config_bytes)
+    lane_bytes = plan.population.lane_bytes(plan.problems.make("regression").model, 64)
+    monkeypatch.setattr(plan, "memory_budget", lambda device: 4 * lane_bytes)
     chunked = sweep.sweep("regression", **axes, progress=False)
     assert (whole.provenance["chunks"], chunked.provenance["chunks"]) == (1, 3)
     keys = ["lr", "beta2", "seed"]
@@ -300,7 +300,7 @@ def test_python_callers_get_the_same_sentences():
         sweep.sweep("mnist", data_dir="/nowhere")
 
 
-def test_interrupting_leaves_no_file(tmp_path):
+def test_interrupting_says_what_is_kept_and_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     command = [*MODULE, "regression", "--steps", "1000000", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -314,9 +314,9 @@ def test_interrupting_leaves_no_file(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "interrupted: nothing of this sweep was written" in rest
+    assert f"interrupted: 0 of 1 runs are finished and kept in {out}, the same command goes on\n" in rest
     assert "Traceback" not in rest
-    assert not out.exists()
+    assert {path.name for path in out.iterdir()} == {"parts", "provenance.json"}
 
 
 def test_interrupting_the_drawing_says_that_the_runs_are_kept(tmp_path, capsys, monkeypatch):

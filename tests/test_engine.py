@@ -1,0 +1,463 @@
+"""Nothing that a sweep has trained is lost: real processes that are killed, and folders that come to harm."""
+
+import ast
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import chunks, cluster, identity, parts, plan, population, store, sweep
+from experiments.grid import OptionError
+
+MODULE = [sys.executable, "-m", "experiments.sweep"]
+AXES = {"lr": [1e-3, 1e-2, 1e-1], "beta1": [0.0, 0.9], "seeds": 2, "steps": 12, "batch_size": 64, "evaluations": 3}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They take seconds."""
+
+    def write(out: Path, *result) -> list[Path]:
+        (out / "report.md").write_text("drawn")
+        return [out / "report.md"]
+
+    monkeypatch.setattr(sweep.report, "write", write)
+
+
+def small_chunks(monkeypatch, lanes: int = 4) -> None:
+    monkeypatch.setattr(plan, "lanes_at_once", lambda *_: lanes)
+
+
+def train(out: Path | None, **options) -> store.Sweep:
+    return sweep.sweep("regression", **{**AXES, **options}, out=out, progress=False)
+
+
+def assert_same(a: store.Sweep, b: store.Sweep) -> None:
+    """To the last bit, seconds excepted."""
+    pd.testing.assert_frame_equal(a.runs, b.runs, check_exact=True)
+    pd.testing.assert_frame_equal(a.curves.drop(columns="seconds"), b.curves.drop(columns="seconds"), check_exact=True)
+
+
+def forbid_training(monkeypatch) -> None:
+    def refuse(*arguments, **options):
+        raise AssertionError("this was trained before")
+
+    monkeypatch.setattr(population, "train", refuse)
+
+
+def spy_on_training(monkeypatch) -> list[int]:
+    """Returns how many runs each call of `population.train` had from now on."""
+    sizes, original = [], population.train
+
+    def spy(problem, configs, seeds, **options):
+        sizes.append(len(configs) * len(seeds))
+        return original(problem, configs, seeds, **options)
+
+    monkeypatch.setattr(population, "train", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 24])
+def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds(n_rows):
+    configs = pd.DataFrame({"lr": np.arange(1.0, 5.0)})
+    runs = plan.runs_of({"adam": configs, "sgd": configs[:2]}, seeds=4)
+    assert len(runs) == 24
+    kept = runs.sample(n_rows, random_state=0).sort_index()
+    for lanes in (1, 3, 5, 100):
+        cut = plan.cut(kept, lanes)
+        assert sorted(row for chunk in cut for row in chunk.index) == list(kept.index)
+        for chunk in cut:
+            assert len(chunk) <= lanes
+            assert chunk["optimizer"].nunique() == 1
+            assert len(chunk) == chunk["seed"].nunique() * chunk["config"].nunique()
+            assert chunk["seed"].is_monotonic_increasing
+
+
+def test_a_grown_grid_trains_what_is_missing_alone(tmp_path, monkeypatch):
+    train(tmp_path, lr=[1e-3, 1e-2], seeds=1)
+    sizes = spy_on_training(monkeypatch)
+    grown = train(tmp_path)
+    assert sorted(sizes) == [4, 4]  # two configurations with both seeds; four with the second
+    whole = train(None)
+    assert sum(sizes) == 8 + 12
+    keys = ["lr", "beta1", "seed"]
+    assert grown.runs[keys].equals(whole.runs[keys])
+    np.testing.assert_allclose(grown.runs.eval_loss, whole.runs.eval_loss, rtol=1e-4)
+    assert grown.curves[["run_id", "step"]].equals(whole.curves[["run_id", "step"]])
+    forbid_training(monkeypatch)
+    assert_same(train(tmp_path), grown)
+    assert_same(store.load(tmp_path), grown)
+
+
+def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path, monkeypatch, capsys):
+    train(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    for options, differing in (({"steps": 13}, "steps"), ({"lr": 1e-3}, "optimizers"), ({"seeds": 1}, "seeds")):
+        with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh"):
+            train(tmp_path, **options)
+    assert len(store.load(tmp_path).runs) == 12
+    monkeypatch.setattr(sweep.report, "write", lambda *_: [])
+    sizes = spy_on_training(monkeypatch)
+    train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
+    assert sizes == [2]
+    assert not (tmp_path / "report.md").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert len(store.load(tmp_path).runs) == 2
+    train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
+    assert sizes == [2, 2]
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match="holds other files"):
+        train(foreign, fresh=True)
+    assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
+
+
+def test_damaged_files_are_named_and_only_their_runs_repeated(tmp_path, monkeypatch, capsys):
+    small_chunks(monkeypatch)
+    whole = train(tmp_path)
+    first, second, _ = sorted((tmp_path / "parts").glob("*.parquet"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    second.write_bytes(b"")
+    sizes = spy_on_training(monkeypatch)
+    assert_same(train(tmp_path), whole)
+    assert sizes == [4, 4]
+    told = capsys.readouterr().err
+    assert f"WARNING: {first} is damaged: its 4 runs are trained again\n" in told
+    assert f"WARNING: {second} is damaged: its 4 runs are trained again\n" in told
+    # Without the list of chunks what is finished stays so.
+    (tmp_path / "parts" / "chunks.json").write_text("{")
+    assert_same(train(tmp_path), whole)
+    assert sizes == [4, 4]
+    assert "chunks.json is damaged" in capsys.readouterr().err
+    runs = tmp_path / "runs.parquet"
+    runs.write_bytes(runs.read_bytes()[:-1])
+    with pytest.raises(OptionError, match=r"runs.parquet is damaged: the command of its sweep makes it again"):
+        store.load(tmp_path)
+    assert_same(train(tmp_path), whole)
+    assert_same(store.load(tmp_path), whole)
+
+
+def test_a_damaged_checkpoint_is_named_and_its_chunk_starts_over(tmp_path, monkeypatch, capsys):
+    whole, write = train(None), parts.save_checkpoint
+
+    def write_and_stop(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "save_checkpoint", write_and_stop)
+    with pytest.raises(KeyboardInterrupt, match=r"0 of 12 runs are finished and kept in .*, the same command goes on"):
+        train(tmp_path, checkpoint_every=0.0)
+    monkeypatch.undo()
+    with pytest.raises(OptionError, match="does not hold the results of a finished sweep"):
+        store.load(tmp_path)
+    (checkpoint,) = (tmp_path / "parts").glob("*.pt")
+    content = bytearray(checkpoint.read_bytes())
+    content[-200] ^= 1
+    checkpoint.write_bytes(content)
+    assert_same(train(tmp_path), whole)
+    assert f"WARNING: {checkpoint} is damaged: its runs start over\n" in capsys.readouterr().err
+    assert not list((tmp_path / "parts").glob("*.pt"))
+
+
+def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
+    def keys(**options) -> list[str]:
+        arguments = dict.fromkeys(("model", "epochs", "hidden", "data_dir"))
+        arguments |= {"optimizer": "adam", "seeds": 1, "steps": 5, "batch_size": 64, "accumulate": 1, "warmup": 0}
+        arguments |= {"schedule": "constant", "dropout": 0.0, "condition_number": 9.0, "evaluations": 2}
+        arguments |= {"task": "regression", "axes": {}, "device": "cpu"}
+        return identity.keys(plan.make_plan(**{**arguments, **options}))
+
+    (key,) = keys()
+    assert keys() == [key]
+    assert key in keys(axes={"lr": [1e-3, 1e-2], "beta1": [0.0, 0.9]}, seeds=3, optimizer=["sgd", "adam"])
+    others = [{"steps": 6}, {"batch_size": 32}, {"schedule": "cosine"}, {"dropout": 0.1}, {"hidden": 9}]
+    others += [{"axes": {"eps": 1e-7}}, {"optimizer": "adamw"}, {"evaluations": 3}, {"optimizer": "lion"}]
+    others += [{"model": "linear"}, {"model": "linear", "condition_number": 10.0}]
+    found = [keys(**other)[0] for other in others]
+    assert len({key, *found}) == 1 + len(others)
+    monkeypatch.setattr(identity, "code_version", lambda: "edited")
+    assert keys() != [key]
+
+
+def test_the_code_that_training_imports_is_the_code_that_identities_name():
+    seen, left = set(), ["population"]
+    while left:
+        seen.add(name := left.pop())
+        for node in ast.walk(ast.parse((identity.ROOT / "experiments" / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("experiments"):
+                of = node.module.removeprefix("experiments").strip(".")
+                left += {of} - seen if of else {alias.name for alias in node.names} - seen
+    assert seen == set(identity.MODULES)
+
+
+def test_a_users_optimizer_is_known_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_sgd.py").write_text("import torch\nclass Own(torch.optim.SGD): pass\n")
+    first = identity.own_source("own_sgd:Own")
+    assert first == identity.own_source("own_sgd:Own") == (tmp_path / "own_sgd.py").read_text()
+
+
+def test_chunks_that_memory_is_too_small_for_are_halved(tmp_path, monkeypatch, capsys):
+    whole, original = train(None), population.train
+
+    def at_most_four(problem, configs, seeds, **options):
+        if len(configs) * len(seeds) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return original(problem, configs, seeds, **options)
+
+    monkeypatch.setattr(population, "train", at_most_four)
+    halved = train(tmp_path)
+    assert "out of memory: 12 runs at once become 6" in capsys.readouterr().err
+    np.testing.assert_allclose(halved.runs.eval_loss, whole.runs.eval_loss, rtol=1e-4)
+    monkeypatch.undo()
+    # What was halved stays so, for what has to be repeated.
+    for path in (tmp_path / "parts").glob("*.parquet"):
+        path.unlink()
+    assert_same(train(tmp_path), halved)
+
+    def no_room(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(population, "train", no_room)
+    with pytest.raises(OptionError, match="--device accepts one with memory for at least one run"):
+        train(None)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    assert not chunks.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError) as lack:
+        torch.empty(2**60)
+    assert chunks.is_out_of_memory(lack.value)
+    assert chunks.is_out_of_memory(MemoryError())
+    assert chunks.is_out_of_memory(torch.OutOfMemoryError())
+
+
+def test_grids_too_large_for_disk_or_memory_are_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    out, grid = tmp_path / "out", ["--lr", "1e-4..1:90000", "--eps", "1e-9..1:90000"]
+    assert sweep.main(["regression", *grid, "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "8100000000 runs with 9 evaluations take about" in told
+    assert told.count("\n") == 1
+    free = type("Usage", (), {"free": 3000})
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: free)
+    assert sweep.main(["regression", "--lr", "1e-3..1:9", "--out", str(out)]) == 2
+    assert f"GiB on the disk of {out} are free" in capsys.readouterr().err
+    assert not out.exists()
+
+
+COMMAND = ["regression", "--lr", "1e-3..1e-1:6", "--beta1", "0", "0.9", "--seeds", "2", "--batch-size", "64"]
+
+
+@pytest.fixture
+def file_limit():
+    """Sets the size (bytes) at which files end, as they do at the end of a disk, but for this process alone."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+# Too little for a checkpoint; enough for checkpoints and not for the table of a chunk.
+@pytest.mark.parametrize(("size", "every"), [(20_000, "0"), (5_000, "60")])
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(size, every, tmp_path, file_limit, capsys):
+    train(tmp_path, lr=[1e-3])
+    before = {path: path.read_bytes() for path in (tmp_path / "parts").glob("*-*")}
+    words = ["regression", "--lr", "1e-3", "1e-2", "1e-1", "--beta1", "0", "0.9", "--seeds", "2", "--steps", "12"]
+    words += ["--batch-size", "64", "--evaluations", "3", "--out", str(tmp_path)]
+    file_limit(size)
+    assert sweep.main([*words, "--checkpoint-every", every]) == 2
+    file_limit(resource.RLIM_INFINITY)
+    assert f"python -m experiments.sweep: {tmp_path} has no more room (" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "parts").glob("*-*")} == before
+    assert not list(tmp_path.rglob(".*.*.*"))
+    assert len(store.load(tmp_path).runs) == 4
+    assert len(train(tmp_path).runs) == 12
+
+
+def start(out: Path, *words: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*MODULE, *COMMAND, *map(str, words), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(what, process: subprocess.Popen, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_two_processes_on_one_folder_are_refused_until_the_first_is_gone(tmp_path, capsys):
+    first = start(tmp_path, "--steps", 1_000_000)
+    try:
+        wait_for((tmp_path / "parts" / "chunks.json").exists, first)
+        before = (tmp_path / "provenance.json").read_bytes()
+        for words in ([], ["--fresh"]):
+            assert sweep.main([*COMMAND, "--steps", "1000000", "--out", str(tmp_path), *words]) == 2
+            told = capsys.readouterr().err
+            assert f"and process {first.pid} on" in told
+            assert f"is writing to {tmp_path}\n" in told
+        assert (tmp_path / "provenance.json").read_bytes() == before
+    finally:
+        first.kill()
+        first.communicate()
+    with parts.locked(tmp_path):  # its lock went with it
+        pass
+
+
+def kill_and_go_on(out: Path, moments, steps: int) -> list[int]:
+    """Start the sweep and kill it, for each moment (seconds after its first steps); then let it end.
+
+    Returns the modification times of the parts that each process left to the next.
+    """
+    left = []
+    for moment in moments:
+        process = start(out, "--steps", steps, "--checkpoint-every", 0)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0)
+        left.append({path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")})
+    process = start(out, "--steps", steps)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert b"WARNING" not in told
+    return left
+
+
+def check_killed(tmp_path: Path, monkeypatch, moments, steps: int) -> None:
+    out = tmp_path / "killed"
+    left = kill_and_go_on(out, moments, steps)
+    final = {path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")}
+    assert all(seen.items() <= final.items() for seen in left), "a finished chunk was trained again"
+    assert not list(out.rglob("*.pt"))
+    assert not list(out.rglob(".*.*.*"))
+    words = sweep.parser().parse_args([*COMMAND, "--steps", str(steps)])
+    process = start(tmp_path / "whole", "--steps", words.steps)
+    process.communicate(timeout=300)
+    assert_same(store.load(out), store.load(tmp_path / "whole"))
+
+
+def test_killed_once_in_mid_chunk_it_goes_on_from_its_checkpoint(tmp_path):
+    out = tmp_path / "killed"
+    process = start(out, "--steps", 400, "--checkpoint-every", 0)
+    wait_for(lambda: list(out.glob("parts/[!.]*.pt")), process)
+    process.kill()
+    process.communicate()
+    seen = []
+    resumed, original = run_resumed(out, seen)
+    assert_same(resumed, original)
+    assert seen[0] > 0
+
+
+def run_resumed(out: Path, seen: list[int]) -> tuple[store.Sweep, store.Sweep]:
+    arguments = {"lr": sweep.grid.parse_axis("lr", ["1e-3..1e-1:6"]), "beta1": [0.0, 0.9], "seeds": 2}
+    arguments |= {"steps": 400, "batch_size": 64, "progress": False}
+    original, train_ = sweep.sweep("regression", **arguments), population.train
+
+    def spy(*words, resume=None, **options):
+        seen.append(resume["step"])
+        return train_(*words, resume=resume, **options)
+
+    population.train = spy
+    try:
+        return sweep.sweep("regression", **arguments, out=out), original
+    finally:
+        population.train = train_
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    rng = random.Random(0)
+    check_killed(tmp_path, monkeypatch, [rng.uniform(0.5, 9.0) for _ in range(20)], steps=20_000)
+
+
+def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
+    words = [*COMMAND, "--engine", "ray", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    assert sweep.main(words) == 2
+    assert "--engine ray needs the extra cluster: pip install -e '.[cluster]'" in capsys.readouterr().err
+    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "ray", object())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for given in (address, f"ray://{address}", "nowhere"):
+            assert sweep.main([*words, "--ray-address", given]) == 2
+            told = capsys.readouterr().err
+            assert f"--ray-address accepts HOST:PORT of a Ray cluster that can be reached, and {given} cannot" in told
+            assert told.count("\n") == 1
+    assert sweep.main([*COMMAND, "--engine", "dask", "--out", str(tmp_path / "out")]) == 2
+    assert "--engine accepts local or ray, not 'dask'" in capsys.readouterr().err
+
+
+LOSE_A_WORKER = """
+import os, signal, sys, threading, time
+import ray
+from ray.cluster_utils import Cluster
+from experiments import engine, sweep
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+nodes.add_node(num_cpus=1)
+finish, killed = engine.Ledger.finish, []
+
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+
+def busy():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            # Below a node's daemon, which is below this process.
+            if open(f"/proc/{pid}/cmdline").read().startswith("ray::train_one") and parent(parent(pid)) == os.getpid():
+                yield int(pid)
+        except OSError:
+            pass
+
+def kill_one():
+    while not killed:
+        for pid in busy():
+            time.sleep(1)
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            break
+        time.sleep(0.05)
+
+threading.Thread(target=kill_one, daemon=True).start()
+code = sweep.main([*sys.argv[1:], "--engine", "ray", "--ray-address", nodes.address])
+nodes.shutdown()
+print(f"killed {len(killed)}", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(tmp_path):
+    """Nodes, as processes of this machine, and a worker that dies within its first chunk."""
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    words = [*COMMAND, "--steps", "3000", "--out", str(tmp_path / "ray")]
+    done = subprocess.run([sys.executable, "-c", LOSE_A_WORKER, *words], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "killed 1" in done.stderr
+    assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == 2
+    here = start(tmp_path / "here", "--steps", 3000)
+    here.communicate(timeout=300)
+    ray, local = store.load(tmp_path / "ray"), store.load(tmp_path / "here")
+    assert ray.provenance["engine"] == "ray"
+    keys = ["run_id", "lr", "beta1", "seed", "status"]
+    assert ray.runs[keys].equals(local.runs[keys])
+    # Chunks of other sizes, on one thread each: the same runs up to rounding.
+    np.testing.assert_allclose(ray.runs.initial_eval_loss, local.runs.initial_eval_loss, rtol=1e-5)
+    np.testing.assert_allclose(ray.runs.eval_loss.median(), local.runs.eval_loss.median(), rtol=0.2)
