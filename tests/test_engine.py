@@ -382,7 +382,7 @@ def run_resumed(out: Path, seen: list[int]) -> tuple[store.Sweep, store.Sweep]:
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     rng = random.Random(0)
-    check_killed(tmp_path, monkeypatch, [rng.uniform(0.5, 9.0) for _ in range(20)], steps=20_000)
+    check_killed(tmp_path, monkeypatch, [rng.uniform(0.5, 9.0) for _ in range(20)], steps=2000)
 
 
 def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -447,12 +447,12 @@ sys.exit(code)
 def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(tmp_path):
     """Nodes, as processes of this machine, and a worker that dies within its first chunk."""
     pytest.importorskip("ray", reason="needs the extra cluster")
-    words = [*COMMAND, "--steps", "3000", "--out", str(tmp_path / "ray")]
+    words = [*COMMAND, "--steps", "800", "--out", str(tmp_path / "ray")]
     done = subprocess.run([sys.executable, "-c", LOSE_A_WORKER, *words], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "killed 1" in done.stderr
     assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == 2
-    here = start(tmp_path / "here", "--steps", 3000)
+    here = start(tmp_path / "here", "--steps", 800)
     here.communicate(timeout=300)
     ray, local = store.load(tmp_path / "ray"), store.load(tmp_path / "here")
     assert ray.provenance["engine"] == "ray"
