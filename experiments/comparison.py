@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.figures import ACCURACY, STYLE, finished, loss_axis, training
+from experiments.figures import STYLE, finished, loss_axis, panels, training
 from experiments.tables import (
     CONFIGURATION,
     best_configurations,
@@ -50,23 +50,29 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
     the median is infinite. Right: evaluation loss and (for classification) accuracy of the best configurations.
     """
     order = ranked(runs)
-    looks = {name: look(place) for place, name in enumerate(runs["optimizer"].unique())}
-    panels = {"eval_loss": loss_name}
-    if curves["eval_accuracy"].notna().any():
-        panels["eval_accuracy"] = ACCURACY
-    drawn = Figure(figsize=(5.6 + 4.2 * len(panels), 5.2 + 0.15 * len(looks)))
-    left, *right = drawn.subplots(1, 1 + len(panels), width_ratios=[1.25, *[1] * len(panels)])
+    looks, columns = looks_of(runs), panels(curves, loss_name)
+    drawn = Figure(figsize=(5.6 + 4.2 * len(columns), 5.2 + 0.15 * len(looks)))
+    left, *right = drawn.subplots(1, 1 + len(columns), width_ratios=[1.25, *[1] * len(columns)])
     against_lr(left, order, looks, runs["initial_eval_loss"].median())
     left.set(xlabel="lr", ylabel=f"final {loss_name}", title="the best of each optimizer at each lr")
 
-    best = best_of_each(order)
-    chosen = runs.merge(best[CONFIGURATION])
-    ids = chosen.groupby("optimizer")["run_id"].agg(list)
-    lines = [(ids[name], name, *looks[name][:2]) for name in best["optimizer"]]
-    for ax, (column, name) in zip(right, panels.items(), strict=True):
+    chosen, lines = tuned(runs)
+    for ax, (column, name) in zip(right, columns.items(), strict=True):
         training(ax, chosen, curves, column, lines, x="epoch")
         ax.set(xlabel="epoch", ylabel=name, title=ax.get_title() or "the best configuration of each optimizer")
     return finished(drawn, runs, columns=3)
+
+
+def tuned(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
+    """The runs of the best configuration of every optimizer, and them as lines for `figures.training`, best first."""
+    best, looks = best_of_each(ranked(runs)), looks_of(runs)
+    chosen = runs.merge(best[CONFIGURATION])
+    ids = chosen.groupby("optimizer")["run_id"].agg(list)
+    return chosen, [(ids[name], name, *looks[name][:2]) for name in best["optimizer"]]
+
+
+def looks_of(runs: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    return {name: look(place) for place, name in enumerate(runs["optimizer"].unique())}
 
 
 def look(place: int) -> tuple[str, str, str]:

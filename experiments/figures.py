@@ -31,6 +31,7 @@ from experiments.tables import (
     label,
     lr_sensitivity,
     ranked,
+    run_seconds,
     scored,
     short,
     unscored,
@@ -74,14 +75,14 @@ def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple
     return low, top
 
 
-@style.context(STYLE)
-def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, top: int = 5) -> Figure:
-    """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
+def panels(curves: pd.DataFrame, loss_name: str) -> dict[str, str]:
+    """The columns of curves by which a configuration is judged, and what to call them."""
+    accuracy = {"eval_accuracy": ACCURACY} if curves["eval_accuracy"].notna().any() else {}
+    return {"eval_loss": loss_name, **accuracy}
 
-    The `top` configurations by median final evaluation loss are coloured lines (median over seeds) in bands
-    (inter-quartile range); the default, if it was run, is dashed black; every other run is a thin grey line. A
-    diverged run is dotted and leaves the panel at a ✕ at the step at which it diverged.
-    """
+
+def highlighted(runs: pd.DataFrame, top: int = 5) -> list[tuple]:
+    """What `training` draws in colour: the `top` configurations by median final evaluation loss, and the default."""
     order = ranked(runs)
     places = order[CONFIGURATION].assign(place=range(len(order)))
     ids = runs[["run_id", *CONFIGURATION]].merge(places).groupby("place")["run_id"].agg(list)
@@ -94,51 +95,87 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, top: i
         default = np.isclose(order[list(values)], list(values.values()), rtol=1e-6, atol=0).all(axis=1)
         name = f"{whose} (number {default.argmax() + 1} of {len(order)})"
         lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)]
+    return lines
 
-    panels = {"eval_loss": loss_name, "train_loss": "training loss since the last evaluation"}
-    if curves["eval_accuracy"].notna().any():
-        panels["eval_accuracy"] = ACCURACY
-    figure = Figure(figsize=(4.4 * len(panels), 5))
-    for ax, (column, name) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+
+@style.context(STYLE)
+def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
+    """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
+
+    The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
+    it was run, is dashed black; every other run is a thin grey line. A diverged run is dotted and leaves the panel at
+    a ✕ at the step at which it diverged.
+    """
+    lines, (evaluation, *rest) = highlighted(runs), panels(curves, loss_name).items()
+    columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
+    figure = Figure(figsize=(4.4 * len(columns), 5))
+    for ax, (column, name) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
         training(ax, runs, curves, column, lines)
         ax.set(xlabel="step", ylabel=name)
-    return finished(figure, runs, columns=len(panels))
+    return finished(figure, runs, columns=len(columns))
+
+
+@style.context(STYLE)
+def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: list | None = None) -> Figure:
+    """Draw evaluation loss and (for classification) accuracy against a run's share of its population's seconds.
+
+    Runs are trained together: the time of their population, divided by how many they are, is what one of them costs.
+
+    Args:
+        lines: as of `training`; by default the best configurations.
+    """
+    lines, columns = highlighted(runs) if lines is None else lines, panels(curves, loss_name)
+    curves = curves.assign(run_seconds=run_seconds(runs, curves))
+    figure = Figure(figsize=(5.2 * len(columns), 5))
+    for ax, (column, name) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns.items(), strict=True):
+        training(ax, runs, curves, column, lines, x="run_seconds")
+        ax.set(xlabel="wall-clock time of a run, s (its population's / number of runs in it)", ylabel=name)
+    return finished(figure, runs, columns=len(columns))
 
 
 def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, lines: list, x: str = "step") -> None:
-    """Draw a column of curves against x; lines: the run_ids, label, colour and style of every highlighted line."""
-    table = curves.pivot(index=x, columns="run_id", values=column).reindex(columns=runs["run_id"])
+    """Draw a column of curves against the column x, over steps of which medians are taken.
+
+    lines: the run_ids, label, colour and style of every highlighted line.
+    """
+    ids, ok = runs["run_id"], (runs["status"] == "ok").to_numpy()
+    table, at = (
+        curves.assign(value=curves[name]).pivot(index="step", columns="run_id", values="value").reindex(columns=ids)
+        for name in (column, x)
+    )
     top = 2 * runs["initial_eval_loss"].median()
     if column == "eval_accuracy":
         # Accuracy is drawn as error on an inverted log axis: 0.98 and 0.99 lie as far apart as 0.8 and 0.9.
         table, top = 1 - table, 1.0
-    steps, ok = table.index.to_numpy(dtype=float), (runs["status"] == "ok").to_numpy()
-    diverged_at = runs["diverged_step"].astype(float) * steps.max() / curves["step"].max()
-    ends = diverged_at.fillna(steps.max()).to_numpy()
-    gone = pd.DataFrame((steps[:, None] > ends) & ~ok, table.index, table.columns)
+    steps, ends = table.index.to_numpy(dtype=float), runs["diverged_step"].to_numpy(dtype=float, na_value=np.nan)
+    gone = pd.DataFrame(steps[:, None] > ends, table.index, table.columns)
     table = table.where(np.isfinite(table) & ~gone)
-    paths = {run_id: values.dropna().reset_index().to_numpy() for run_id, values in table.items()}
     low, high = loss_axis(ax, table.loc[:, ok] if ok.any() else table, top)
 
-    for place, (ids, name, colour, line) in enumerate(lines):
+    for place, (its, name, colour, line) in enumerate(lines):
         # After a run has diverged its loss is infinite, not missing.
-        values = table[ids].mask(gone[ids], INFINITE)
+        values, along = table[its].mask(gone[its], INFINITE), at[its].median(axis=1)
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
         shown = np.isfinite(median)
         # The best lies on top of the others; those below are wider, so that equal ones show.
         look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 4))
-        ax.plot(steps[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
-        if len(ids) > 1:
+        ax.plot(along[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
+        if len(its) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
-            ax.fill_between(steps, *band, where=shown, color=colour, alpha=0.15, linewidth=0)
-    coloured = {run_id for ids, *_ in lines for run_id in ids}
-    grey = [paths[run_id] for run_id in table.columns[ok] if run_id not in coloured]
-    if grey:
-        ax.add_collection(LineCollection(grey, colors="0.78", linewidths=0.6, label="every other run"))
+            ax.fill_between(along, *band, where=shown, color=colour, alpha=0.15, linewidth=0)
+    # One array for each run: pandas would take a minute over 10,000 of them.
+    points = np.stack([at.to_numpy(), table.to_numpy()], axis=-1)
+    paths = [points[~np.isnan(points[:, i, 1]), i] for i in range(len(ids))]
+    grey = ok & ~ids.isin([run_id for its, *_ in lines for run_id in its]).to_numpy()
+    # Thousands of lines would make a PDF that no viewer opens.
+    background = {"linewidths": 0.6, "rasterized": True}
+    if grey.any():
+        shown = [paths[i] for i in np.flatnonzero(grey)]
+        ax.add_collection(LineCollection(shown, colors="0.78", label="every other run", **background))
     if not ok.all():
-        exits = [(end, high) for end in ends[~ok]]
-        left = [np.vstack([paths[i], end]) for i, end in zip(table.columns[~ok], exits, strict=True)]
-        ax.add_collection(LineCollection(left, colors="0.65", linewidths=0.6, linestyles=":"))
+        exits = [(np.interp(ends[i], steps, points[:, i, 0]), high) for i in np.flatnonzero(~ok)]
+        left = [np.vstack([paths[i], end]) for i, end in zip(np.flatnonzero(~ok), exits, strict=True)]
+        ax.add_collection(LineCollection(left, colors="0.65", linestyles=":", **background))
         ax.plot(*np.transpose(exits), "x", color="0.35", markersize=5, clip_on=False, label="diverged at this step")
     ax.set_title("" if ok.any() else "every run diverged")
     if column == "eval_accuracy":

@@ -45,6 +45,16 @@ def unscored(values: pd.Series) -> pd.Series:
     return values.where(values < INFINITE**0.5, np.inf)
 
 
+def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
+    """What every row of curves has cost, seconds: the time of a population divided by the runs that shared it.
+
+    Runs of one optimizer with the same time at their end were trained together.
+    """
+    end = runs["run_id"].map(curves.groupby("run_id")["seconds"].max())
+    lanes = end.groupby([runs["optimizer"], end]).transform("size")
+    return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
+
+
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Aggregate runs over everything but `by`, whose values index the result.
 
