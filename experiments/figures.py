@@ -31,7 +31,6 @@ from experiments.tables import (
     label,
     lr_sensitivity,
     ranked,
-    run_seconds,
     scored,
     short,
     unscored,
@@ -122,10 +121,10 @@ def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: 
     Runs are trained together: the time of their population, divided by how many they are, is what one of them costs.
 
     Args:
+        curves: with the column run_seconds, as of `tables.run_seconds` over every run of the sweep.
         lines: as of `training`; by default the best configurations.
     """
     lines, columns = highlighted(runs) if lines is None else lines, panels(curves, loss_name)
-    curves = curves.assign(run_seconds=run_seconds(runs, curves))
     figure = Figure(figsize=(5.2 * len(columns), 5))
     for ax, (column, name) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns.items(), strict=True):
         training(ax, runs, curves, column, lines, x="run_seconds")

@@ -55,6 +55,13 @@ def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
     return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
 
 
+def confirmed_runs(confirmed: dict) -> pd.DataFrame:
+    """The runs of `--confirm` out of provenance.json, as in runs.parquet."""
+    runs = pd.DataFrame(confirmed["runs"])
+    numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
+    return runs.astype({**numbers, "diverged_step": "Int64"})
+
+
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Aggregate runs over everything but `by`, whose values index the result.
 
@@ -76,6 +83,13 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     columns["train_loss_median"] = unscored(groups["train_loss"].median())
     columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
     return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
+
+
+def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
+    """The runs that are as `configuration` says in every column of `CONFIGURATION`."""
+    wanted = configuration[CONFIGURATION]
+    # NaN, where the optimizer does not have an axis, equals NaN.
+    return runs[((runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())).all(axis=1)]
 
 
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
@@ -154,6 +168,11 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
         ends = zip(top["eval_loss_low"], top["eval_loss_high"], strict=True)
         table["95 % interval"] = [f"{low:.4g} to {high:.4g}" if low == low else "-" for low, high in ends]
     table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
+    for name, unit in {"steps_to_target": "steps", "seconds_to_target": "seconds"}.items():
+        if f"{name}_median" in summary:
+            values = top[f"{name}_median"]
+            table[f"{unit} to target"] = values.map("{:.3g}".format if unit == "seconds" else "{:.0f}".format)
+            table[f"{unit} to target"] = table[f"{unit} to target"].where(np.isfinite(values), "missed")
     if summary["eval_accuracy_median"].notna().any():
         table["accuracy"] = top["eval_accuracy_median"].map("{:.2%}".format).replace("nan%", "-")
     table["diverged"] = [f"{k} of {n}" for k, n in zip(top["n_diverged"], top["n_seeds"], strict=True)]

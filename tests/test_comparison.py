@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import comparison, report, tables
+from experiments import comparison, page, report, tables
 from tests.test_report import GRID, named
 from tests.test_report import sweep as of_one
 
@@ -87,9 +87,9 @@ def test_figure_draws_the_best_of_every_optimizer(task):
 
 def test_edge_warnings_name_the_optimizer():
     runs, _ = sweep()
-    assert report.edge_warnings(runs) == []
+    assert page.edge_warnings(runs) == []
     runs = runs[(runs["lr"] <= 1e-2) | (runs["optimizer"] == "adam")]
-    assert [text.split(",")[0] for text in report.edge_warnings(runs)] == [
+    assert [text.split(",")[0] for text in page.edge_warnings(runs)] == [
         "The best lr of sgd",
         "The best lr of momentum",
     ]

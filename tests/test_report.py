@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments import figures, report, tables
+from experiments import figures, page, report, tables
 from experiments.grid import AXES
 
 GRID = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
@@ -110,7 +110,7 @@ def test_lr_sensitivity_by_hand():
 )
 def test_edge_warnings(axis, values, edge):
     runs, _ = sweep(**{axis: values})
-    warned = report.edge_warnings(runs)
+    warned = page.edge_warnings(runs)
     assert len(warned) == bool(edge)
     assert all(tables.NAMES[axis] in text and edge in text for text in warned)
     title = figures.sensitivity(runs, axis, "loss").axes[0].get_title(loc="left")
@@ -203,7 +203,7 @@ def test_extreme_sweeps_are_drawn_without_warnings_or_traces(case):
     assert (dict(matplotlib.rcParams), plt.get_fignums()) == (settings, [])
     if "diverged" in case:
         assert all("every run diverged" in figure.axes[0].get_title(loc="left") for figure in drawn)
-        assert report.edge_warnings(runs) == []
+        assert page.edge_warnings(runs) == []
 
 
 def test_console_table_shows_only_what_varies():
@@ -222,7 +222,9 @@ PROVENANCE = {
     "one_after_the_other": {"seconds": 99.0, "measured_on": "Some CPU", "text": "99 s one by one"},
 }
 TABLES = "runs.parquet", "curves.parquet", "provenance.json"
-FILES = {"summary.csv", "report.md", "convergence.png", "sensitivity_lr.png", "sensitivity_beta1.png"}
+FIGURES = ["target", "convergence", "wall_clock", "sensitivity_lr", "sensitivity_beta1", "heatmap_lr_beta1"]
+PICTURES = {f"{name}.png" for name in FIGURES}
+FILES = {"summary.csv", "report.md", "report.html", *PICTURES, *(f"{name}.pdf" for name in FIGURES)}
 
 
 @pytest.fixture(scope="module")
@@ -234,15 +236,16 @@ def folder(tmp_path_factory):
     curves.to_parquet(folder / "curves.parquet", index=False)
     (folder / "provenance.json").write_text(json.dumps(PROVENANCE))
     paths = report.write(folder, runs, curves, PROVENANCE)
-    assert {path.name for path in paths} == FILES | {"heatmap_lr_beta1.png"}
+    assert {path.name for path in paths} == FILES
     return folder
 
 
 def test_report_names_origin_and_only_files_that_exist(folder):
     text = (folder / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((\S+?)\)", text)
-    assert set(links) == FILES - {"report.md"} | {"heatmap_lr_beta1.png"}
-    assert all((folder / link).read_bytes()[:4] == b"\x89PNG" for link in links if link.endswith("png"))
+    assert set(links) == PICTURES | {"summary.csv"}
+    assert all((folder / link).read_bytes()[:4] == b"\x89PNG" for link in PICTURES)
+    assert all((folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF" for name in FIGURES)
     for words in (PROVENANCE["command"], "**Not all of MNIST.**", "0123abc (with", "Some CPU", "torch 2.11.0", "99 s"):
         assert words in text
     assert f"sensitivity: {tables.lr_sensitivity(pd.read_parquet(folder / 'runs.parquet')):.3g}" in text

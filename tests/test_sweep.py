@@ -18,17 +18,9 @@ from experiments.grid import OptionError
 
 MODULE = [sys.executable, "-m", "experiments.sweep"]
 GRID = ["--lr", "1e-3..1e-1:3", "--beta1", "0", "0.9", "--steps", "12", "--batch-size", "64", "--evaluations", "3"]
-FILES = {
-    "runs.parquet",
-    "curves.parquet",
-    "summary.csv",
-    "report.md",
-    "provenance.json",
-    "convergence.png",
-    "sensitivity_lr.png",
-    "sensitivity_beta1.png",
-    "heatmap_lr_beta1.png",
-}
+FIGURES = ("target", "convergence", "wall_clock", "sensitivity_lr", "sensitivity_beta1", "heatmap_lr_beta1")
+FILES = {"runs.parquet", "curves.parquet", "provenance.json", "summary.csv", "report.md", "report.html"}
+FILES |= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
 
 
 def run(*arguments: object, **env: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,143 @@
+"""How many steps does a run take to a target? Censored data: a run that misses it counts as infinite in a median."""
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.stats import CensoredData, ecdf
+
+from experiments import comparison, figures
+from experiments.grid import OptionError
+from experiments.tables import CONFIGURATION, INFINITE, NAMES, ranked, run_seconds, short, unscored, varied_axes
+
+ACCEPTED = "a loss (0.2) or an accuracy (95%)"
+COLUMNS = ("steps_to_target", "seconds_to_target")
+
+
+class Target(NamedTuple):
+    """An evaluation loss to fall to, or an evaluation accuracy, a fraction, to rise to."""
+
+    column: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"accuracy {100 * self.value:g}%" if self.column == "eval_accuracy" else f"loss {self.value:g}"
+
+    def reached(self, curves: pd.DataFrame) -> pd.Series:
+        values = curves[self.column]
+        return values >= self.value if self.column == "eval_accuracy" else values <= self.value
+
+
+def parse(text: str, classifies: bool) -> Target:
+    """A target as one types it. Raises: OptionError, also for an accuracy of what has none."""
+    match = re.fullmatch(r"(.+?)(%?)", text.strip())
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    if not (match and 0 < number < math.inf and (not match[2] or number <= 100)):
+        raise OptionError(f"--target accepts {ACCEPTED}, not {text!r}")
+    if not match[2]:
+        return Target("eval_loss", number)
+    if not classifies:
+        raise OptionError(f"--target accepts a loss where nothing is classified, not the accuracy {text!r}")
+    return Target("eval_accuracy", number / 100)
+
+
+def choose(runs: pd.DataFrame) -> Target | None:
+    """A loss that a quarter of every optimizer's configurations ends at or below, to two digits; None if none trains.
+
+    An optimizer of which less than a quarter ends below the loss before training has no say.
+    """
+    order = ranked(runs)
+    quarters = order.groupby("optimizer")["eval_loss_median"].quantile(0.25, interpolation="lower")
+    trained = quarters[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
+    if trained.empty:
+        return None
+    unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)
+    return Target("eval_loss", float(f"{math.ceil(trained.max() / unit * (1 - 1e-9)) * unit:.2g}"))
+
+
+def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """The runs with columns steps_to_target and seconds_to_target, infinite in runs that miss it.
+
+    Both count to the first evaluation at which the target is met; seconds are as of `tables.run_seconds`. A run that
+    diverged has missed it unless it had met it before.
+    """
+    ends = curves["run_id"].map(runs.set_index("run_id")["diverged_step"].astype(float)).fillna(np.inf)
+    met = curves.assign(seconds=run_seconds(runs, curves))[target.reached(curves) & (curves["step"] < ends)]
+    first = met.sort_values("step").groupby("run_id")[["step", "seconds"]].first().reindex(runs["run_id"])
+    return runs.assign(**dict(zip(COLUMNS, first.fillna(np.inf).to_numpy().T, strict=True)))
+
+
+def medians(reached: pd.DataFrame) -> pd.DataFrame:
+    """Medians over seeds of what `reach` has found, infinite where half miss, and n_reached: a row a configuration."""
+    finite = reached.replace(dict.fromkeys(COLUMNS, np.inf), INFINITE)
+    finite["n_reached"] = np.isfinite(reached["steps_to_target"])
+    groups = finite.groupby(CONFIGURATION, dropna=False)
+    columns = {f"{name}_median": unscored(groups[name].median()) for name in COLUMNS}
+    return pd.DataFrame({**columns, "n_reached": groups["n_reached"].sum()}).reset_index()
+
+
+@style.context(figures.STYLE)
+def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool = False) -> Figure:
+    """Draw which share of runs has reached the target by a step, and the steps to it against lr.
+
+    Left: one line an optimizer, every run of its, with scipy's 95 % band; runs that miss are censored at the last
+    step. Right: at each lr (or of the first axis that varies) the median over seeds of the fastest configuration; what
+    misses the target in half of its seeds lies in the strip at the top.
+    """
+    looks, axes = comparison.looks_of(reached), varied_axes(reached)
+    drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
+    left, *right = np.atleast_1d(drawn.subplots(1, 1 + bool(axes)))
+    for name, group in reached.groupby("optimizer", sort=False):
+        share(left, group["steps_to_target"].to_numpy(), last_step, looks[name], name)
+    left.set(xlabel="step", ylabel=f"runs that have reached {target}", xlim=(0, 1.03 * last_step), ylim=(0, 1))
+    left.yaxis.set_major_formatter(PercentFormatter(1))
+    for ax in right:
+        against(ax, medians(reached), axes[0], looks, last_step, sampled)
+        ax.set(xlabel=NAMES[axes[0]], ylabel=f"steps to {target}", title=f"the fastest at each {NAMES[axes[0]]}")
+    return figures.finished(drawn, reached, columns=4)
+
+
+def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str], name: str) -> None:
+    """Draw the share of runs that have reached the target by a step, with its 95 % band."""
+    missed = np.isinf(steps)
+    found = ecdf(CensoredData.right_censored(np.where(missed, last_step, steps), missed)).cdf
+    x, y = np.r_[0, found.quantiles], np.r_[0, found.probabilities]
+    label = f"{name}: {(~missed).sum()} of {len(steps)} runs"
+    ax.step(np.r_[x, last_step], np.r_[y, y[-1]], look[1], where="post", color=look[0], label=label)
+    if 0 < missed.sum() < len(steps):
+        # Without a censored run the greatest step is certain, and scipy warns of the interval there.
+        band = found.confidence_interval(method="log-log")
+        ends = (np.nan_to_num(np.r_[0, end.probabilities, end.probabilities[-1]]) for end in band)
+        ax.fill_between(np.r_[x, last_step], *ends, step="post", color=look[0], alpha=0.12, linewidth=0)
+
+
+def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
+    """Draw median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
+    values = np.sort(table[axis].dropna().unique())
+    fastest = table.groupby(["optimizer", axis])["steps_to_target_median"].min()
+    ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)
+    for place, (name, (colour, line, marker)) in enumerate(looks.items()):
+        if name not in fastest.index:
+            continue
+        x, steps = figures.positions(fastest[name].index, axis, values), fastest[name].to_numpy()
+        strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
+        met = np.isfinite(steps)
+        style_ = {"color": colour, "marker": marker, "markersize": 5}
+        ax.plot(x, np.where(met, steps, np.nan), "" if sampled else line, **style_)
+        ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
+    steps = MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step)
+    steps = steps[steps < last_step]
+    ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
+    ax.set_ylim(0, 1.16 * last_step)
+    ticks = values if len(values) <= 15 else values[np.linspace(0, len(values) - 1, 9).astype(int)]
+    labels = [short(value) for value in ticks]
+    ax.set_xticks(figures.positions(ticks, axis, values), labels, rotation=60 if len(ticks) > 7 else 0)
