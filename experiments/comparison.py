@@ -17,7 +17,6 @@ from experiments.tables import (
     lr_sensitivity,
     ranked,
     short,
-    varied_axes,
 )
 
 # Okabe and Ito's, with black in place of the yellow, which is hardly seen on white.
@@ -33,10 +32,7 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         summary: of these runs, by `tables.summarise`.
     """
     best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
-    numbers = []
-    for name in best["optimizer"]:
-        number = lr_sensitivity(groups[name]) if "lr" in varied_axes(groups[name]) else np.nan
-        numbers.append("-" if np.isnan(number) else f"{number:.3g}")
+    numbers = [f"{lr_sensitivity(groups[name]):.3g}".replace("nan", "-") for name in best["optimizer"]]
     counts = runs.assign(diverged=runs["status"] != "ok").groupby("optimizer")["diverged"].agg(["sum", "size"])
     rows = best_configurations(best, len(best)).drop(columns="train loss")
     losses = tuning_losses(runs)
@@ -145,7 +141,8 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
         # The best lies on top of the others; those below are larger, so that equal ones show.
         extra, kwargs = min(place, 4), {"color": colour, "zorder": 3 - place / 99}
         kwargs |= {"marker": marker, "markersize": 5 + extra, "linewidth": 1.4 + 0.5 * extra}
-        ax.plot(rows["lr"], median, "" if sampled else line, label=f"{place + 1}. {name}: {text}", **kwargs)
+        kwargs |= {"linestyle": "none" if sampled else line, "label": f"{place + 1}. {name}: {text}"}
+        ax.plot(rows["lr"], median, **kwargs)
         if sampled:
             ax.vlines(rows["lr"], q25, q75, color=colour, alpha=0.4, linewidth=1)
         else:

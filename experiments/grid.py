@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0
 BETAS = ("beta1", "beta2", "momentum")
 """Those that are below 1, and differ from each other by 1 - value."""
 
-RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>.+):(?P<count>\d+)")
+RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d+))?")
 ACCEPTED = {
     "lr": "positive numbers",
     "beta1": "numbers in [0, 1)",
@@ -26,16 +27,30 @@ class OptionError(ValueError):
     """An option that cannot be used; the message is one sentence that names it and what it accepts."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """Everything from start to stop, for a sweep that samples."""
+
+    start: float
+    stop: float
+
+    def __str__(self) -> str:
+        return f"{self.start:.6g}..{self.stop:.6g}"
+
+
 def option(axis: str) -> str:
     return "--" + axis.replace("_", "-")
 
 
-def parse_axis(axis: str, tokens: list[str]) -> list[float]:
+def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> list[float] | Range:
     """Values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
 
-    A range is spaced logarithmically; for betas and momentum, in 1 - value.
+    A range is spaced logarithmically; for betas and momentum, in 1 - value. Where configurations are sampled, a range
+    without COUNT, alone, is a `Range`.
     Raises: OptionError.
     """
+    if sampled and len(tokens) == 1 and (match := RANGE.fullmatch(tokens[0])) and not match["count"]:
+        return check_range(axis, Range(number(axis, match["start"]), number(axis, match["stop"])))
     values = []
     for token in tokens:
         if ".." in token:
@@ -47,8 +62,11 @@ def parse_axis(axis: str, tokens: list[str]) -> list[float]:
 
 def parse_range(axis: str, token: str) -> list[float]:
     match = RANGE.fullmatch(token)
-    if not match:
-        raise OptionError(f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, not {token!r}")
+    if not match or not match["count"]:
+        raise OptionError(
+            f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, or alone with --sample "
+            f"START..STOP, not {token!r}"
+        )
     start, stop = number(axis, match["start"]), number(axis, match["stop"])
     count = int(match["count"])
     beta = axis in BETAS
@@ -60,6 +78,15 @@ def parse_range(axis: str, token: str) -> list[float]:
     spaced = [first * ratio**i for i in range(count)]
     # Twelve digits hide the rounding of the powers: 0.9..0.999:3 is 0.9 0.99 0.999.
     return [float(f"{1 - value if beta else value:.12g}") for value in spaced]
+
+
+def check_range(axis: str, values: Range) -> Range:
+    """The range. Raises: OptionError if it is empty or cannot be sampled in log."""
+    first, last = (1 - values.start, 1 - values.stop) if axis in BETAS else (values.start, values.stop)
+    if not (values.start < values.stop < math.inf and min(first, last) > 0 and values.start >= 0):
+        limits = "0 <= START < STOP < 1" if axis in BETAS else "0 < START < STOP"
+        raise OptionError(f"{option(axis)}: a range needs {limits}, not '{values}'")
+    return values
 
 
 def number(axis: str, token: str) -> float:

@@ -102,11 +102,11 @@ def arguments(choice: Choice, values: Mapping[str, Any]) -> dict[str, Any]:
     return {**chosen, **choice.fixed}
 
 
-def grids(names: Iterable[str], given: Mapping[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The values that every optimizer is to be trained with, on each of its axes.
 
     Args:
-        given: values of an axis for all optimizers that have it; without any, each takes its default.
+        given: values of an axis, or its range, for all optimizers that have it; without any, each takes its default.
     Raises: OptionError for unknown optimizers, and for a given axis that none of them has.
     """
     names = list(dict.fromkeys(names))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import comparison, statistics, tables
+from experiments.confirmation import recorded
 from experiments.tables import NAMES, best_configurations, short
 from experiments.targets import Target
 
@@ -71,8 +72,9 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
         )
-    if "lr" in tables.varied_axes(runs) and not sampled(provenance):
-        number = " is in the table" if several else f": {tables.lr_sensitivity(runs):.3g}"
+    sensitive = [tables.lr_sensitivity(group) for _, group in runs.groupby("optimizer")]
+    if not np.isnan(sensitive).all():
+        number = " is in the table" if several else f": {sensitive[0]:.3g}"
         sentences.append(
             f"Learning-rate sensitivity{number} (mean over the lr grid of min(loss, loss before training) - best loss, "
             "the rest as in the best configuration; Wortsman et al. 2023, arXiv:2309.14322)."
@@ -130,27 +132,32 @@ def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
-    """Blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen."""
-    confirmed = provenance.get("confirmed")
-    if not confirmed:
-        return []
-    again = tables.confirmed_runs(confirmed)
-    order, n = tables.summarise(again), len(confirmed["seeds"])
+def confirmed_table(runs: pd.DataFrame, confirmed: dict) -> pd.DataFrame:
+    """The winners of the runs again, as short strings: what they were chosen by, and what came of them."""
+    order = tables.summarise(recorded(confirmed))
     table = best_configurations(order, len(order)).drop(columns="train loss")
     chosen = [tables.aggregate(tables.runs_of(runs, row), ["optimizer"]) for _, row in order.iterrows()]
     column = table.columns.get_loc("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
     quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
     table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
+    return table
+
+
+def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
+    """Blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen."""
+    confirmed = provenance.get("confirmed")
+    if not confirmed:
+        return []
+    again, seeds = recorded(confirmed), confirmed["seeds"]
+    several = again["optimizer"].nunique() > 1
     text = (
-        f"The best configuration{' of every optimizer' * (len(order) > 1)} again, on n = {n} fresh seeds "
-        f"({confirmed['seeds'][0]} to {confirmed['seeds'][-1]}) by which nothing was chosen: these are the numbers to "
-        "report. Those it was chosen by are a winner's."
+        f"The best configuration{' of every optimizer' * several} again, on n = {len(seeds)} fresh seeds ({seeds[0]} "
+        f"to {seeds[-1]}) by which nothing was chosen: these are the numbers to report."
     )
-    blocks = ["## Confirmation", text, markdown_frame(table)]
-    if len(order) > 1 and n > 1:
-        blocks += ["Seed by seed, against the best of them:", markdown_frame(paired_table(again))]
+    blocks = ["## Confirmation", text, markdown_frame(confirmed_table(runs, confirmed))]
+    if several and len(seeds) > 1:
+        blocks += ["Seed by seed, the best of them against each other one:", markdown_frame(paired_table(again))]
     return blocks
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from experiments import grid, models, optimizers, population, problems, store
-from experiments.grid import OptionError
+from experiments import grid, models, optimizers, population, problems, sampling, store
+from experiments.grid import OptionError, Range
 from experiments.schedules import SCHEDULES
 
 ENGINES = ("local", "ray")
@@ -54,7 +54,8 @@ def make_plan(
     *,
     model: str | None,
     optimizer: str | type | Iterable[str | type],
-    axes: Mapping[str, float | Iterable[float] | None],
+    axes: Mapping[str, float | Iterable[float] | Range | None],
+    sample: str | None = None,
     seeds: int,
     epochs: float | None,
     steps: int | None,
@@ -73,8 +74,9 @@ def make_plan(
 ) -> Plan:
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
     problems.check_model(task, model, hidden, dropout)
-    given = {axis: grid.check_axis(axis, as_list(values)) for axis, values in axes.items() if values is not None}
+    given = {axis: checked(axis, values, sample) for axis, values in axes.items() if values is not None}
     grids = optimizers.grids(optimizers.names_of(optimizer), given)
+    drawn = sampling.parse(sample) if sample else None
     for name, value in (
         ("seeds", seeds),
         ("batch-size", batch_size),
@@ -91,11 +93,17 @@ def make_plan(
     if engine not in ENGINES:
         raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {engine!r}")
     device = resolve_device(device, engine)
-    n_configs = sum(math.prod(map(len, values.values())) for values in grids.values())
+    if drawn:
+        n_configs = drawn[1] * len(grids)
+    else:
+        n_configs = sum(math.prod(map(len, values.values())) for values in grids.values())
     store.check_room(
         out, n_configs * seeds, evaluations + 1 if steps is None else min(evaluations, math.ceil(steps)) + 1
     )
-    configs = {name: grid.configurations(values) for name, values in grids.items()}
+    configs = {
+        name: sampling.configurations(values, *drawn) if drawn else grid.configurations(values)
+        for name, values in grids.items()
+    }
     for name, table in configs.items():
         optimizers.check(name, table)
     if schedule not in SCHEDULES:
@@ -117,7 +125,11 @@ def make_plan(
     identity = {
         "task": task,
         "model": problem.model.name,
-        "optimizers": grids,
+        "optimizers": {
+            name: {axis: str(values) if isinstance(values, Range) else values for axis, values in axes.items()}
+            for name, axes in grids.items()
+        },
+        "sample": sample,
         "seeds": seeds,
         "steps": steps,
         "batch_size": batch_size,
@@ -187,6 +199,15 @@ def lanes_at_once(model: models.Model, batch_size: int, device: str) -> int:
     return max(1, lanes)
 
 
+def checked(axis: str, values: float | Iterable[float] | Range, sample: str | None) -> list[float] | Range:
+    """The values of an axis, or its range. Raises: OptionError."""
+    if not isinstance(values, Range):
+        return grid.check_axis(axis, as_list(values))
+    if not sample:
+        raise OptionError(f"{grid.option(axis)} takes a range without COUNT only with --sample, not '{values}'")
+    return grid.check_range(axis, values)
+
+
 def as_list(values: float | Iterable[float]) -> list[float]:
     return [float(v) for v in values] if isinstance(values, Iterable) else [float(values)]
 
@@ -248,7 +269,10 @@ def describe(plan: Plan, seconds: float) -> str:
     parts = cut(plan.runs, plan.lanes)
     n_chunks, lanes = len(parts), max(map(len, parts))
     grids = {
-        name: {grid.option(axis): " ".join(f"{v:g}" for v in values) for axis, values in axes.items()}
+        name: {
+            grid.option(axis): values if isinstance(values, str) else " ".join(f"{v:g}" for v in values)
+            for axis, values in axes.items()
+        }
         for name, axes in plan.identity["optimizers"].items()
     }
     axes = next(iter(grids.values()))
@@ -257,6 +281,7 @@ def describe(plan: Plan, seconds: float) -> str:
     lines = {
         "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
         **axes,
+        **({"--sample": plan.identity["sample"]} if plan.identity["sample"] else {}),
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
         "memory": f"{lanes * plan.lane_bytes / 2**20:.0f} MiB a chunk on {plan.device}",

@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{cli.prog}: {folder} cannot be written to ({error.strerror})", file=sys.stderr)
         return 2
     print(console_table(summarise(runs)))
-    print(f"\ntarget: {target_of(runs, provenance, args.target) or 'none, because no run trained'}")
+    print(f"\ntarget: {target_of(runs, provenance, args.target) or 'none, because no run has trained'}")
     print("\n" + "\n".join(map(str, paths)))
     return 0
 

@@ -6,6 +6,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.figures import STYLE, finished, loss_axis, positions
 from experiments.grid import BETAS
@@ -67,7 +68,8 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str) -> Figure:
         # The best is drawn last, on top.
         points = [values[~diverged][::-1] for values in (columns, rows)]
         shown = ax.scatter(*points, c=losses[::-1], s=42, edgecolors="0.4", linewidths=0.4, rasterized=True, **looks)
-        figure.colorbar(shown, format="{x:.3g}", label=f"final {loss_name}").minorticks_off()
+        ticks_ = LogLocator(subs=(1, 2, 5) if losses.max() < 1e3 * low else (1,))
+        figure.colorbar(shown, ticks=ticks_, format="{x:.3g}", label=f"final {loss_name}").minorticks_off()
         ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **looks)
     for side, axis in (("x", x), ("y", y)):
         ticks(ax, side, order[axis], axis)
@@ -76,16 +78,15 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str) -> Figure:
 
 
 def ticks(ax: Axes, side: str, values: pd.Series, axis: str) -> None:
-    """Label an axis of `positions` with round values: powers of ten, or 1 - powers of ten for `BETAS`."""
-    grid = values.to_numpy()
-    ends = positions(grid, axis, grid)
-    whole = np.arange(np.ceil(ends.min()), np.floor(ends.max()) + 1)
-    if np.unique(grid).size <= 7:
-        round_values = np.unique(grid)
-    elif len(whole) >= 2:
-        round_values = 1 - 10.0**-whole if axis in BETAS else 10.0**whole
-    else:
-        round_values = np.quantile(grid, [0, 0.25, 0.5, 0.75, 1], method="nearest")
-    labels = [short(float(f"{value:.12g}")) for value in round_values]
-    getattr(ax, f"set_{side}ticks")(positions(round_values, axis, grid), labels)
+    """Label an axis of `positions` with its values, if they are few, else with round ones between them."""
+    grid, few = values.to_numpy(), np.unique(values)
+    if len(few) > 7:
+        decades = 10.0 ** np.arange(-20, 21)
+        # 1, 2 and 5 where whole decades would be less than three.
+        low, high = positions(grid, axis, grid).min(), positions(grid, axis, grid).max()
+        rounded = np.outer(decades, (1, 2, 5) if high - low < 3 else (1,)).ravel()
+        few = 1 - rounded[rounded <= 1] if axis in BETAS else rounded
+        few = few[(few >= grid.min()) & (few <= grid.max())]
+    labels = [short(float(f"{value:.12g}")) for value in few]
+    getattr(ax, f"set_{side}ticks")(positions(few, axis, grid), labels)
     getattr(ax, f"set_{side}label")(NAMES[axis])

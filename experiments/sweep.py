@@ -13,16 +13,28 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments import comparison, grid, optimizers, problems, report, solo, store
+from experiments import (
+    comparison,
+    confirmation,
+    grid,
+    optimizers,
+    page,
+    problems,
+    report,
+    sampling,
+    solo,
+    store,
+    targets,
+)
 from experiments.data import DataError
 from experiments.engine import run
-from experiments.grid import AXES, OptionError
+from experiments.grid import AXES, OptionError, Range
 from experiments.plan import ENGINES, Plan, describe, estimate_seconds, make_plan
 from experiments.schedules import SCHEDULES
 from experiments.store import Sweep
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Values = float | Iterable[float] | None
+Values = float | Iterable[float] | Range | None
 
 
 def sweep(
@@ -36,6 +48,7 @@ def sweep(
     eps: Values = None,
     weight_decay: Values = None,
     momentum: Values = None,
+    sample: str | None = None,
     seeds: int = 1,
     epochs: float | None = None,
     steps: int | None = None,
@@ -55,6 +68,8 @@ def sweep(
     ray_address: str | None = None,
     checkpoint_every: float = 20.0,
     compare_alone: bool = False,
+    target: str | None = None,
+    confirm: int | None = None,
     progress: bool = True,
 ) -> Sweep:
     """Train every combination of the hyperparameters, with every seed, as lanes of populations.
@@ -67,7 +82,8 @@ def sweep(
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
-            an argument; None leaves each its default.
+            an argument, or, to be sampled, a `grid.Range`; None leaves each its default.
+        sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch or what suits the task.
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size (by default
@@ -86,6 +102,8 @@ def sweep(
         ray_address: of the cluster, as HOST:PORT; by default RAY_ADDRESS, else a cluster of this machine's cores.
         checkpoint_every: seconds after which to keep how far a chunk is, with "local"; more if that takes long.
         compare_alone: also time a sample of an ordinary run, to say what all would have taken one by one.
+        target: loss ("0.2") or accuracy ("95%") that the report counts steps to; None chooses a loss.
+        confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
     plan = make_plan(
@@ -93,6 +111,7 @@ def sweep(
         model=model,
         optimizer=optimizer,
         axes=dict(zip(AXES, (lr, beta1, beta2, eps, weight_decay, momentum), strict=True)),
+        sample=sample,
         seeds=seeds,
         epochs=epochs,
         steps=steps,
@@ -109,8 +128,7 @@ def sweep(
         out=None if out is None else Path(out),
         engine=engine,
     )
-    for name in plan.n_runs if compare_alone else ():
-        solo.class_of(name)
+    check(plan, compare_alone, target, confirm)
     if not 0 <= checkpoint_every < math.inf:
         raise OptionError(f"--checkpoint-every accepts seconds from 0, not {checkpoint_every:g}")
     if plan.problem.data.warning:
@@ -126,9 +144,11 @@ def sweep(
     )
     if compare_alone:
         result.provenance["one_after_the_other"] = time_alone(plan)
+    result.provenance["target"] = target
+    if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
+        result.provenance["confirmed"] = confirmation.record(run(again, progress=progress).runs)
     if out is not None:
-        if compare_alone:
-            store.write_provenance(Path(out), result.provenance)
+        store.write_provenance(Path(out), result.provenance)
         try:
             store.write_drawn(Path(out), report.write(Path(out), *result))
         except KeyboardInterrupt:
@@ -136,11 +156,22 @@ def sweep(
     return result
 
 
+def check(plan: Plan, compare_alone: bool, target: str | None, confirm: int | None) -> None:
+    """Raise OptionError if what is to be done with a plan's results cannot be done; arguments as of `sweep`."""
+    for name in plan.n_runs if compare_alone else ():
+        solo.class_of(name)
+    if target is not None:
+        targets.parse(target, plan.problem.classifies)
+    if confirm is not None and confirm < 1:
+        raise OptionError(f"--confirm accepts whole numbers from 1, not {confirm}")
+
+
 def time_alone(plan: Plan, sample: int = 100) -> dict:
     """What a plan's runs would take one after the other, from a sample of an ordinary run's steps."""
     identity, total, parts = plan.identity, 0.0, []
     for name, n_runs in plan.n_runs.items():
-        config = {axis: values[0] for axis, values in identity["optimizers"][name].items()}
+        first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
+        config = {axis: first[axis] for axis in identity["optimizers"][name]}
         sizes = plan.steps, identity["evaluations"], identity["batch_size"] * identity["accumulate"], sample
         one = solo.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
         total += n_runs * one
@@ -161,9 +192,13 @@ def show(result: Sweep, out: Path) -> None:
         print(comparison.table(result.runs, summary).to_string(index=False))
     print(f"\n{what}: the ten best configurations\n")
     print(report.console_table(summary))
+    if confirmed := provenance.get("confirmed"):
+        print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
+        print(page.confirmed_table(result.runs, confirmed).to_string(index=False))
+    print(f"\ntarget: {report.target_of(result.runs, provenance) or 'none, because no run has trained'}")
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
-    print(f"\n{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
+    print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
     if alone := provenance.get("one_after_the_other"):
         print(f"one after the other: {alone['text']}")
     print("written:")
@@ -176,7 +211,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m experiments.sweep",
         description="Train every combination of the hyperparameters of one or several optimizers and draw the result.",
         epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios (betas and "
-        "momentum: of 1 - value). What an optimizer has no argument for does not multiply its configurations.",
+        "momentum: of 1 - value); with --sample also START..STOP, all of it. What an optimizer has no argument for "
+        "does not multiply its configurations.",
     )
     add = cli.add_argument
     add("task", metavar=f"{{{','.join(problems.TASKS)}}}", help="what is trained")
@@ -187,6 +223,8 @@ def parser() -> argparse.ArgumentParser:
         add(grid.option(axis), nargs="*", metavar="V", help=f"{grid.ACCEPTED[axis]} ({own})")
     text = f"one or several of {optimizers.ACCEPTED} (default adam)"
     add("--optimizer", nargs="*", metavar="O", default=["adam"], help=text)
+    text = f"{sampling.ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination"
+    add("--sample", metavar="S", help=text)
     models = "; ".join(f"{task}: {' or '.join(kinds)}" for task, kinds in problems.TASKS.items())
     add("--model", help=f"{models} (default: the first)")
     add(
@@ -230,6 +268,10 @@ def parser() -> argparse.ArgumentParser:
     add("--ray-address", metavar="HOST:PORT", help=text)
     text = "between two checkpoints of what is being trained (default 20)"
     add("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help=text)
+    text = f"{targets.ACCEPTED} to which the report counts steps (default: a loss it chooses)"
+    add("--target", metavar="T", help=text)
+    text = "run the best configuration of each optimizer again on N fresh seeds"
+    add("--confirm", type=int, metavar="N", help=text)
     add("--compare-alone", action="store_true", help="also say how long the runs would take one by one, from a sample")
     add("--dry-run", action="store_true", help="print what would be done and how long it would take, and stop")
     return cli
@@ -241,15 +283,17 @@ def main(argv: list[str] | None = None) -> int:
     out, dry_run = args.pop("out"), args.pop("dry_run")
     try:
         typed = {axis: args.pop(axis) for axis in AXES}
-        values = {axis: words if words is None else grid.parse_axis(axis, words) for axis, words in typed.items()}
+        sampled = args["sample"] is not None
+        values = {
+            axis: words if words is None else grid.parse_axis(axis, words, sampled) for axis, words in typed.items()
+        }
         if dry_run:
-            compare_alone = args.pop("compare_alone")
+            later = {name: args.pop(name) for name in ("compare_alone", "target", "confirm")}
             fresh = args.pop("fresh")
             for name in ("ray_address", "checkpoint_every"):
                 del args[name]
             plan = make_plan(axes=values, out=out, **args)
-            for name in plan.n_runs if compare_alone else ():
-                solo.class_of(name)
+            check(plan, **later)
             if out is not None:
                 store.check_out(out, plan.identity, fresh)
             print(describe(plan, estimate_seconds(plan)))

@@ -55,13 +55,6 @@ def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
     return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
 
 
-def confirmed_runs(confirmed: dict) -> pd.DataFrame:
-    """The runs of `--confirm` out of provenance.json, as in runs.parquet."""
-    runs = pd.DataFrame(confirmed["runs"])
-    numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
-    return runs.astype({**numbers, "diverged_step": "Int64"})
-
-
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Aggregate runs over everything but `by`, whose values index the result.
 
@@ -116,12 +109,12 @@ def lr_sensitivity(runs: pd.DataFrame) -> float:
     """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
     loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
-    diverged, the initial loss stands in. NaN if every run diverged.
+    diverged, the initial loss stands in. NaN if every run diverged, or there is one lr.
     Reference: Wortsman et al. 2023, arXiv:2309.14322.
     """
     losses = held(runs, ["lr"])["eval_loss_median"]
     regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
-    return float(regret.mean()) if np.isfinite(losses.min()) else np.nan
+    return float(regret.mean()) if np.isfinite(losses.min()) and len(losses) > 1 else np.nan
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import CensoredData, ecdf
 
-from experiments import comparison, figures
+from experiments import comparison, figures, scatter
 from experiments.grid import OptionError
 from experiments.tables import CONFIGURATION, INFINITE, NAMES, ranked, run_seconds, short, unscored, varied_axes
 
@@ -131,13 +131,15 @@ def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: in
         x, steps = figures.positions(fastest[name].index, axis, values), fastest[name].to_numpy()
         strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
         met = np.isfinite(steps)
-        style_ = {"color": colour, "marker": marker, "markersize": 5}
-        ax.plot(x, np.where(met, steps, np.nan), "" if sampled else line, **style_)
+        look = {"color": colour, "marker": marker, "linestyle": "none" if sampled else line, "markersize": 5}
+        ax.plot(x, np.where(met, steps, np.nan), **look)
         ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
     steps = MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step)
     steps = steps[steps < last_step]
     ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
     ax.set_ylim(0, 1.16 * last_step)
-    ticks = values if len(values) <= 15 else values[np.linspace(0, len(values) - 1, 9).astype(int)]
-    labels = [short(value) for value in ticks]
-    ax.set_xticks(figures.positions(ticks, axis, values), labels, rotation=60 if len(ticks) > 7 else 0)
+    if sampled:
+        scatter.ticks(ax, "x", pd.Series(values), axis)
+    else:
+        labels = [short(value) for value in values]
+        ax.set_xticks(figures.positions(values, axis, values), labels, rotation=60 if len(values) > 7 else 0)
