@@ -59,6 +59,8 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     # Matplotlib makes ticks on first use: without this they would miss the style.
     figure.draw_without_rendering()
+    # What is laid out stays so: each file that is written would take as long again.
+    figure.set_layout_engine("none")
     return figure
 
 
@@ -170,16 +172,23 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
     background = {"linewidths": 0.6, "rasterized": True}
     if grey.any():
         shown = [paths[i] for i in np.flatnonzero(grey)]
-        ax.add_collection(LineCollection(shown, colors="0.78", label="every other run", **background))
+        ax.add_collection(LineCollection(joined(shown), colors="0.78", label="every other run", **background))
     if not ok.all():
         exits = [(np.interp(ends[i], steps, points[:, i, 0]), high) for i in np.flatnonzero(~ok)]
         left = [np.vstack([paths[i], end]) for i, end in zip(np.flatnonzero(~ok), exits, strict=True)]
-        ax.add_collection(LineCollection(left, colors="0.65", linestyles=":", **background))
+        ax.add_collection(LineCollection(joined(left), colors="0.65", linestyles=":", **background))
         ax.plot(*np.transpose(exits), "x", color="0.35", markersize=5, clip_on=False, label="diverged at this step")
     ax.set_title("" if ok.any() else "every run diverged")
     if column == "eval_accuracy":
         ax.invert_yaxis()
         ax.yaxis.set_major_formatter(lambda error, _: f"{1 - error:.4g}")
+
+
+def joined(paths: list[np.ndarray], size: int = 50) -> list[np.ndarray]:
+    """Paths, `[points, 2]` each, as few long ones with gaps of NaN: matplotlib takes its time for every path."""
+    gap = np.full((1, 2), np.nan)
+    parts = [part for path in paths for part in (path, gap)]
+    return [np.concatenate(parts[i : i + 2 * size]) for i in range(0, len(parts), 2 * size)]
 
 
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:

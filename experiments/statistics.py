@@ -40,7 +40,7 @@ def tuning_losses(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     initial = runs["initial_eval_loss"].median()
     groups = runs.groupby("optimizer", sort=False)
-    return {name: ranked(group)["eval_loss_median"].clip(upper=initial).to_numpy() for name, group in groups}
+    return {str(name): ranked(group)["eval_loss_median"].clip(upper=initial).to_numpy() for name, group in groups}
 
 
 def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
@@ -53,8 +53,8 @@ def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
     Returns: n (seeds that both have), ahead (seeds on which ours is lower), median, and the ends low and high of its
         95 % percentile bootstrap interval, NaN below three seeds.
     """
-    ours, theirs = (scored(runs, "eval_loss").set_axis(runs["seed"]) for runs in (ours, theirs))
-    differences = (theirs - ours).dropna().to_numpy()
+    own, other = (scored(runs, "eval_loss").set_axis(runs["seed"]) for runs in (ours, theirs))
+    differences = (other - own).dropna().to_numpy()
     ends = np.full(2, np.nan)
     if len(differences) >= 3:
         options = {"vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}

@@ -82,7 +82,8 @@ def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
     """The runs that are as `configuration` says in every column of `CONFIGURATION`."""
     wanted = configuration[CONFIGURATION]
     # NaN, where the optimizer does not have an axis, equals NaN.
-    return runs[((runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())).all(axis=1)]
+    same = (runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())
+    return runs.loc[same.all(axis=1)]
 
 
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:

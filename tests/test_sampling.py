@@ -1,0 +1,128 @@
+"""Do samples cover what was asked for, and are sampled sweeps drawn from what they found?"""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import grid, sampling, scatter, sweep, tables
+from experiments.grid import OptionError, Range
+from tests.test_report import sweep as of_one
+
+
+@pytest.mark.parametrize(("sequence", "n"), [("sobol", 64), ("halton", 50)])
+def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
+    axes = {"lr": Range(1e-4, 1.0), "beta1": Range(0.0, 0.999), "eps": [1e-8, 1e-4], "weight_decay": [0.1]}
+    table = sampling.configurations(axes, sequence, n)
+    assert list(table.columns) == list(grid.AXES)
+    assert len(table) == n
+    assert table[["beta2", "momentum"]].isna().all(axis=None)
+    assert (table["weight_decay"] == 0.1).all()
+    # Low discrepancy: as many in each decade of lr and of 1 - beta1, and of each eps, to within two.
+    for exponents in (np.log10(table["lr"]), np.log10(1 - table["beta1"])):
+        counts = np.histogram(exponents, bins=np.arange(-4, 1) if exponents.min() < -3 else np.arange(-3, 1))[0]
+        assert np.ptp(counts) <= 2
+    assert abs((table["eps"] == 1e-8).sum() - n / 2) <= 1
+    assert table["lr"].between(1e-4, 1).all()
+    assert table["beta1"].between(0, 0.999).all()
+    pd.testing.assert_frame_equal(table, sampling.configurations(axes, sequence, n))
+
+
+def test_what_an_optimizer_lacks_leaves_its_other_values_as_they_are():
+    one = sampling.configurations({"lr": Range(1e-4, 1.0)}, "halton", 10)
+    two = sampling.configurations({"lr": Range(1e-4, 1.0), "beta1": [0.9]}, "halton", 10)
+    assert one["lr"].tolist() == two["lr"].tolist()
+    lists = sampling.configurations({"lr": [1e-3, 1e-2], "beta1": [0.0, 0.9]}, "sobol", 64)
+    assert len(lists) == 4
+
+
+@pytest.mark.parametrize("text", ["sobol", "sobol:0", "sobol:100", "halton:-1", "random:8", "", "sobol:2.0"])
+def test_bad_samples_are_refused_in_one_sentence(text):
+    with pytest.raises(OptionError, match=r"^--sample accepts sobol:N with a power of two, or halton:N"):
+        sampling.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("axis", "token", "message"),
+    [
+        ("lr", "0..1", "--lr: a range needs 0 < START < STOP, not '0..1'"),
+        ("lr", "1..1", "--lr: a range needs 0 < START < STOP"),
+        ("lr", "1..inf", "--lr: a range needs 0 < START < STOP"),
+        ("beta2", "0.9..1", "--beta2: a range needs 0 <= START < STOP < 1"),
+        ("eps", "small..1", "--eps accepts numbers >= 0, not 'small'"),
+    ],
+)
+def test_bad_ranges_are_refused_in_one_sentence(axis, token, message):
+    with pytest.raises(OptionError) as error:
+        grid.parse_axis(axis, [token], sampled=True)
+    assert message in str(error.value)
+
+
+def test_a_range_with_a_count_is_a_list_of_values():
+    assert grid.parse_axis("lr", ["1e-3..1e-1:3"], sampled=True) == [1e-3, 1e-2, 1e-1]
+    assert grid.parse_axis("lr", ["1e-3..1e-1"], sampled=True) == Range(1e-3, 1e-1)
+    with pytest.raises(OptionError, match="--sample"):
+        grid.parse_axis("lr", ["1e-3..1e-1"])
+    with pytest.raises(OptionError, match="--lr takes a range without COUNT only with --sample"):
+        sweep.sweep("regression", lr=Range(1e-3, 1e-1))
+
+
+def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--optimizer", "adam", "momentum", "--lr", "1e-3..0.1", "--sample", "sobol:4"]
+    words += ["--seeds", "2", "--steps", "8", "--evaluations", "2", "--confirm", "3", "--target", "0.9"]
+    assert sweep.main(["regression", *words, "--out", str(out)]) == 0
+    runs, provenance = pd.read_parquet(out / "runs.parquet"), json.loads((out / "provenance.json").read_text())
+    assert runs.groupby("optimizer").size().to_dict() == {"adam": 8, "momentum": 8}
+    assert runs.groupby("optimizer")["lr"].nunique().to_dict() == {"adam": 4, "momentum": 4}
+    assert provenance["sweep"]["optimizers"]["adam"]["lr"] == "0.001..0.1"
+    names = {path.stem for path in out.iterdir()}
+    assert names >= {"budget", "target", "optimizers", "wall_clock", "sensitivity_lr"}
+    assert not any(name.startswith("heatmap") for name in names)
+    # Fresh: no run has used these seeds. The same configurations: those that were best.
+    again, best = pd.DataFrame(provenance["confirmed"]["runs"]), tables.best_of_each(tables.ranked(runs))
+    assert provenance["confirmed"]["seeds"] == sorted(again["seed"].unique()) == [2, 3, 4]
+    assert dict(again.groupby("optimizer")["lr"].unique().explode()) == dict(best.set_index("optimizer")["lr"])
+    text, printed = (out / "report.md").read_text(), capsys.readouterr().out
+    for name, losses in again.groupby("optimizer")["eval_loss"]:
+        assert f"{losses.median():.4g}" in printed, name
+        assert f"| {losses.median():.4g} | {losses.quantile(0.25):.4g} to {losses.quantile(0.75):.4g} |" in text
+    assert "n = 3 fresh seeds (2 to 4)" in text
+    assert "Target: loss 0.9" in text
+    assert "target: loss 0.9" in printed
+
+
+def sampled_runs(seeds):
+    rng = np.random.default_rng(0)
+    runs, _ = of_one(seeds, lr=10 ** rng.uniform(-4, 0, 20), beta1=[0.9], diverged=lambda row: row["lr"] > 0.1)
+    betas = dict(zip(runs["lr"].unique(), 1 - 10 ** rng.uniform(-3, 0, 20), strict=True))
+    return runs.assign(beta1=runs["lr"].map(betas))
+
+
+def test_points_are_the_medians_of_configurations():
+    runs = sampled_runs(3)
+    medians = runs[runs["status"] == "ok"].groupby(["lr", "beta1"])["eval_loss"].median().reset_index()
+    n_diverged = runs.loc[runs["status"] != "ok", "lr"].nunique()
+    assert n_diverged > 0
+    ax = scatter.sensitivity(runs, "beta1", "a loss").axes[0]
+    points = next(dots for dots in ax.collections if str(dots.get_label()).startswith("a configuration")).get_offsets()
+    expected = np.column_stack([-np.log10(1 - medians["beta1"]), medians["eval_loss"]])
+    np.testing.assert_allclose(np.sort(np.asarray(points), axis=0), np.sort(expected, axis=0))
+    assert len(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
+    ax = scatter.pair(runs, "lr", "beta1", "a loss").axes[0]
+    dots = ax.collections[0]
+    drawn = pd.Series(dots.get_array(), np.round(np.asarray(dots.get_offsets())[:, 0], 6)).sort_index()
+    wanted = medians.set_index(np.log10(medians["lr"]).round(6))["eval_loss"].sort_index()
+    np.testing.assert_allclose(drawn, wanted)
+    np.testing.assert_allclose(drawn.index, wanted.index)
+    star = ax.collections[1].get_offsets()[0]
+    best = medians.loc[medians["eval_loss"].idxmin()]
+    assert tuple(star) == pytest.approx((np.log10(best["lr"]), -np.log10(1 - best["beta1"])))
+
+
+@pytest.mark.filterwarnings("error")
+def test_sampled_sweeps_in_which_every_run_diverged_are_drawn():
+    runs = sampled_runs(1).assign(status="diverged", diverged_step=5)
+    for figure in (scatter.sensitivity(runs, "lr", "loss"), scatter.pair(runs, "lr", "beta1", "loss")):
+        assert figure.axes[0].get_title(loc="left") == "every run diverged"
