@@ -31,7 +31,7 @@ RUN_COLUMNS = [
     *["run_id", "data", "task", "model", "optimizer", "lr", "seed", "status", "diverged_step"],
     *["train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"],
 ]
-CURVE_COLUMNS = ["run_id", "step", "train_loss", "eval_loss", "eval_accuracy"]
+CURVE_COLUMNS = ["run_id", "step", "seconds", "train_loss", "eval_loss", "eval_accuracy"]
 
 OPTIMIZERS = (
     "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
