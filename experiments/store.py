@@ -51,10 +51,11 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) -> None:
-    """Write runs.parquet, curves.parquet and provenance.json, with the checksums of both, into the folder."""
+    """Write runs.parquet, curves.parquet and provenance.json, which gets the checksums of both, into the folder."""
     replace(out / RUNS, lambda path: runs.to_parquet(path, index=False))
     replace(out / CURVES, lambda path: curves.to_parquet(path, index=False))
-    write_provenance(out, {**provenance, "sha256": {name: sha256(out / name) for name in (RUNS, CURVES)}})
+    provenance["sha256"] = {name: sha256(out / name) for name in (RUNS, CURVES)}
+    write_provenance(out, provenance)
 
 
 def write_provenance(out: Path, provenance: dict) -> None:

@@ -287,102 +287,81 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(size, every, tmp_
 
 
 def start(out: Path, *words: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*MODULE, *COMMAND, *map(str, words), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    """The command in a process of its own, which writes what it says beside the folder."""
+    with out.with_suffix(".log").open("wb") as log:
+        command = [*MODULE, *COMMAND, *map(str, words), "--out", str(out)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def wait_for(what, process: subprocess.Popen, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
 def test_two_processes_on_one_folder_are_refused_until_the_first_is_gone(tmp_path, capsys):
-    first = start(tmp_path, "--steps", 1_000_000)
+    out = tmp_path / "out"
+    first = start(out, "--steps", 1_000_000)
     try:
-        wait_for((tmp_path / "parts" / "chunks.json").exists, first)
-        before = (tmp_path / "provenance.json").read_bytes()
+        wait_for((out / "parts" / "chunks.json").exists, first)
+        before = (out / "provenance.json").read_bytes()
         for words in ([], ["--fresh"]):
-            assert sweep.main([*COMMAND, "--steps", "1000000", "--out", str(tmp_path), *words]) == 2
+            assert sweep.main([*COMMAND, "--steps", "1000000", "--out", str(out), *words]) == 2
             told = capsys.readouterr().err
             assert f"and process {first.pid} on" in told
-            assert f"is writing to {tmp_path}\n" in told
-        assert (tmp_path / "provenance.json").read_bytes() == before
+            assert f"is writing to {out}\n" in told
+        assert (out / "provenance.json").read_bytes() == before
     finally:
-        first.kill()
-        first.communicate()
-    with parts.locked(tmp_path):  # its lock went with it
+        kill(first)
+    with parts.locked(out):  # its lock went with it
         pass
 
 
-def kill_and_go_on(out: Path, moments, steps: int) -> list[int]:
-    """Start the sweep and kill it, for each moment (seconds after its first steps); then let it end.
-
-    Returns the modification times of the parts that each process left to the next.
-    """
-    left = []
-    for moment in moments:
-        process = start(out, "--steps", steps, "--checkpoint-every", 0)
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0)
-        left.append({path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")})
-    process = start(out, "--steps", steps)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
-    assert b"WARNING" not in told
-    return left
-
-
-def check_killed(tmp_path: Path, monkeypatch, moments, steps: int) -> None:
-    out = tmp_path / "killed"
-    left = kill_and_go_on(out, moments, steps)
-    final = {path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")}
-    assert all(seen.items() <= final.items() for seen in left), "a finished chunk was trained again"
-    assert not list(out.rglob("*.pt"))
-    assert not list(out.rglob(".*.*.*"))
-    words = sweep.parser().parse_args([*COMMAND, "--steps", str(steps)])
-    process = start(tmp_path / "whole", "--steps", words.steps)
-    process.communicate(timeout=300)
-    assert_same(store.load(out), store.load(tmp_path / "whole"))
-
-
-def test_killed_once_in_mid_chunk_it_goes_on_from_its_checkpoint(tmp_path):
-    out = tmp_path / "killed"
-    process = start(out, "--steps", 400, "--checkpoint-every", 0)
+def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    out, resumed_at, original = tmp_path / "killed", [], population.train
+    process = start(out, "--steps", 150, "--checkpoint-every", 0)
     wait_for(lambda: list(out.glob("parts/[!.]*.pt")), process)
-    process.kill()
-    process.communicate()
-    seen = []
-    resumed, original = run_resumed(out, seen)
-    assert_same(resumed, original)
-    assert seen[0] > 0
+    kill(process)
+    axes = {"lr": sweep.grid.parse_axis("lr", ["1e-3..1e-1:6"]), "beta1": [0.0, 0.9], "seeds": 2, "steps": 150}
+    whole = train(None, **axes, evaluations=8)
 
+    def spy(*arguments, resume: dict, **options):
+        resumed_at.append(resume["step"])
+        return original(*arguments, resume=resume, **options)
 
-def run_resumed(out: Path, seen: list[int]) -> tuple[store.Sweep, store.Sweep]:
-    arguments = {"lr": sweep.grid.parse_axis("lr", ["1e-3..1e-1:6"]), "beta1": [0.0, 0.9], "seeds": 2}
-    arguments |= {"steps": 400, "batch_size": 64, "progress": False}
-    original, train_ = sweep.sweep("regression", **arguments), population.train
-
-    def spy(*words, resume=None, **options):
-        seen.append(resume["step"])
-        return train_(*words, resume=resume, **options)
-
-    population.train = spy
-    try:
-        return sweep.sweep("regression", **arguments, out=out), original
-    finally:
-        population.train = train_
+    monkeypatch.setattr(population, "train", spy)
+    assert_same(train(out, **axes, evaluations=8), whole)
+    assert 0 < resumed_at[0] < 150
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
-    rng = random.Random(0)
-    check_killed(tmp_path, monkeypatch, [rng.uniform(0.5, 9.0) for _ in range(20)], steps=2000)
+def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_path):
+    """Three chunks; moments from just after the start of Python to the last files."""
+    rng, out, seen = random.Random(0), tmp_path / "killed", []
+    words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 600]
+    for i in range(20):
+        process = start(out, *words, "--checkpoint-every", 0)
+        if i % 4:
+            owner = out / "parts" / parts.OWNER
+            wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 3.0))
+        kill(process)
+        seen.append({path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")})
+    for name in ("killed", "whole"):
+        assert start(tmp_path / name, *words).wait(timeout=300) == 0
+        assert "WARNING" not in (tmp_path / f"{name}.log").read_text()
+    final = {path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")}
+    assert all(before.items() <= final.items() for before in seen), "a finished chunk was trained again"
+    assert not list(out.rglob("*.pt"))
+    assert not list(out.rglob(".*.*.*"))
+    assert_same(store.load(out), store.load(tmp_path / "whole"))
 
 
 def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -453,7 +432,7 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
     assert "killed 1" in done.stderr
     assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == 2
     here = start(tmp_path / "here", "--steps", 800)
-    here.communicate(timeout=300)
+    here.wait(timeout=300)
     ray, local = store.load(tmp_path / "ray"), store.load(tmp_path / "here")
     assert ray.provenance["engine"] == "ray"
     keys = ["run_id", "lr", "beta1", "seed", "status"]
