@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import torch
 
 import optim
-from experiments import data, grid, models, population, problems, solo, store
+from experiments import capture, data, grid, models, population, problems, solo, store
 from experiments.timing import time_in_turn, with_interval
 
 SIZES = {
@@ -44,16 +44,21 @@ def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict
     params = models.stack(problem.model, [0], lanes, device=device)
     ours = optim.Adam(params, **configs)
 
+    index = torch.empty(1, BATCH, dtype=torch.int64, device=device)
+    take = capture.replayed(
+        lambda: population.step_(params, ours, x[index], y[index], forward=problem.model.forward), device
+    )
+
     def population_step() -> None:
-        index = batch().unsqueeze(0)
-        population.step_(params, ours, x[index], y[index], forward=problem.model.forward)
+        index.copy_(batch())
+        take()
 
     module, alone = solo.make(problem, grid.AXES, device=device)
 
     def solo_steps() -> None:
         for _ in range(SOLO_STEPS):
-            index = batch()
-            solo.step_(module, alone, x[index], y[index])
+            own = batch()
+            solo.step_(module, alone, x[own], y[own])
 
     n = sum(p.numel() for p in params)
     flat = [[torch.rand(n, device=device)] for _ in range(4)]

@@ -14,8 +14,8 @@ from experiments.grid import AXES
 from experiments.plan import Plan
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems", "recurrent")
-MODULES += ("schedules",)
+MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
+MODULES += ("recurrent", "schedules")
 """The modules of experiments that training depends on; of kernels and optim all count. Figures change no result."""
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments import models, optimizers, problems, schedules
+from experiments import capture, models, optimizers, problems, schedules
 from experiments.problems import Problem
+from optim.base import RuleOptimizer
 
 DIVERGED = 100.0
 """A run has diverged at the first step whose training loss is not finite or exceeds this many
@@ -78,6 +79,17 @@ def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.fl
     return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
 
 
+def masks_of(model: models.Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
+    """Masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer, if there is any."""
+    return [torch.stack(layer) for layer in zip(*(model.masks(seed, step, batch_size) for seed in seeds), strict=True)]
+
+
+def upload(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a tensor from the CPU, without waiting for what a GPU has still to do."""
+    # From pageable memory the copy would wait.
+    target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)
+
+
 def step_(
     params: Sequence[torch.Tensor],
     optimizer: torch.optim.Optimizer,
@@ -90,12 +102,14 @@ def step_(
 ) -> torch.Tensor:
     """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.
 
+    On a GPU gradients stay where they are, as a CUDA graph demands.
+
     Args:
         masks: of dropout, `[n_seeds, width, batch]` for each hidden layer.
         forward: as of the `Model`.
         accumulate: number of equal parts of the batch that go through the model one after the other.
     """
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=not x.is_cuda)
     parts = zip(*(t.chunk(accumulate, 1) for t in (x, y)), *(mask.chunk(accumulate, 2) for mask in masks), strict=True)
     losses = []
     for x_part, y_part, *mask_parts in parts:
@@ -144,20 +158,45 @@ def train(
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = models.stack(problem.model, seeds, n_configs, dtype, device)
-    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds))) for axis in configs}
+    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds)), device=device) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     per_step = batch_size * accumulate
     batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
     # A class of the user's keeps its lr where it likes, as long as nothing has to change it.
     is_scheduled = (schedule, warmup) != ("constant", 0)
-    lrs = [group["lr"] for group in optimizer_.param_groups] if is_scheduled else []
+    lrs = [group["lr"].clone() for group in optimizer_.param_groups] if is_scheduled else []
 
+    # What differs between steps lies in tensors, which a captured step reads anew each time.
+    index = torch.zeros(len(seeds), per_step, dtype=torch.int64, device=device)
+    masks = [mask.to(device, dtype) for mask in masks_of(problem.model, seeds, 1, per_step)]
+    factor = torch.ones((), dtype=torch.float64, device=device)
+    current = torch.zeros((), dtype=torch.int64, device=device)
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
     loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
     evaluate_at = evaluation_steps(steps, evaluations)
     points, seconds, since, done = [], 0.0, 0, 0
+
+    def feed(step: int) -> None:
+        upload(index, torch.stack(next(batches)))
+        for mask, drawn in zip(masks, masks_of(problem.model, seeds, step, per_step), strict=True):
+            upload(mask, drawn)
+        factor.fill_(schedules.factor(schedule, step, steps, warmup))
+
+    def advance() -> None:
+        for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
+            torch.mul(lr, factor, out=group["lr"])
+        forward = problem.model.forward
+        loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
+        problem.model.project_(params)
+        current.add_(1)
+        loss_limit.copy_(torch.where(current == 1, DIVERGED * loss, loss_limit))
+        diverged_at.copy_(torch.where((diverged_at == 0) & ~(loss <= loss_limit), current, diverged_at))
+        loss_sum.add_(loss)
+
+    # What the class of a user does in Python, such as counting its steps, a graph would do but once.
+    take = capture.replayed(advance, device) if isinstance(optimizer_, RuleOptimizer) else advance
 
     def record(step: int) -> None:
         eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
@@ -171,29 +210,19 @@ def train(
             for p, saved in zip(params, resume["params"], strict=True):
                 p.copy_(saved)
         optimizer_.load_state_dict(resume["optimizer"])
-        diverged_at, loss_sum, loss_limit = (
-            resume[name].to(device) for name in ("diverged_at", "loss_sum", "loss_limit")
-        )
+        for name, t in (("diverged_at", diverged_at), ("loss_sum", loss_sum), ("loss_limit", loss_limit)):
+            t.copy_(resume[name])
         points, seconds, since, done = (resume[name] for name in ("points", "seconds", "since", "step"))
         for _ in range(done):
             next(batches)
+        current.fill_(done)
         on_step(done)
     else:
         record(0)
     started = time.perf_counter()
     for step in range(done + 1, steps + 1):
-        index = torch.stack(next(batches)).to(device, non_blocking=True)
-        of_seeds = (problem.model.masks(seed, step, per_step) for seed in seeds)
-        masks = [torch.stack(layer).to(device, dtype) for layer in zip(*of_seeds, strict=True)]
-        for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
-            group["lr"] = lr * schedules.factor(schedule, step, steps, warmup)
-        forward = problem.model.forward
-        loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
-        problem.model.project_(params)
-        if step == 1:
-            loss_limit = DIVERGED * loss
-        diverged_at = torch.where((diverged_at == 0) & ~(loss <= loss_limit), step, diverged_at)
-        loss_sum += loss
+        feed(step)
+        take()
         since += 1
         evaluates, keeps = step in evaluate_at, step < steps and due()
         if evaluates or keeps:

@@ -1,11 +1,13 @@
 """What only a GPU can show: alignment, big tensors, devices, and a sweep that runs the Triton kernel."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import optim
-from experiments import sweep
+from experiments import capture, population, problems, sweep
+from experiments.grid import AXES
 
 pytestmark = pytest.mark.gpu
 
@@ -63,6 +65,65 @@ def test_a_sweep_on_the_gpu_ends_where_the_cpu_ends():
     gpu, cpu = (sweep.sweep("regression", device=device, **options) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(gpu.runs.eval_loss, cpu.runs.eval_loss, rtol=0.02)
     assert gpu.provenance["device"]["name"] == torch.cuda.get_device_name()
+
+
+TRAINED = [
+    ("regression", {"dropout": 0.2, "accumulate": 2, "schedule": "cosine", "warmup": 5}),
+    ("mnist", {"model": "mlp"}),
+    ("mnist", {"model": "cnn"}),
+    ("mnist", {"model": "gru", "optimizer": "nadam"}),
+    ("function", {"model": "counter-example", "optimizer": "amsgrad", "schedule": "rsqrt"}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+@pytest.mark.parametrize(("task", "options"), TRAINED, ids=lambda value: value if isinstance(value, str) else "")
+def test_steps_of_a_sweep_are_captured_and_change_no_bit(task, options, mnist_folder, monkeypatch, capsys):
+    options = {"lr": [1e-3, 1e-2], "seeds": 2, "steps": 30, "batch_size": 64, "progress": False, **options}
+    options |= {"data_dir": mnist_folder} if task == "mnist" else {}
+    captured, graphs = capture.captured, []
+
+    def spy(step, stream):
+        graphs.append(captured(step, stream))
+        return graphs[-1]
+
+    monkeypatch.setattr(capture, "captured", spy)
+    replayed = sweep.sweep(task, device="cuda", **options)
+    assert "without a CUDA graph" not in capsys.readouterr().err
+    assert len(graphs) == 1
+    assert type(graphs[0].__self__) is torch.cuda.CUDAGraph
+    monkeypatch.setattr(capture, "replayed", lambda step, device: step)
+    eager = sweep.sweep(task, device="cuda", **options)
+    assert replayed.runs.equals(eager.runs)
+
+
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+def test_nothing_waits_for_the_gpu_between_evaluations():
+    problem = problems.make("regression", dropout=0.1)
+
+    def on_step(step: int) -> None:
+        # The first steps are those that compile and capture; after the last one comes an evaluation.
+        torch.cuda.set_sync_debug_mode("error" if 10 <= step < 39 else "default")
+
+    options = {"steps": 40, "evaluations": 1, "schedule": "cosine", "device": "cuda"}
+    try:
+        population.train(problem, pd.DataFrame({**AXES, "lr": [1e-3, 1e-2]}), [0, 1], on_step=on_step, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(capsys):
+    total = torch.zeros((), device="cuda")
+
+    def step() -> None:
+        total.add_(1)
+        total.item()
+
+    call = capture.replayed(step, "cuda")
+    for _ in range(6):
+        call()
+    assert total.item() == 6
+    assert capsys.readouterr().err.count("without a CUDA graph, more slowly: the step cannot be captured") == 1
 
 
 def fill(params: list[torch.Tensor], seed: int) -> None:
