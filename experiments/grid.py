@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 
 import pandas as pd
@@ -38,17 +39,31 @@ class Range:
         return f"{self.start:.6g}..{self.stop:.6g}"
 
 
+Values = list[float] | Range
+
+
 def option(axis: str) -> str:
     return "--" + axis.replace("_", "-")
 
 
-def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> list[float] | Range:
+def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> Values | dict[str, Values]:
     """Values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
 
     A range is spaced logarithmically; for betas and momentum, in 1 - value. Where configurations are sampled, a range
-    without COUNT, alone, is a `Range`.
+    without COUNT, alone, is a `Range`. Words from `sgd=...` on are for that optimizer alone: then a dictionary is
+    returned, by optimizer, with what is for all others under "".
     Raises: OptionError.
     """
+    words, owner = defaultdict(list), ""
+    for token in tokens:
+        name, equals, value = token.rpartition("=")
+        owner = name if equals else owner
+        words[owner] += [value] if value else []
+    values = {name: parse_values(axis, own, sampled) for name, own in words.items()} or {"": check_axis(axis, [])}
+    return values[""] if values.keys() == {""} else values
+
+
+def parse_values(axis: str, tokens: list[str], sampled: bool) -> Values:
     if sampled and len(tokens) == 1 and (match := RANGE.fullmatch(tokens[0])) and not match["count"]:
         return check_range(axis, Range(number(axis, match["start"]), number(axis, match["stop"])))
     values = []

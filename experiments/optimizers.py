@@ -106,20 +106,31 @@ def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str,
     """The values that every optimizer is to be trained with, on each of its axes.
 
     Args:
-        given: values of an axis, or its range, for all optimizers that have it; without any, each takes its default.
-    Raises: OptionError for unknown optimizers, and for a given axis that none of them has.
+        given: values of an axis, or its range, for all optimizers that have it, or a dictionary of such by optimizer,
+            with "" for all others; without any, each takes its default.
+    Raises: OptionError for unknown optimizers, and for a given axis that none of them, or not the one named, has.
     """
     names = list(dict.fromkeys(names))
     if not names:
         raise OptionError(f"--optimizer needs at least one of {ACCEPTED}")
     known = {name: axes(resolve(name)) for name in names}
-    for axis in AXES:
-        if axis in given and not any(axis in has for has in known.values()):
-            raise OptionError(
-                f"{grid.option(axis)} goes with none of the optimizers chosen: "
-                + "; ".join(f"{name} accepts {', '.join(map(grid.option, has))}" for name, has in known.items())
-            )
-    return {name: {axis: given.get(axis, [default]) for axis, default in has.items()} for name, has in known.items()}
+    by_name = {axis: values if isinstance(values, Mapping) else {"": values} for axis, values in given.items()}
+    for axis, values in by_name.items():
+        for name in values:
+            having = [axis in has for owner, has in known.items() if name in ("", owner)]
+            if not having:
+                raise OptionError(f"{grid.option(axis)} accepts values for {', '.join(names)}, not for {name!r}")
+            if not any(having):
+                raise OptionError(
+                    f"{grid.option(axis)} goes with none of the optimizers chosen: "
+                    + "; ".join(f"{name} accepts {', '.join(map(grid.option, has))}" for name, has in known.items())
+                )
+
+    def of(name: str, axis: str, default: float) -> Any:
+        values = by_name.get(axis, {})
+        return values.get(name, values.get("", [default]))
+
+    return {name: {axis: of(name, axis, default) for axis, default in has.items()} for name, has in known.items()}
 
 
 def make(name: str, params: list[torch.Tensor], configs: Mapping[str, Any]) -> torch.optim.Optimizer:

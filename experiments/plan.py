@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -54,7 +54,7 @@ def make_plan(
     *,
     model: str | None,
     optimizer: str | type | Iterable[str | type],
-    axes: Mapping[str, float | Iterable[float] | Range | None],
+    axes: Mapping[str, Any],
     sample: str | None = None,
     seeds: int,
     epochs: float | None,
@@ -199,8 +199,10 @@ def lanes_at_once(model: models.Model, batch_size: int, device: str) -> int:
     return max(1, lanes)
 
 
-def checked(axis: str, values: float | Iterable[float] | Range, sample: str | None) -> list[float] | Range:
-    """The values of an axis, or its range. Raises: OptionError."""
+def checked(axis: str, values: Any, sample: str | None) -> Any:
+    """The values of an axis, or its range, or a dictionary of such by optimizer. Raises: OptionError."""
+    if isinstance(values, Mapping):
+        return {name and optimizers.names_of(name)[0]: checked(axis, own, sample) for name, own in values.items()}
     if not isinstance(values, Range):
         return grid.check_axis(axis, as_list(values))
     if not sample:

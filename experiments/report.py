@@ -177,12 +177,13 @@ def drawings(
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """The runs, curves and provenance of a results folder. Raises: InputError."""
+    """The runs, curves and provenance of a results folder. Raises: InputError, or OptionError if one is damaged."""
     runs = _read(folder / store.RUNS, pd.read_parquet, RUN_COLUMNS)
     # A folder may be older than an axis.
     runs = runs.assign(**{axis: np.nan for axis in AXES if axis not in runs})
     curves = _read(folder / store.CURVES, pd.read_parquet, CURVE_COLUMNS)
     provenance = _read(folder / store.PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")), [])
+    store.check_sums(folder, provenance)
     return runs, curves, provenance
 
 

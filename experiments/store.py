@@ -21,7 +21,7 @@ from experiments.grid import OptionError
 
 PACKAGES = ("torch", "triton", "numba", "numpy", "pandas")
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
-PARTS, DRAWN, LOCK = "parts", "drawn.json", ".lock"
+PARTS, DRAWN, LOCK, CONFIRMED = "parts", "drawn.json", ".lock", "confirmed"
 ROW_BYTES = 300
 """Of a run's evaluation: in a part, in the tables made of the parts, and in what they are written to meanwhile."""
 
@@ -77,16 +77,21 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     folder = Path(folder)
     try:
         provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        # Older folders have no checksums.
-        for name, expected in provenance.get("sha256", {}).items():
-            if sha256(folder / name) != expected:
-                raise OptionError(f"{folder / name} is damaged: the command of its sweep makes it again from the parts")
+        check_sums(folder, provenance)
         tables = (pd.read_parquet(folder / name) for name in (RUNS, CURVES))
         return Sweep(*tables, provenance)
     except (OSError, ValueError, AttributeError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{folder} does not hold the results of a finished sweep ({error})") from error
+
+
+def check_sums(folder: Path, provenance: dict) -> None:
+    """Raise OptionError if a table is not the one that provenance.json tells of."""
+    # Older folders have no checksums.
+    for name, expected in provenance.get("sha256", {}).items():
+        if sha256(folder / name) != expected:
+            raise OptionError(f"{folder / name} is damaged: the command of its sweep makes it again from the parts")
 
 
 def clear(out: Path) -> None:
@@ -100,6 +105,8 @@ def clear(out: Path) -> None:
     for pattern in ("*-*.parquet", "*-*.pt", "*.json"):
         for path in (out / PARTS).glob(pattern):
             path.unlink()
+    if (out / CONFIRMED).is_dir():
+        clear(out / CONFIRMED)
     # Last, so that a folder that was left half-cleared is still known as a sweep's.
     (out / PROVENANCE).unlink(missing_ok=True)
 

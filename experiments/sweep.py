@@ -10,7 +10,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from experiments import (
@@ -34,7 +34,8 @@ from experiments.schedules import SCHEDULES
 from experiments.store import Sweep
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Values = float | Iterable[float] | Range | None
+Values = float | Iterable[float] | Range
+OfAxis = Values | Mapping[str, Values] | None
 
 
 def sweep(
@@ -42,12 +43,12 @@ def sweep(
     *,
     model: str | None = None,
     optimizer: str | type | Iterable[str | type] = "adam",
-    lr: Values = None,
-    beta1: Values = None,
-    beta2: Values = None,
-    eps: Values = None,
-    weight_decay: Values = None,
-    momentum: Values = None,
+    lr: OfAxis = None,
+    beta1: OfAxis = None,
+    beta2: OfAxis = None,
+    eps: OfAxis = None,
+    weight_decay: OfAxis = None,
+    momentum: OfAxis = None,
     sample: str | None = None,
     seeds: int = 1,
     epochs: float | None = None,
@@ -82,7 +83,8 @@ def sweep(
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
-            an argument, or, to be sampled, a `grid.Range`; None leaves each its default.
+            an argument, or, to be sampled, a `grid.Range`; or a dictionary of such by optimizer, with "" for all
+            others. None leaves each its default.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch or what suits the task.
@@ -106,6 +108,7 @@ def sweep(
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
+    folder = None if out is None else Path(out)
     plan = make_plan(
         task,
         model=model,
@@ -125,7 +128,7 @@ def sweep(
         evaluations=evaluations,
         data_dir=data_dir,
         device=device,
-        out=None if out is None else Path(out),
+        out=folder,
         engine=engine,
     )
     check(plan, compare_alone, target, confirm)
@@ -133,24 +136,20 @@ def sweep(
         raise OptionError(f"--checkpoint-every accepts seconds from 0, not {checkpoint_every:g}")
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning}", file=sys.stderr)
-    result = run(
-        plan,
-        None if out is None else Path(out),
-        fresh=fresh,
-        engine=engine,
-        ray_address=ray_address,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-    )
+    how = {"fresh": fresh, "engine": engine, "ray_address": ray_address}
+    how |= {"checkpoint_every": checkpoint_every, "progress": progress}
+    result = run(plan, folder, **how)
     if compare_alone:
         result.provenance["one_after_the_other"] = time_alone(plan)
     result.provenance["target"] = target
     if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
-        result.provenance["confirmed"] = confirmation.record(run(again, progress=progress).runs)
-    if out is not None:
-        store.write_provenance(Path(out), result.provenance)
+        result.provenance["confirmed"] = confirmation.record(
+            run(again, folder and folder / store.CONFIRMED, **how).runs
+        )
+    if folder is not None:
+        store.write_provenance(folder, result.provenance)
         try:
-            store.write_drawn(Path(out), report.write(Path(out), *result))
+            store.write_drawn(folder, report.write(folder, *result))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {out} draws them") from None
     return result
@@ -211,8 +210,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m experiments.sweep",
         description="Train every combination of the hyperparameters of one or several optimizers and draw the result.",
         epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios (betas and "
-        "momentum: of 1 - value); with --sample also START..STOP, all of it. What an optimizer has no argument for "
-        "does not multiply its configurations.",
+        "momentum: of 1 - value); with --sample also START..STOP, all of it. Words from sgd=... on are for sgd alone. "
+        "What an optimizer has no argument for does not multiply its configurations.",
     )
     add = cli.add_argument
     add("task", metavar=f"{{{','.join(problems.TASKS)}}}", help="what is trained")

@@ -118,6 +118,16 @@ def test_axes_do_not_multiply_the_optimizers_without_them():
         optimizers.grids(["sgd", "nesterov"], {"beta2": [0.9]})
 
 
+def test_an_optimizer_may_have_values_of_its_own():
+    lr = grid.parse_axis("lr", ["1e-3", "sgd=1e-2..1:3", "2", "a.b:C=7", "nadam=", "0.5"])
+    assert lr == {"": [1e-3], "sgd": [0.01, 0.1, 1.0, 2.0], "a.b:C": [7.0], "nadam": [0.5]}
+    lr = grid.parse_axis("lr", ["adam=1e-3..1", "sgd=0.1"], sampled=True)
+    assert lr == {"adam": grid.Range(1e-3, 1.0), "sgd": [0.1]}
+    grids = optimizers.grids(["adam", "sgd", "lion"], {"lr": {"": [1.0], "sgd": [0.1, 0.2]}, "beta1": {"lion": [0.5]}})
+    assert [axes["lr"] for axes in grids.values()] == [[1.0], [0.1, 0.2], [1.0]]
+    assert [axes.get("beta1") for axes in grids.values()] == [[0.9], None, [0.5]]
+
+
 CLASSES = """
 import optim
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import grid, sampling, scatter, sweep, tables
+from experiments import grid, population, sampling, scatter, sweep, tables
 from experiments.grid import OptionError, Range
 from tests.test_report import sweep as of_one
 
@@ -68,7 +68,7 @@ def test_a_range_with_a_count_is_a_list_of_values():
         sweep.sweep("regression", lr=Range(1e-3, 1e-1))
 
 
-def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys):
+def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     words = ["--optimizer", "adam", "momentum", "--lr", "1e-3..0.1", "--sample", "sobol:4"]
     words += ["--seeds", "2", "--steps", "8", "--evaluations", "2", "--confirm", "3", "--target", "0.9"]
@@ -91,6 +91,17 @@ def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys):
     assert "n = 3 fresh seeds (2 to 4)" in text
     assert "Target: loss 0.9" in text
     assert "target: loss 0.9" in printed
+    # What confirms is kept as the sweep is: more seeds train what is missing.
+    sizes, train = [], population.train
+
+    def spy(problem, configs, seeds, **options):
+        sizes.append((len(configs), list(seeds)))
+        return train(problem, configs, seeds, **options)
+
+    monkeypatch.setattr(population, "train", spy)
+    words[words.index("--confirm") + 1] = "4"
+    assert sweep.main(["regression", *words, "--out", str(out)]) == 0
+    assert sizes == [(1, [5])] * 2
 
 
 def sampled_runs(seeds):
