@@ -195,6 +195,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_text_and_figure(tmp_path):
     arguments = ["--dry-run", "--target", "sm_90", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", FEW, *arguments], capture_output=True, text=True, env=CLEAN)

@@ -140,6 +140,7 @@ def shard(rank: int, folder: Path) -> None:
             assert [p.to_local().numel() for p in model[4].parameters()] == [0, 0]
 
 
+@pytest.mark.slow
 def test_ddp_and_fsdp_end_where_one_process_ends(tmp_path):
     launch(tmp_path, replicate, shard)
 
