@@ -94,13 +94,21 @@ def train(
 
 
 def seconds_of_one_run(
-    problem: Problem, config: dict, steps: int, evaluations: int, batch_size: int, sample: int, **options
+    problem: Problem,
+    config: dict,
+    steps: int,
+    evaluations: int,
+    batch_size: int,
+    sample: int,
+    accumulate: int = 1,
+    **options,
 ) -> float:
     """How long one run takes, seconds, from `sample` measured steps and one evaluation. options: as of `make`."""
     module, optimizer = make(problem, config, **options)
-    device = next(module.parameters()).device
-    x, y, x_eval, y_eval = population.tensors(problem, device)
-    batches = population.batch_indices(len(x), batch_size, seed=0)
+    first = next(module.parameters())
+    x, y, x_eval, y_eval = population.tensors(problem, first.device)
+    per_step = batch_size * accumulate
+    batches = population.batch_indices(len(x), per_step, seed=0)
 
     def seconds(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -110,8 +118,9 @@ def seconds_of_one_run(
         return time.perf_counter() - started
 
     def train_sample() -> None:
-        for _, index in zip(range(sample), batches, strict=False):
-            step_(module, optimizer, x[index], y[index])
+        for step, index in zip(range(1, sample + 1), batches, strict=False):
+            masks = [mask.to(first) for mask in problem.model.masks(0, step, per_step)]
+            step_(module, optimizer, x[index], y[index], masks, accumulate)
 
     train_sample()
     with torch.no_grad():

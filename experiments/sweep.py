@@ -5,7 +5,6 @@ python -m experiments.sweep mnist --optimizer adam nadam sgd nesterov --lr 1e-4.
 python -m experiments.sweep regression --model linear --condition-number 1e4 --lr 1e-3..1:7 --out results/second
 """
 
-import argparse
 import errno
 import math
 import os
@@ -13,24 +12,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from experiments import (
-    comparison,
-    confirmation,
-    grid,
-    optimizers,
-    page,
-    problems,
-    report,
-    sampling,
-    solo,
-    store,
-    targets,
-)
+from experiments import comparison, confirmation, grid, options, page, report, solo, store, targets
 from experiments.data import DataError
 from experiments.engine import run
 from experiments.grid import AXES, OptionError, Range
-from experiments.plan import ENGINES, Plan, describe, estimate_seconds, make_plan
-from experiments.schedules import SCHEDULES
+from experiments.plan import Plan, describe, estimate_seconds, make_plan
 from experiments.store import Sweep
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -171,7 +157,7 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
     for name, n_runs in plan.n_runs.items():
         first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
         config = {axis: first[axis] for axis in identity["optimizers"][name]}
-        sizes = plan.steps, identity["evaluations"], identity["batch_size"] * identity["accumulate"], sample
+        sizes = plan.steps, identity["evaluations"], identity["batch_size"], sample, identity["accumulate"]
         one = solo.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
         total += n_runs * one
         parts.append(f"{n_runs} {name} runs x {one:.2f} s")
@@ -205,79 +191,8 @@ def show(result: Sweep, out: Path) -> None:
         print(f"  {path}")
 
 
-def parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(
-        prog="python -m experiments.sweep",
-        description="Train every combination of the hyperparameters of one or several optimizers and draw the result.",
-        epilog="An axis takes values (1e-4 3e-4 1e-3) or a range START..STOP:COUNT in equal ratios (betas and "
-        "momentum: of 1 - value); with --sample also START..STOP, all of it. Words from sgd=... on are for sgd alone. "
-        "What an optimizer has no argument for does not multiply its configurations.",
-    )
-    add = cli.add_argument
-    add("task", metavar=f"{{{','.join(problems.TASKS)}}}", help="what is trained")
-    defaults = {name: optimizers.axes(choice) for name, choice in optimizers.OPTIMIZERS.items()}
-    for axis in AXES:
-        name = next(name for name in defaults if axis in defaults[name])
-        own = f"default: the optimizer's own; {name} {defaults[name][axis]:g}"
-        add(grid.option(axis), nargs="*", metavar="V", help=f"{grid.ACCEPTED[axis]} ({own})")
-    text = f"one or several of {optimizers.ACCEPTED} (default adam)"
-    add("--optimizer", nargs="*", metavar="O", default=["adam"], help=text)
-    text = f"{sampling.ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination"
-    add("--sample", metavar="S", help=text)
-    models = "; ".join(f"{task}: {' or '.join(kinds)}" for task, kinds in problems.TASKS.items())
-    add("--model", help=f"{models} (default: the first)")
-    add(
-        "--hidden",
-        type=int,
-        metavar="H",
-        help="width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
-    )
-    add("--condition-number", type=float, default=100.0, metavar="C", help="of regression's linear model (default 100)")
-    add("--seeds", type=int, default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")
-    add("--epochs", type=float, metavar="E", help="length of a run (default 1, or as many steps as suit the task)")
-    add("--steps", type=int, metavar="S", help="length of a run, instead of --epochs")
-    add("--batch-size", type=int, metavar="B", help="examples a batch (default 128, or what suits the task)")
-    text = "batches of a step, whose gradient is the mean over them (default 1)"
-    add("--accumulate", type=int, default=1, metavar="N", help=text)
-    add("--schedule", default="constant", metavar="S", help=f"of lr: {', '.join(SCHEDULES)} (default constant)")
-    add(
-        "--warmup",
-        type=int,
-        default=0,
-        metavar="STEPS",
-        help="in which lr rises to where the schedule starts (default 0)",
-    )
-    add("--dropout", type=float, default=0.0, metavar="P", help="of an mlp's hidden activations (default 0)")
-    add("--evaluations", type=int, default=8, metavar="N", help="evaluations of a run after its start (default 8)")
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder with the four IDX files of MNIST (default: MNIST_DIR, cache, download)",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for the results, for example results/first (needed unless --dry-run)",
-    )
-    add("--fresh", action="store_true", help="remove the results that the folder holds, and start over")
-    add("--engine", default="local", metavar="E", help=f"{' or '.join(ENGINES)}: where to train (default local)")
-    text = "of a Ray cluster (default: RAY_ADDRESS, else a cluster of this machine)"
-    add("--ray-address", metavar="HOST:PORT", help=text)
-    text = "between two checkpoints of what is being trained (default 20)"
-    add("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help=text)
-    text = f"{targets.ACCEPTED} to which the report counts steps (default: a loss it chooses)"
-    add("--target", metavar="T", help=text)
-    text = "run the best configuration of each optimizer again on N fresh seeds"
-    add("--confirm", type=int, metavar="N", help=text)
-    add("--compare-alone", action="store_true", help="also say how long the runs would take one by one, from a sample")
-    add("--dry-run", action="store_true", help="print what would be done and how long it would take, and stop")
-    return cli
-
-
 def main(argv: list[str] | None = None) -> int:
-    cli = parser()
+    cli = options.parser()
     args = vars(cli.parse_args(argv))
     out, dry_run = args.pop("out"), args.pop("dry_run")
     try:
