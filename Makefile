@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file's tests stay together: they share what they have compiled.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo gpu test test-all lint clean
+.PHONY: demo gallery gpu test test-all lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -16,6 +16,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
+
+# The studies that results/gallery/README.md shows, half an hour on two cores; it goes on where it was interrupted.
+SWEEP = $(BIN)/python -m experiments.sweep mnist
+gallery: GRID = --lr 1e-4..1e-1:7 --beta2 0.9..0.9999:4 --eps 1e-8..1:5 --confirm 10
+gallery: $(VENV)/.installed
+	$(SWEEP) $(GRID) --seeds 3 --epochs 3 --target 95% --out results/gallery/mnist-mlp
+	$(SWEEP) $(GRID) --seeds 2 --evaluations 4 --target 95% --model cnn --out results/gallery/mnist-cnn
+	$(SWEEP) $(GRID) --seeds 2 --evaluations 4 --target 90% --model gru --out results/gallery/mnist-gru
+	$(SWEEP) --optimizer adam nadam amsgrad lion rmsprop adadelta sgd momentum nesterov adagrad \
+	    --lr 1e-4..1e-1 lion=1e-5..1e-2 adadelta=1e-2..10 sgd=1e-2..10 momentum=1e-3..1 nesterov=1e-3..1 adagrad=1e-3..1 \
+	    --beta1 0..0.99 --beta2 0.9..0.9999 --momentum 0.5..0.99 --sample sobol:32 --seeds 3 \
+	    --confirm 10 --target 93% --out results/gallery/optimizers
 
 gpu: $(if $(GIVEN_PYTHON),,$(VENV)/.installed)
 	$(or $(GIVEN_PYTHON),$(BIN)/python) -m experiments.gpu

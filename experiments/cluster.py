@@ -36,7 +36,7 @@ def connected(address: str | None, device: str) -> Iterator[int]:
     if not find_spec("ray"):
         raise OptionError("--engine ray needs the extra cluster: pip install -e '.[cluster]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict = {"include_dashboard": False}
@@ -79,7 +79,7 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
 
     Yields each chunk with its table, as they finish.
     """
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
     # What a task sees of the GPUs is the one that Ray gave it.
