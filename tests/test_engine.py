@@ -345,13 +345,13 @@ def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monke
 def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     """Three chunks; moments from just after the start of Python to the last files."""
     rng, out, seen = random.Random(0), tmp_path / "killed", []
-    words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 600]
+    words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 400]
     for i in range(20):
         process = start(out, *words, "--checkpoint-every", 0)
         if i % 4:
             owner = out / "parts" / parts.OWNER
             wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
-        time.sleep(rng.uniform(0.0, 3.0))
+        time.sleep(rng.uniform(0.0, 2.0))
         kill(process)
         seen.append({path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")})
     for name in ("killed", "whole"):
