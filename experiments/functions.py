@@ -54,9 +54,13 @@ def dataset(name: str, source: str, x: torch.Tensor, x_eval: torch.Tensor, **opt
 
 def quadratic(hessian: torch.Tensor, name: str = "quadratic") -> Model:
     """1/2 (w - x)^T hessian (w - x) from a start in N(0, 1): x is the noise on where the minimum lies."""
+    copies = {}  # Made once: copying to a GPU waits for it.
 
     def value(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return ((w - x) @ hessian.to(w) * (w - x)).sum(-1) / 2
+        kind = w.device, w.dtype
+        if kind not in copies:
+            copies[kind] = hessian.to(w)
+        return ((w - x) @ copies[kind] * (w - x)).sum(-1) / 2
 
     return model(name, lambda: torch.randn(len(hessian)), value)
 

@@ -239,6 +239,8 @@ def main(argv: list[str] | None = None) -> int:
     # What is tuned here is what is timed after it.
     environment = {**os.environ, registry.VARIABLE: str(args.out), "PYTHONUNBUFFERED": "1"}
     environment.pop("TRITON_INTERPRET", None)
+    # In the background a shell lets programs ignore interrupts, which stages would inherit, and end by.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes, parts = [], []
     for stage in stages(args.out, args.budget, args.tests):
         left = until - time.monotonic()

@@ -1,7 +1,11 @@
 """Without a GPU the Triton kernel runs in the interpreter, which has to be chosen before Triton is imported."""
 
 import os
+import signal
 from pathlib import Path
+
+# Tests run side by side, and threads that wait for work by spinning take the cores from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
@@ -13,6 +17,8 @@ import numpy as np
 import pytest
 
 mpl.use("Agg")
+# A shell that starts the tests in the background lets them, and the processes they start, ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -72,6 +72,7 @@ TRAINED = [
     ("mnist", {"model": "mlp"}),
     ("mnist", {"model": "cnn"}),
     ("mnist", {"model": "gru", "optimizer": "nadam"}),
+    ("function", {"model": "noisy-quadratic", "optimizer": "sgd"}),
     ("function", {"model": "counter-example", "optimizer": "amsgrad", "schedule": "rsqrt"}),
 ]
 
