@@ -162,7 +162,7 @@ def train_here(
 def train_chunk(plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object]):
     """Train a chunk from its checkpoint, if there is one, to its table."""
     name, options, seconds = parts.name_of(chunk["key"]), {}, 0.0
-    if ledger.folder and (state := parts.read_checkpoint(ledger.folder, name)):
+    if ledger.folder and (state := parts.read_checkpoint(ledger.folder, name, plan.device)):
         options["resume"], seconds = state["training"], state["seconds"]
     started = time.perf_counter() - seconds
     if ledger.folder:

@@ -135,12 +135,19 @@ def save_checkpoint(parts: Path, name: str, state: dict) -> None:
             path.unlink()
 
 
-def read_checkpoint(parts: Path, name: str) -> dict | None:
-    """How far a chunk was, its tensors on the CPU; None if it has to start. What is damaged is reported and removed."""
+def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
+    """How far a chunk was; None if it has to start. What is damaged is reported and removed.
+
+    device: to which tensors that were on a GPU go; the others stay on the CPU.
+    """
+
+    def place(storage, location: str):
+        return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else device)
+
     # A process that was killed may have left the one before, too.
     for path in sorted(parts.glob(f"{name}-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_intact(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=place, weights_only=True)
         warn(f"{path} is damaged: its runs start over")
         path.unlink()
     return None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optim
-from experiments import capture, population, problems, sweep
+from experiments import capture, parts, population, problems, sweep
 from experiments.grid import AXES
 
 pytestmark = pytest.mark.gpu
@@ -67,6 +67,7 @@ def test_a_sweep_on_the_gpu_ends_where_the_cpu_ends():
     assert gpu.provenance["device"]["name"] == torch.cuda.get_device_name()
 
 
+TWO = pd.DataFrame({**AXES, "lr": [1e-3, 1e-2]})
 TRAINED = [
     ("regression", {"dropout": 0.2, "accumulate": 2, "schedule": "cosine", "warmup": 5}),
     ("mnist", {"model": "mlp"}),
@@ -108,9 +109,28 @@ def test_nothing_waits_for_the_gpu_between_evaluations():
 
     options = {"steps": 40, "evaluations": 1, "schedule": "cosine", "device": "cuda"}
     try:
-        population.train(problem, pd.DataFrame({**AXES, "lr": [1e-3, 1e-2]}), [0, 1], on_step=on_step, **options)
+        runs, _ = population.train(problem, TWO, [0, 1], on_step=on_step, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert (runs["status"] == "ok").all()
+
+
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
+    """Under a schedule: the lr of every lane is a tensor on the device, and has to be one again."""
+    problem, options = problems.make("regression"), {"steps": 30, "schedule": "cosine", "device": "cuda"}
+    whole, _ = population.train(problem, TWO, [0, 1], **options)
+    states = iter([False] * 11 + [True] + [False] * 99)
+
+    def keep(state: dict) -> None:
+        parts.save_checkpoint(tmp_path, "chunk", state)
+
+    population.train(problem, TWO, [0, 1], due=lambda: next(states), keep=keep, **options)
+    resume = parts.read_checkpoint(tmp_path, "chunk", "cuda")
+    assert resume is not None
+    assert resume["step"] == 12
+    again, _ = population.train(problem, TWO, [0, 1], resume=resume, **options)
+    assert again.equals(whole)
 
 
 def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(capsys):
