@@ -65,29 +65,54 @@ def parse_target(name: str) -> GPUTarget:
     raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
 
 
-def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
-    """Compile the traversal of a rule for one of the `VARIANTS`, by default as it is launched where nothing was tuned.
+def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: dict, num_warps: int = 4):
+    """Compile a `@triton.jit` function for a GPU that need not be there. Nothing is run.
 
+    Args:
+        target: sm_NN or gfx9NN.
+        arguments: names and Triton's types (as "*fp32" or "i32") of its arguments, in order. Of pointers the compiler
+            is told that they are multiples of 16.
+        constants: values of its `tl.constexpr` arguments, which come after the others, in order.
+        num_warps: of a program.
+    Returns: Triton's compiled kernel: `asm["ptx"]`, the text, and `asm["cubin"]`, its machine code (AMD:
+        `asm["amdgcn"]`), for `facts`; and `metadata`.
     Raises: ValueError for an unknown target.
     """
-    p_dtype, state_dtype, stochastic = VARIANTS[dtype]
-    gpu = parse_target(target)
-    config = config or default(gpu.warp_size)
-    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, state_dtype, stochastic, config)
-    pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
-    pointers |= {"keys_ptr": "*i32"}
-    names = [*pointers, *constants]
+    gpu, names = parse_target(target), [*arguments, *constants]
     # As a launch describes its arguments, so that it finds in Triton's cache what is compiled here: Triton 3.6 names
     # constants that are strings, 3.7 all.
     described = [(names.index(name),) for name, value in constants.items() if ALL_DESCRIBED or isinstance(value, str)]
+    pointers = [(i,) for i, kind in enumerate(arguments.values()) if kind.startswith("*")]
     source = ASTSource(
-        fn=multi_tensor.multi_tensor_kernel,
-        signature={**pointers, **dict.fromkeys(constants, "constexpr")},
+        fn=kernel,
+        signature={**arguments, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))} | {index: [] for index in described},
+        attrs={index: [["tt.divisibility", 16]] for index in pointers} | {index: [] for index in described},
     )
-    compiled = triton.compile(source, target=gpu, options={"num_warps": config.num_warps})
-    return MachineCode(target, rule.name, dtype, config, compiled.metadata.shared, **facts(compiled.asm))
+    return triton.compile(source, target=gpu, options={"num_warps": num_warps})
+
+
+def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None):
+    """The traversal of a rule, by default as it is launched where nothing was tuned; see `compile_kernel`.
+
+    Args:
+        target: sm_NN or gfx9NN.
+        dtype: one of the `VARIANTS`.
+    Raises: ValueError for an unknown target.
+    """
+    p_dtype, state_dtype, stochastic = VARIANTS[dtype]
+    config = config or default(parse_target(target).warp_size)
+    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, state_dtype, stochastic, config)
+    pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
+    pointers |= {"keys_ptr": "*i32"}
+    return compile_kernel(multi_tensor.multi_tensor_kernel, target, pointers, constants, config.num_warps)
+
+
+def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
+    """What the machine code of `compiled` says; arguments and errors are the same."""
+    config = config or default(parse_target(target).warp_size)
+    kernel = compiled(rule, target, dtype, config)
+    return MachineCode(target, rule.name, dtype, config, kernel.metadata.shared, **facts(kernel.asm))
 
 
 def facts(asm: dict) -> dict:
