@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 # A file's tests stay together: they share what they have compiled.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo gallery gpu test test-all lint clean
+.PHONY: demo gallery gpu lab test test-all lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,notebooks]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -31,6 +31,9 @@ gallery: $(VENV)/.installed
 
 gpu: $(if $(GIVEN_PYTHON),,$(VENV)/.installed)
 	$(or $(GIVEN_PYTHON),$(BIN)/python) -m experiments.gpu
+
+lab: $(VENV)/.installed
+	$(BIN)/python -m jupyterlab notebooks
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow"

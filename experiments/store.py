@@ -233,6 +233,15 @@ def describe_device(device: str) -> dict:
     return {"name": cpu_name(), "threads": torch.get_num_threads()}
 
 
+def here() -> str:
+    """What a sweep runs on where nothing else is asked for, in one sentence: the GPU, or the processor."""
+    if torch.cuda.is_available():
+        found = describe_device("cuda")
+        return f"On {found['name']}, {found['memory_gib']} GiB."
+    found = describe_device("cpu")
+    return f"There is no CUDA GPU here: on {found['threads']} threads of {found['name']}."
+
+
 def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,0 +1,277 @@
+"""Which configurations are good, and what do they share? A results folder, looked at one slice at a time.
+
+In a notebook:
+
+    from experiments.explorer import explore
+
+    explore("results/first")
+
+Everything but `explore` and `controls` is plain functions: from runs to the runs of a slice, from a slice to figures.
+"""
+
+import base64
+import contextlib
+import html
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
+
+from experiments import figures, page, report, scatter, store, tables
+from experiments.report import InputError
+from experiments.store import Sweep
+
+RESULTS = Path(__file__).parents[1] / "results"
+DPI = 110
+"""Of pictures in a page: enough for a screen, and drawn in half a second."""
+NUMBERS = ("lr", "seed", "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss")
+
+
+class View(NamedTuple):
+    """What is to be seen of a slice.
+
+    Attributes:
+        sentence: what was trained, what is held, and how many of the runs that leaves.
+        convergence: their losses while training; see `figures.convergence`.
+        over: final losses over one axis or two; see `figures.sensitivity`, `figures.heatmap` and `scatter`.
+        best: the ten best configurations as short strings, best first.
+    """
+
+    sentence: str
+    convergence: Figure
+    over: Figure
+    best: pd.DataFrame
+
+
+def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
+    """The folders below `root`, and itself, that hold the results of a sweep."""
+    return sorted(path.parent for path in Path(root).rglob(store.RUNS))
+
+
+def load(folder: str | os.PathLike[str]) -> Sweep:
+    """The results in a folder. Raises: InputError, one sentence that says what is wrong with it."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    if not (folder / store.RUNS).exists():
+        raise InputError(f"{folder} holds no results: a sweep with --out {folder} writes them")
+    runs, curves, provenance = report.read(folder)
+    for column in NUMBERS:
+        if not is_numeric_dtype(runs[column]):
+            raise InputError(f"{folder / store.RUNS} has a column {column} that holds no numbers")
+    if not set(runs["run_id"]) <= set(curves["run_id"]):
+        raise InputError(f"{folder / store.CURVES} lacks runs that {store.RUNS} has")
+    if not isinstance(provenance.get("sweep", {}), dict):
+        raise InputError(f"{folder / store.PROVENANCE} does not describe a sweep")
+    return Sweep(runs, curves, provenance)
+
+
+def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
+    """The hyperparameters with more than one value, and their values in order. runs: of one optimizer."""
+    return {axis: sorted(runs[axis].dropna().unique().tolist()) for axis in tables.varied_axes(runs)}
+
+
+def best_values(runs: pd.DataFrame) -> dict[str, float]:
+    """The values that the best configuration has on the axes of `axes_of`."""
+    best = tables.ranked(runs).iloc[0]
+    return {axis: float(best[axis]) for axis in axes_of(runs)}
+
+
+def select(runs: pd.DataFrame, held: Mapping[str, float]) -> pd.DataFrame:
+    """The runs that have these values on these axes; a new table, in the same order."""
+    same = np.ones(len(runs), dtype=bool)
+    for axis, value in held.items():
+        same &= np.isclose(runs[axis].to_numpy(dtype=float), value, rtol=1e-9, atol=0)
+    return runs.loc[same].reset_index(drop=True)
+
+
+def view(
+    sweep: Sweep,
+    optimizer: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    held: Mapping[str, float] | None = None,
+) -> View:
+    """Draw one slice of a sweep.
+
+    Args:
+        optimizer: whose runs; by default the best one's.
+        x, y: axes of the second figure; by default the first that varies, and no other: then it is drawn against x
+            alone.
+        held: values of other axes; runs that have others are left out. By default none are.
+    Raises: InputError if no run is left.
+    """
+    held = dict(held or {})
+    whole = sweep.runs
+    optimizer = optimizer or str(tables.ranked(whole).loc[0, "optimizer"])
+    runs = select(whole[whole["optimizer"] == optimizer], held)
+    what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}" if len(runs) else ""
+    values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items())
+    values = values or "nothing"
+    if runs.empty:
+        raise InputError(f"{optimizer} was not run with {values}")
+    loss_name = sweep.provenance.get("loss_name", "evaluation loss")
+    x = x or next(iter(axes_of(runs)), "lr")
+    sampled = bool(page.sampled(sweep.provenance))
+    if y is None:
+        over = (scatter.sensitivity if sampled else figures.sensitivity)(runs, x, loss_name)
+    else:
+        over = (scatter.pair if sampled else figures.heatmap)(runs, x, y, loss_name)
+    top = runs.merge(tables.ranked(runs).head(10)[tables.CONFIGURATION])
+    return View(
+        sentence=f"{what}, {optimizer}; held: {values}. {len(runs)} of {len(whole)} runs.",
+        convergence=figures.convergence(runs, sweep.curves, loss_name),
+        over=over,
+        best=tables.best_configurations(tables.summarise(top)),
+    )
+
+
+def first_view(sweep: Sweep) -> View:
+    """The slice that `controls` begin with: two axes of the best optimizer, everything else as its best has it."""
+    optimizer = str(tables.ranked(sweep.runs).loc[0, "optimizer"])
+    runs = sweep.runs[sweep.runs["optimizer"] == optimizer]
+    x, y, *others = [*axes_of(runs), None, None]
+    best = best_values(runs)
+    held = {} if page.sampled(sweep.provenance) else {axis: best[axis] for axis in others if axis}
+    return view(sweep, optimizer, x, y, held)
+
+
+def picture(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    with style.context(figures.STYLE):
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def html_of(shown: View) -> str:
+    """A view as HTML that needs nothing else: the sentence, the best configurations, and both figures as images."""
+
+    def image(figure: Figure, name: str) -> str:
+        data = base64.b64encode(picture(figure)).decode()
+        return f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+
+    def beside(content: str, share: int) -> str:
+        return f'<div style="flex: {share} 1 20em; overflow-x: auto">{content}</div>'
+
+    best = shown.best.to_html(index=False, border=0)
+    return (
+        f"<p>{html.escape(shown.sentence)}</p>{image(shown.convergence, 'convergence')}"
+        f'<div style="display: flex; flex-wrap: wrap; gap: 2em; align-items: center">'
+        f"{beside(image(shown.over, 'over'), 3)}{beside(best, 2)}</div>"
+    )
+
+
+def static(folder: str | os.PathLike[str]) -> str:
+    """The `first_view` of a folder as HTML, or the sentence that says why there is none."""
+    try:
+        return html_of(first_view(load(folder)))
+    except InputError as error:
+        return f"<p>{html.escape(str(error))}.</p>"
+
+
+def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLike[str] = RESULTS) -> None:
+    """Show the results of a sweep, with controls, in the notebook whose cell calls this.
+
+    Where ipywidgets is not installed, or a page is only looked at (GitHub, an exported page), the `first_view` stands
+    there instead.
+
+    Args:
+        folder: of a sweep; by default the first below `root`.
+        root: whose folders can be chosen.
+    """
+    from IPython.display import display
+
+    chosen = folder or next(iter(folders(root)), None)
+    if chosen is None:
+        data = {"text/html": f"<p>There are no results below {html.escape(str(root))}: make demo makes some.</p>"}
+    else:
+        data = {"text/html": static(chosen)}
+        with contextlib.suppress(ModuleNotFoundError):
+            # A frontend without widgets shows the HTML.
+            data |= controls(chosen, root)._repr_mimebundle_()
+    display(data, raw=True)
+
+
+def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESULTS):
+    """An ipywidgets.VBox: choose folder, optimizer and axes, hold the others with sliders, and see the view change."""
+    import ipywidgets as widgets
+
+    def close(widget) -> None:
+        for child in getattr(widget, "children", ()):
+            close(child)
+        widget.close()
+
+    def below(choosers: list, make: Callable):
+        """Choosers, and under them what is made of their values, anew whenever one of these changes."""
+        made = widgets.VBox()
+
+        def remake(_=None) -> None:
+            old = made.children
+            made.children = [make(*(chooser.value for chooser in choosers))]
+            for widget in old:
+                close(widget)
+
+        for chooser in choosers:
+            chooser.observe(remake, "value")
+        remake()
+        row = widgets.Box(choosers, layout=widgets.Layout(flex_flow="row wrap"))
+        return widgets.VBox([row, made])
+
+    def message(error: InputError):
+        return widgets.HTML(f"<p>{html.escape(str(error))}.</p>")
+
+    def of_folder(chosen: Path, typed: str):
+        try:
+            sweep = load(typed or chosen)
+        except InputError as error:
+            return message(error)
+        names = tables.best_of_each(tables.ranked(sweep.runs))["optimizer"].tolist()
+        return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
+
+    def of_optimizer(sweep: Sweep, name: str):
+        runs = sweep.runs[sweep.runs["optimizer"] == name]
+        axes = list(axes_of(runs)) or ["lr"]
+        return below([dropdown("x", axes)], lambda x: of_x(sweep, name, runs, x))
+
+    def of_x(sweep: Sweep, name: str, runs: pd.DataFrame, x: str):
+        others = [axis for axis in axes_of(runs) if axis != x]
+        chooser = dropdown("y", others, ("none", None))
+        return below([chooser], lambda y: of_axes(sweep, name, runs, x, y))
+
+    def of_axes(sweep: Sweep, name: str, runs: pd.DataFrame, x: str, y: str | None):
+        best, held = best_values(runs), {} if page.sampled(sweep.provenance) else axes_of(runs)
+        sliders = {axis: slider(axis, values, best[axis]) for axis, values in held.items() if axis not in (x, y)}
+
+        def draw(*values: float):
+            try:
+                return widgets.HTML(html_of(view(sweep, name, x, y, dict(zip(sliders, values, strict=True)))))
+            except InputError as error:
+                return message(error)
+
+        return below([*sliders.values()], draw)
+
+    def dropdown(which: str, axes: list[str], *more: tuple):
+        return widgets.Dropdown(options=[*((tables.NAMES[axis], axis) for axis in axes), *more], description=which)
+
+    def slider(axis: str, values: list[float], value: float):
+        options = [(tables.short(v), v) for v in values]
+        name = tables.NAMES[axis]
+        return widgets.SelectionSlider(options=options, value=value, description=name, continuous_update=False)
+
+    def name_of(path: Path) -> str:
+        return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
+
+    chosen = Path(folder)
+    known = {path.resolve(): path for path in (*folders(root), chosen)}
+    options = [(name_of(path), path) for path in known.values()]
+    chooser = widgets.Dropdown(options=options, value=known[chosen.resolve()], description="results")
+    typed = widgets.Text(placeholder="or another folder", continuous_update=False)
+    return below([chooser, typed], of_folder)
