@@ -9,9 +9,9 @@ keeps it on average. Only the weights are bfloat16: losses and gradients are com
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib import style
@@ -37,25 +37,34 @@ KINDS = {
 LINES = {"float32": "-", "bfloat16, stochastic rounding, bfloat16 states": ":"}
 
 
-def train(problem: problems.Problem, dtype: torch.dtype, options: dict, lr: float, seeds: int, steps: int, on_step):
+def train(
+    problem: problems.Problem,
+    dtype: torch.dtype,
+    options: dict,
+    lr: float,
+    seeds: int,
+    steps: int,
+    on_step: Callable[[], object],
+    device: str = "cpu",
+):
     """Train one lane a seed.
 
     Returns: evaluation losses, one row a seed and evaluation; the share of weights that have moved; bytes a parameter.
     """
     start = models.stack(problem.model, range(seeds), 1)
-    params = [p.detach().to(dtype).requires_grad_() for p in start]
+    params = [p.detach().to(device, dtype).requires_grad_() for p in start]
     before = [p.detach().clone() for p in params]
     optimizer = optim.Adam(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
-    x, y, x_eval, y_eval = population.tensors(problem)
+    x, y, x_eval, y_eval = population.tensors(problem, device)
     batches = zip(*(population.batch_indices(len(x), 128, seed) for seed in range(seeds)), strict=True)
     evaluate_at, rows = population.evaluation_steps(steps, 20), []
     for step, index in zip(range(steps + 1), batches, strict=False):
         if step in evaluate_at:
             loss, accuracy = population.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
-            columns = {"eval_loss": loss.numpy(), "eval_accuracy": accuracy.numpy()}
+            columns = {"eval_loss": loss.cpu().numpy(), "eval_accuracy": accuracy.cpu().numpy()}
             rows.append(pd.DataFrame({"seed": range(seeds), "step": step, **columns}))
         if step < steps:
-            batch = torch.stack(index)
+            batch = torch.stack(index).to(device)
             optimizer.zero_grad()
             problems.losses(problem.model.forward([p.float() for p in params], x[batch]), y[batch]).sum().backward()
             optimizer.step()
@@ -64,6 +73,32 @@ def train(problem: problems.Problem, dtype: torch.dtype, options: dict, lr: floa
     states = [t for p in params for name, t in optimizer.state[p].items() if name != "step"]
     size = sum(t.nbytes for t in (*params, *states)) / sum(p.numel() for p in params)
     return pd.concat(rows), moved, size
+
+
+def compare(
+    problem: problems.Problem, lr: float, seeds: int, steps: int, device: str = "cpu"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train with weights of all `KINDS`, with a progress bar.
+
+    Args:
+        problem: that classifies; see `problems.make`.
+        lr: of Adam.
+        seeds: runs of each kind, from seed 0, as lanes.
+        steps: of each run, with batches of 128.
+    Returns: curves, one row a kind, seed and evaluation, with columns kind, seed, step, eval_loss and eval_accuracy;
+        and one row a kind: bytes of the weight and Adam's states, share of the weights that have moved, and median
+        final loss and accuracy over seeds.
+    """
+    parts, table = [], {}
+    with tqdm(total=len(KINDS) * steps, unit="step", dynamic_ncols=True) as bar:
+        for kind, (dtype, options) in KINDS.items():
+            bar.set_description(kind)
+            rows, moved, size = train(problem, dtype, options, lr, seeds, steps, bar.update, device)
+            parts.append(rows.assign(kind=kind))
+            last = rows[rows["step"] == steps]
+            final = {"final loss": last["eval_loss"].median(), "accuracy": last["eval_accuracy"].median()}
+            table[kind] = {"bytes a parameter": size, "weights that moved": moved, **final}
+    return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(table, orient="index")
 
 
 @style.context(STYLE)
@@ -110,16 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    provenance, parts, table = store.provenance("cpu"), [], []
-    with tqdm(total=len(KINDS) * args.steps, unit="step", dynamic_ncols=True) as bar:
-        for kind, (dtype, options) in KINDS.items():
-            bar.set_description(kind)
-            rows, moved, size = train(problem, dtype, options, args.lr, args.seeds, args.steps, bar.update)
-            parts.append(rows.assign(kind=kind))
-            last = rows[rows["step"] == args.steps]
-            accuracy = f"{np.median(last['eval_accuracy']):.2%}"
-            table.append(f"| {kind} | {size:g} | {moved:.1%} | {np.median(last['eval_loss']):.4g} | {accuracy} |")
-    curves = pd.concat(parts, ignore_index=True)
+    provenance = store.provenance("cpu")
+    curves, kinds = compare(problem, args.lr, args.seeds, args.steps)
+    table = [
+        f"| {kind} | {size:g} | {moved:.1%} | {loss:.4g} | {accuracy:.2%} |"
+        for kind, size, moved, loss, accuracy in kinds.itertuples()
+    ]
     what = f"{problem.data.name}, {problem.model.name}, Adam at lr {args.lr:g}, {args.seeds} seeds"
     text = f"""# Rounding of bfloat16 weights
 
