@@ -53,7 +53,8 @@ def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
     """The names of one or several optimizers, given by name or as classes."""
     names = []
     for one in [chosen] if isinstance(chosen, str | type) else chosen:
-        name = one if isinstance(one, str) else f"{one.__module__}:{one.__qualname__}"
+        # A notebook's __main__ is main: legends leave out what begins with an underscore.
+        name = one if isinstance(one, str) else f"{one.__module__.strip('_')}:{one.__qualname__}"
         if not isinstance(one, str):
             GIVEN[name] = one
         names.append(name)

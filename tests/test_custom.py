@@ -152,4 +152,4 @@ def test_the_readme_shows_the_example_as_it_is_and_its_snippet_trains_mnist(mnis
         capture_output=True, text=True, env={**os.environ, "MNIST_DIR": str(mnist_folder)}, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("__main__:AdaBelief") == 2
+    assert done.stdout.count("main:AdaBelief") == 2
