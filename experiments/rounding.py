@@ -113,8 +113,8 @@ def figure(curves: pd.DataFrame, title: str) -> Figure:
         ax.plot(median.index, median, LINES.get(kind, "--"), color=f"C{number}", linewidth=2, label=label)
         ax.fill_between(median.index, q25, q75, color=f"C{number}", alpha=0.2, linewidth=0)
     ax.set(xlabel="step", ylabel="evaluation cross-entropy", yscale="log", title=title)
-    ax.yaxis.set_major_formatter("{x:.2g}")
-    ax.yaxis.set_minor_formatter("{x:.2g}")
+    ax.yaxis.set_major_formatter("{x:.3g}")
+    ax.yaxis.set_minor_formatter("{x:.3g}")
     drawn.legend(
         loc="outside lower center", ncols=1, title="weights: final median loss (band: inter-quartile range over seeds)"
     )
