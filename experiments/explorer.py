@@ -205,9 +205,12 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
     import ipywidgets as widgets
 
     def close(widget) -> None:
+        """Forget a widget and all that belongs to it: ipywidgets keeps every one until it is closed."""
         for child in getattr(widget, "children", ()):
             close(child)
-        widget.close()
+        for part in (widget.layout, getattr(widget, "style", None), widget):
+            if part is not None:
+                part.close()
 
     def below(choosers: list, make: Callable):
         """Choosers, and under them what is made of their values, anew whenever one of these changes."""
