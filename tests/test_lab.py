@@ -51,6 +51,10 @@ def lab(tmp_path):
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR")
     folders += ("JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
     environment |= {name: str(tmp_path / name.lower()) for name in folders}
+    # Nobody is there to answer whether news are wanted.
+    settings = tmp_path / "jupyterlab_settings_dir/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')
     options = [f"--ServerApp.root_dir={root}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     options += [f"--IdentityProvider.token={token}", "--no-browser", "--allow-root", "--LabApp.news_url=None"]
     with open(tmp_path / "lab.log", "w") as log:
