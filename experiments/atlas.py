@@ -28,7 +28,12 @@ def compile_one(rule: str, target: str, dtype: str, config: Config) -> MachineCo
 
 
 def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> list[MachineCode]:
-    """Machine code of every configuration, in their order; compiled in several processes, with a progress bar."""
+    """Machine code of every configuration, in their order; compiled in several processes, with a progress bar.
+
+    Args:
+        rule, dtype: names in `rules.RULES` and `codegen.VARIANTS`.
+        target: sm_NN or gfx9NN; the GPU need not be there. TRITON_INTERPRET must not be set.
+    """
     workers = max(1, min(MOST_PROCESSES, os.cpu_count() or 1, len(configs)))
     # Forked processes would share the locks of torch's threads.
     context = multiprocessing.get_context("spawn")
@@ -59,7 +64,12 @@ def name(config: Config) -> str:
 
 
 def judge(codes: list[MachineCode], limits: Limits) -> list[dict]:
-    """A row for each candidate: facts, theoretical occupancy, and whether it is worth measuring, or why not."""
+    """A row for each candidate: facts, theoretical occupancy, and whether it is worth measuring, or why not.
+
+    Args:
+        codes: as of `compile_all`.
+        limits: of the target, out of `occupancy.LIMITS`.
+    """
     rows, seen = [], {}
     for code in codes:
         config, elements = code.config, code.config.elements_per_thread(limits.warp_size)
@@ -157,6 +167,10 @@ def figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
     """Draw registers and occupancy of every candidate; a line a block size and number of warps.
 
     Markers: how many blocks a program walks, and how. Colours: what became of the candidate. Bold: the default.
+
+    Args:
+        rows: as of `judge`.
+        rule, target, dtype: what they are of; the target is in `occupancy.LIMITS`.
     """
     limits = LIMITS[target]
     shapes = list(dict.fromkeys((row["elements per thread"], row["block"], row["warps"]) for row in rows))

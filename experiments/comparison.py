@@ -29,6 +29,7 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """One row an optimizer, best first, as short strings: its best configuration, and what came of it.
 
     Args:
+        runs: as `sweep` returns them.
         summary: of these runs, by `tables.summarise`.
     """
     best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
@@ -55,6 +56,8 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, sampled: bo
     the median is infinite. Right: evaluation loss and (for classification) accuracy of the best configurations.
 
     Args:
+        runs, curves: as `sweep` returns them.
+        loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
         sampled: whether every lr belongs to one configuration: then the left has points and no lines.
     """
     order = ranked(runs)
@@ -77,6 +80,9 @@ def budget(runs: pd.DataFrame, loss_name: str) -> Figure:
 
     Lines: the mean, bands: the inter-quartile range over which configurations are tried; see
     `statistics.expected_best`. A vertical line marks the largest budget that every optimizer was given.
+
+    Args:
+        runs, loss_name: as of `figure`.
     """
     looks, initial = looks_of(runs), runs["initial_eval_loss"].median()
     curves = {name: expected_best(losses, budgets(len(losses))) for name, losses in tuning_losses(runs).items()}

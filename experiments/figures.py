@@ -106,6 +106,10 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Fig
     The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
     it was run, is dashed black; every other run is a thin grey line. A diverged run is dotted and leaves the panel at
     a ✕ at the step at which it diverged.
+
+    Args:
+        runs, curves: as `sweep` returns them, of one optimizer; curves may hold those of other runs.
+        loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
     """
     lines, (evaluation, *rest) = highlighted(runs), panels(curves, loss_name).items()
     columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
@@ -207,6 +211,11 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Thin line: the lowest such median over everything else. Dots: single runs. Strip at the top: how many runs
     diverged; a line touches it where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
+
+    Args:
+        runs: as `sweep` returns them, of one optimizer.
+        axis: one of `grid.AXES` that the optimizer has.
+        loss_name: as of `convergence`.
     """
     order, grid, initial = ranked(runs), np.sort(runs[axis].unique()), runs["initial_eval_loss"].median()
     best, curve, lowest = order.iloc[0], held(runs, [axis]), order.groupby(axis)["eval_loss_median"].min()
@@ -252,6 +261,11 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
 
     Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most did,
     and the median is infinite. Solid frame: best cell. Dashed frame: the default values of the two.
+
+    Args:
+        runs: as `sweep` returns them, of one optimizer.
+        x, y: two of `grid.AXES` that the optimizer has.
+        loss_name: as of `convergence`.
     """
     cells, initial = held(runs, [y, x]), runs["initial_eval_loss"].median()
     losses, (whose, default) = cells["eval_loss_median"].unstack(x), default_of(runs)

@@ -103,7 +103,11 @@ def compare(
 
 @style.context(STYLE)
 def figure(curves: pd.DataFrame, title: str) -> Figure:
-    """Evaluation loss against steps of every kind: median and inter-quartile range over seeds."""
+    """Draw the evaluation loss against steps of every kind: median and inter-quartile range over seeds.
+
+    Args:
+        curves: as `compare` returns them.
+    """
     drawn = Figure(figsize=(7.2, 4.6))
     ax = drawn.subplots()
     for number, kind in enumerate(KINDS):

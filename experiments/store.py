@@ -30,9 +30,12 @@ class Sweep(NamedTuple):
     """Results of a sweep.
 
     Attributes:
-        runs: one row a run, as in runs.parquet.
-        curves: one row a run and evaluation, as in curves.parquet.
-        provenance: where they come from, as in provenance.json.
+        runs: one row a run, as in runs.parquet: run_id, data, task, model, optimizer, the hyperparameters (NaN where
+            the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and the losses and accuracies
+            at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of regressions.
+        curves: one row a run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
+            last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained.
+        provenance: where they come from, as in provenance.json: data, loss_name, seconds, versions, device, the grid.
     """
 
     runs: pd.DataFrame

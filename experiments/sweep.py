@@ -92,6 +92,8 @@ def sweep(
         compare_alone: also time a sample of an ordinary run, to say what all would have taken one by one.
         target: loss ("0.2") or accuracy ("95%") that the report counts steps to; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
+        progress: whether to show a bar, in a notebook as a widget.
+    Returns: runs and curves as DataFrames, and provenance; see `store.Sweep`. Diverged runs are among them.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
     folder = None if out is None else Path(out)
