@@ -31,7 +31,7 @@ class Sweep(NamedTuple):
 
     Attributes:
         runs: one row a run, as in runs.parquet: run_id, data, task, model, optimizer, the hyperparameters (NaN where
-            the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and the losses and accuracies
+            the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and losses and accuracies
             at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of regressions.
         curves: one row a run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained.
