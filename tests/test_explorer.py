@@ -9,8 +9,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
 
 from experiments import explorer, store, sweep
 from experiments.explorer import InputError
@@ -216,8 +214,9 @@ def test_redrawing_leaves_no_widgets_behind(box):
 
 
 def shown_by(call) -> dict:
-    InteractiveShell.instance()
-    with capture_output() as captured:
+    shell = pytest.importorskip("IPython.core.interactiveshell", reason="needs IPython")
+    shell.InteractiveShell.instance()
+    with pytest.importorskip("IPython.utils.capture").capture_output() as captured:
         call()
     (output,) = captured.outputs
     return output.data

@@ -85,6 +85,7 @@ def test_the_hook_strips_what_running_adds_and_nothing_else(tmp_path):
 
 @each
 def test_a_notebook_imports_what_there_is(path):
+    pytest.importorskip("IPython", reason="needs IPython")
     for node in ast.walk(ast.parse("\n".join(code(nbformat.read(path, as_version=4))))):
         if isinstance(node, ast.Import):
             for alias in node.names:
