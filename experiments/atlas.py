@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from experiments import store
+from experiments import origin
 from experiments.figures import STYLE
 from experiments.timing import markdown_table
 from kernels import codegen, rules
@@ -125,7 +125,7 @@ def markdown(rows: list[dict], rule: str, target: str, dtype: str, provenance: d
 
     {provenance["command"]}
 
-{store.machine_line(provenance)}.
+{origin.machine_line(provenance)}.
 
 {len(rows)} candidates: {counts}.
 

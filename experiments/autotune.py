@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from experiments import atlas, scratch, search, search_report, store, tuner
+from experiments import atlas, origin, scratch, search, search_report, store, tuner
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
 from kernels import registry, rules
@@ -107,7 +107,7 @@ def check_tune(args: argparse.Namespace) -> None:
 
 def dry_run(args: argparse.Namespace) -> int:
     """Write the atlas of each rule and dtype."""
-    provenance = store.provenance("cpu")
+    provenance = origin.provenance("cpu")
     configs = candidates(parse_target(args.target).warp_size)
     args.out.mkdir(parents=True, exist_ok=True)
     for rule in args.rule:
@@ -137,7 +137,7 @@ def tune(args: argparse.Namespace) -> int:
         table=args.out / tuner.TABLE,
         again=args.again,
     )
-    text = search_report.write(found, device_facts(device), store.provenance(str(device)), args.out)
+    text = search_report.write(found, device_facts(device), origin.provenance(str(device)), args.out)
     print(text)
     return 130 if found.interrupted else 0
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import torch
 
 import optim
-from experiments import capture, data, grid, models, population, problems, solo, store
+from experiments import capture, data, grid, models, origin, population, problems, solo
 from experiments.timing import time_in_turn, with_interval
 
 SIZES = {
@@ -177,7 +177,7 @@ def markdown(rows: list[dict], provenance: dict) -> str:
 
     {provenance["command"]}
 
-{store.machine_line(provenance)}. Data {rows[0]["data"]}, batch {BATCH}.
+{origin.machine_line(provenance)}. Data {rows[0]["data"]}, batch {BATCH}.
 
 {chr(10).join(lines)}
 

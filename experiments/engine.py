@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from experiments import chunks, cluster, identity, parts, store
+from experiments import chunks, cluster, identity, origin, parts, store
 from experiments.plan import Plan, cut
 from experiments.store import Sweep
 
@@ -44,7 +44,7 @@ def run(
             if fresh:
                 store.clear(out)
         slots = stack.enter_context(cluster.connected(ray_address, plan.device)) if engine == "ray" else 1
-        origin = provenance(plan, out) | {"engine": engine}
+        about = provenance(plan, out) | {"engine": engine}
         keys = identity.keys(plan) if out is not None else [*map(str, plan.runs.index)]
         runs = plan.runs.assign(key=keys).set_index("key", drop=False)
         ledger = Ledger(out and out / store.PARTS, runs, plan.lanes, slots)
@@ -63,7 +63,7 @@ def run(
             for chunk, table in trained:
                 ledger.finish(chunk, table)
                 bar.update(ledger.n_done * plan.steps - bar.n)
-            result = Sweep(*chunks.joined(plan, keys, ledger.tables), origin)
+            result = Sweep(*chunks.joined(plan, keys, ledger.tables), about)
             seconds = sum(table["chunk_seconds"].iloc[0] for table in ledger.tables)
             result.provenance.update(chunks=len(ledger.chunks), seconds={"total": round(seconds, 3)})
             if out is not None:
@@ -188,8 +188,8 @@ def checkpoints(folder: Path, name: str, every: float, started: float) -> dict:
 def provenance(plan: Plan, out: Path | None) -> dict:
     """What provenance.json begins with. In the folder it is written at once, which makes the folder this sweep's."""
     dataset = plan.problem.data
-    origin = {
-        **store.provenance(plan.device),
+    about = {
+        **origin.provenance(plan.device),
         "data": {
             "name": dataset.name,
             "source": dataset.source.replace(str(Path.home()), "~"),
@@ -202,9 +202,9 @@ def provenance(plan: Plan, out: Path | None) -> dict:
     }
     if out is not None:
         if not (out / store.PROVENANCE).exists():
-            store.write_provenance(out, origin)
+            store.write_provenance(out, about)
         before = json.loads((out / store.PROVENANCE).read_text())
         # What goes on has started when it did first.
         if before["sweep"] == json.loads(json.dumps(plan.identity)):
-            origin["started"] = before["started"]
-    return origin
+            about["started"] = before["started"]
+    return about

@@ -22,16 +22,14 @@ import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
-from pandas.api.types import is_numeric_dtype
 
-from experiments import figures, page, report, scatter, store, tables
-from experiments.report import InputError
+from experiments import figures, page, scatter, store, tables
+from experiments.grid import OptionError
 from experiments.store import Sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
 DPI = 110
 """Of pictures in a page: enough for a screen, and drawn in half a second."""
-NUMBERS = ("lr", "seed", "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss")
 
 
 class View(NamedTuple):
@@ -53,24 +51,6 @@ class View(NamedTuple):
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
     """The folders below `root`, and itself, that hold the results of a sweep."""
     return sorted(path.parent for path in Path(root).rglob(store.RUNS))
-
-
-def load(folder: str | os.PathLike[str]) -> Sweep:
-    """The results in a folder. Raises: InputError, one sentence that says what is wrong with it."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
-    if not (folder / store.RUNS).exists():
-        raise InputError(f"{folder} holds no results: a sweep with --out {folder} writes them")
-    runs, curves, provenance = report.read(folder)
-    for column in NUMBERS:
-        if not is_numeric_dtype(runs[column]):
-            raise InputError(f"{folder / store.RUNS} has a column {column} that holds no numbers")
-    if not set(runs["run_id"]) <= set(curves["run_id"]):
-        raise InputError(f"{folder / store.CURVES} lacks runs that {store.RUNS} has")
-    if not isinstance(provenance.get("sweep", {}), dict):
-        raise InputError(f"{folder / store.PROVENANCE} does not describe a sweep")
-    return Sweep(runs, curves, provenance)
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
@@ -106,7 +86,7 @@ def view(
         x, y: axes of the second figure; by default the first that varies, and no other: then it is drawn against x
             alone.
         held: values of other axes; runs that have others are left out. By default none are.
-    Raises: InputError if no run is left.
+    Raises: OptionError if no run is left.
     """
     held = dict(held or {})
     whole = sweep.runs
@@ -116,7 +96,7 @@ def view(
     values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items())
     values = values or "nothing"
     if runs.empty:
-        raise InputError(f"{optimizer} was not run with {values}")
+        raise OptionError(f"{optimizer} was not run with {values}")
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
     sampled = bool(page.sampled(sweep.provenance))
@@ -172,8 +152,8 @@ def html_of(shown: View) -> str:
 def static(folder: str | os.PathLike[str]) -> str:
     """The `first_view` of a folder as HTML, or the sentence that says why there is none."""
     try:
-        return html_of(first_view(load(folder)))
-    except InputError as error:
+        return html_of(first_view(store.load(folder)))
+    except OptionError as error:
         return f"<p>{html.escape(str(error))}.</p>"
 
 
@@ -228,13 +208,13 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         row = widgets.Box(choosers, layout=widgets.Layout(flex_flow="row wrap"))
         return widgets.VBox([row, made])
 
-    def message(error: InputError):
+    def message(error: OptionError):
         return widgets.HTML(f"<p>{html.escape(str(error))}.</p>")
 
     def of_folder(chosen: Path, typed: str):
         try:
-            sweep = load(typed or chosen)
-        except InputError as error:
+            sweep = store.load(typed or chosen)
+        except OptionError as error:
             return message(error)
         names = tables.best_of_each(tables.ranked(sweep.runs))["optimizer"].tolist()
         return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
@@ -256,7 +236,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         def draw(*values: float):
             try:
                 return widgets.HTML(html_of(view(sweep, name, x, y, dict(zip(sliders, values, strict=True)))))
-            except InputError as error:
+            except OptionError as error:
                 return message(error)
 
         return below([*sliders.values()], draw)

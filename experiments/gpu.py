@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from experiments import store
+from experiments import origin, store
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
 from kernels import registry
@@ -192,7 +192,7 @@ def report(device: torch.device, provenance: dict, outcomes: list[Outcome], part
         [
             f"# {facts.name}",
             f"    {provenance['command']}",
-            f"{store.machine_line(provenance)}. {facts.arch}, {facts.multiprocessors} multiprocessors, "
+            f"{origin.machine_line(provenance)}. {facts.arch}, {facts.multiprocessors} multiprocessors, "
             f"{facts.l2_bytes / 2**20:.0f} MiB of L2, memory bus of {facts.bus_bits} bits.",
             markdown_table(rows),
             *parts,
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    until, provenance = time.monotonic() + args.limit, store.provenance(str(device))
+    until, provenance = time.monotonic() + args.limit, origin.provenance(str(device))
     args.out.mkdir(parents=True, exist_ok=True)
     # What is tuned here is what is timed after it.
     environment = {**os.environ, registry.VARIABLE: str(args.out), "PYTHONUNBUFFERED": "1"}

@@ -8,30 +8,22 @@ same page in one file, to be sent to somebody.
 
 import argparse
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
 from experiments import comparison, figures, page, scatter, store, tables, targets, webpage
 from experiments.figures import STYLE
-from experiments.grid import AXES, OptionError
+from experiments.grid import OptionError
 from experiments.tables import NAMES, best_configurations, summarise
 from experiments.targets import Target
-
-RUN_COLUMNS = [
-    *["run_id", "data", "task", "model", "optimizer", "lr", "seed", "status", "diverged_step"],
-    *["train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"],
-]
-CURVE_COLUMNS = ["run_id", "step", "seconds", "train_loss", "eval_loss", "eval_accuracy"]
 
 OPTIMIZERS = (
     "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
@@ -65,10 +57,6 @@ HEATMAP = (
 )
 SCATTER = "Final loss of every configuration against {0}; those in the strip at the top diverged."
 PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
-
-
-class InputError(ValueError):
-    """A results folder that cannot be read; the message is one sentence that names the file."""
 
 
 class Drawing(NamedTuple):
@@ -176,32 +164,6 @@ def drawings(
     return pictures
 
 
-def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """The runs, curves and provenance of a results folder. Raises: InputError, or OptionError if one is damaged."""
-    runs = _read(folder / store.RUNS, pd.read_parquet, RUN_COLUMNS)
-    # A folder may be older than an axis.
-    runs = runs.assign(**{axis: np.nan for axis in AXES if axis not in runs})
-    curves = _read(folder / store.CURVES, pd.read_parquet, CURVE_COLUMNS)
-    provenance = _read(folder / store.PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")), [])
-    store.check_sums(folder, provenance)
-    return runs, curves, provenance
-
-
-def _read(path: Path, reader: Callable[[Path], Any], columns: list[str]) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    try:
-        content = reader(path)
-    except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} cannot be read ({reason})") from error
-    if missing := [column for column in columns if column not in content]:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}")
-    if len(content) == 0 or not isinstance(content, (pd.DataFrame, dict)):
-        raise InputError(f"{path} is empty or not the file of a sweep")
-    return content
-
-
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(
         prog="python -m experiments.report",
@@ -212,9 +174,9 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse_args(argv)
     folder = args.folder
     try:
-        runs, curves, provenance = read(folder)
+        runs, curves, provenance = store.load(folder)
         paths = write(folder, runs, curves, provenance, args.target)
-    except (InputError, OptionError) as error:
+    except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:

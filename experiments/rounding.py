@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 import optim
-from experiments import models, population, problems, store
+from experiments import models, origin, population, problems, store
 from experiments.data import DataError
 from experiments.figures import STYLE
 from experiments.grid import OptionError
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    provenance = store.provenance("cpu")
+    provenance = origin.provenance("cpu")
     curves, kinds = compare(problem, args.lr, args.seeds, args.steps)
     table = [
         f"| {kind} | {size:g} | {moved:.1%} | {loss:.4g} | {accuracy:.2%} |"
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
 
     {provenance["command"]}
 
-{store.machine_line(provenance)}. {what}, {args.steps} steps.
+{origin.machine_line(provenance)}. {what}, {args.steps} steps.
 {problem.data.warning or ""}
 ![evaluation loss](rounding.png)
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments import atlas, search, store
+from experiments import atlas, origin, search, store
 from experiments.figures import STYLE
 from experiments.timing import markdown_table
 from experiments.tuner import TABLE, Report
@@ -56,7 +56,7 @@ def markdown(found: Report, device: Device, provenance: dict) -> str:
 
     {provenance["command"]}
 
-{store.machine_line(provenance)}.
+{origin.machine_line(provenance)}.
 
 {entries_table(found.entries) if found.entries else "Nothing was measured."}
 

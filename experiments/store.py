@@ -1,29 +1,28 @@
 """The files of a results folder: written whole or not at all."""
 
-import datetime
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-import torch
+from pandas.api.types import is_numeric_dtype
 
-from experiments.grid import OptionError
+from experiments.grid import AXES, OptionError
 
-PACKAGES = ("torch", "triton", "numba", "numpy", "pandas")
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, DRAWN, LOCK, CONFIRMED = "parts", "drawn.json", ".lock", "confirmed"
 ROW_BYTES = 300
 """Of a run's evaluation: in a part, in the tables made of the parts, and in what they are written to meanwhile."""
+
+LOSSES = ("train_loss", "eval_loss", "eval_accuracy")
+WORDS = ("data", "task", "model", "optimizer", "status")
+RUN_COLUMNS = ("run_id", *WORDS, "lr", "seed", "diverged_step", *LOSSES, "initial_eval_loss")
+CURVE_COLUMNS = ("run_id", "step", "seconds", *LOSSES)
 
 
 class Sweep(NamedTuple):
@@ -76,25 +75,49 @@ def sha256(path: Path) -> str:
 
 
 def load(folder: str | os.PathLike[str]) -> Sweep:
-    """The results of a sweep. Raises: OptionError that names the file if one is missing or damaged."""
-    folder = Path(folder)
-    try:
-        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        check_sums(folder, provenance)
-        tables = (pd.read_parquet(folder / name) for name in (RUNS, CURVES))
-        return Sweep(*tables, provenance)
-    except (OSError, ValueError, AttributeError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{folder} does not hold the results of a finished sweep ({error})") from error
-
-
-def check_sums(folder: Path, provenance: dict) -> None:
-    """Raise OptionError if a table is not the one that provenance.json tells of."""
+    """The results of a sweep. Raises: OptionError, a sentence that names the file that is missing or damaged."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise OptionError(f"{folder} is no folder")
+    if not (folder / RUNS).exists():
+        raise OptionError(f"{folder} holds no results: a sweep with --out {folder} that has ended writes them")
+    provenance = _read(folder / PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    described = isinstance(provenance, dict)
+    if not described or not all(isinstance(provenance.get(name, {}), dict) for name in ("sha256", "sweep", "data")):
+        raise OptionError(f"{folder / PROVENANCE} does not describe a sweep")
     # Older folders have no checksums.
-    for name, expected in provenance.get("sha256", {}).items():
-        if sha256(folder / name) != expected:
-            raise OptionError(f"{folder / name} is damaged: the command of its sweep makes it again from the parts")
+    checksums = provenance.get("sha256", {})
+    runs = _table(folder / RUNS, RUN_COLUMNS, checksums.get(RUNS))
+    curves = _table(folder / CURVES, CURVE_COLUMNS, checksums.get(CURVES))
+    if not set(runs["run_id"]) <= set(curves["run_id"]):
+        raise OptionError(f"{folder / CURVES} lacks runs that {RUNS} has")
+    # A folder may be older than an axis.
+    return Sweep(runs.assign(**{axis: np.nan for axis in AXES if axis not in runs}), curves, provenance)
+
+
+def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:
+    """The table of a file that has these columns, of numbers but for `WORDS`. checksum: None if it is not known."""
+    if checksum and path.is_file() and sha256(path) != checksum:
+        raise OptionError(f"{path} is damaged: the command of its sweep makes it again from the parts")
+    table = _read(path, pd.read_parquet)
+    if missing := [column for column in columns if column not in table]:
+        raise OptionError(f"{path} lacks the columns {', '.join(missing)}")
+    if len(table) == 0:
+        raise OptionError(f"{path} is empty")
+    for column in columns:
+        if column not in WORDS and not is_numeric_dtype(table[column]):
+            raise OptionError(f"{path} has a column {column} that holds no numbers")
+    return table
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise OptionError(f"{path} does not exist") from None
+    except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise OptionError(f"{path} cannot be read ({reason})") from error
 
 
 def clear(out: Path) -> None:
@@ -182,81 +205,3 @@ def memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 8 * 2**30
-
-
-def provenance(device: str) -> dict:
-    """The command, when it was given, the code, the packages and the machine."""
-    return {
-        "command": command_line(),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "git": git_state(),
-        "versions": versions(),
-        "device": describe_device(device),
-    }
-
-
-def machine_line(provenance: dict) -> str:
-    """Machine, versions, commit and date in one line."""
-    device, git = provenance["device"], provenance["git"]
-    parts = [device["name"], *(f"{value} {name}" for name, value in device.items() if name != "name")]
-    parts += [f"{name} {version}" for name, version in provenance["versions"].items()]
-    parts.append(f"commit {(git['commit'] or 'unknown')[:10]}{' with changes' if git['dirty'] else ''}")
-    return ", ".join([*parts, provenance["started"][:10]])
-
-
-def git_state() -> dict:
-    """Commit of the code and whether the work tree differs from it; None where there is no git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    # What a sweep writes is no change of the code.
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def versions() -> dict[str, str]:
-    installed = {name: version(name) for name in PACKAGES if find_spec(name)}
-    return {"python": platform.python_version()} | {name: installed.get(name, "not installed") for name in PACKAGES}
-
-
-def describe_device(device: str) -> dict:
-    """Name and size of what the sweep runs on: a GPU, or the processor and its threads."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return {"name": "GPUs of a cluster"}
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(device)
-        return {"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
-    return {"name": cpu_name(), "threads": torch.get_num_threads()}
-
-
-def here() -> str:
-    """What a sweep runs on where nothing else is asked for, in one sentence: the GPU, or the processor."""
-    if torch.cuda.is_available():
-        found = describe_device("cuda")
-        return f"On {found['name']}, {found['memory_gib']} GiB."
-    found = describe_device("cpu")
-    return f"There is no CUDA GPU here: on {found['threads']} threads of {found['name']}."
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def command_line() -> str:
-    """The command that started this process, as one could type it again."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["python", "-m", spec.name] if spec and spec.name != "__main__" else ["python", Path(sys.argv[0]).name]
-    return " ".join([*start, *sys.argv[1:]])

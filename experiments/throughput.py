@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from experiments import bench_host, bench_step, bench_sweep, cuda, shapes, speed, store
+from experiments import bench_host, bench_step, bench_sweep, cuda, origin, shapes, speed, store
 from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
@@ -34,13 +34,13 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_TH
 
 def heading(title: str, device: torch.device | str = "cpu") -> str:
     """Title, command as one could type it again, machine."""
-    provenance = store.provenance(str(device))
+    provenance = origin.provenance(str(device))
     settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
     return f"""# {title}
 
     {" ".join([*settings, provenance["command"]])}
 
-{store.machine_line(provenance)}."""
+{origin.machine_line(provenance)}."""
 
 
 def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
@@ -48,7 +48,7 @@ def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
     device = resolve_device(args.device)
     sizes = bench_sweep.SIZES[torch.device(device).type]
     rows = [bench_sweep.compare(*size, args.data_dir, device, args.rounds) for size in sizes]
-    return rows, bench_sweep.markdown(rows, store.provenance(device))
+    return rows, bench_sweep.markdown(rows, origin.provenance(device))
 
 
 def host(args: argparse.Namespace) -> tuple[list[dict], str]:
@@ -134,7 +134,7 @@ def timed(args: argparse.Namespace, started: float) -> int:
 
 def drawn(what: str, rows: list[dict], device: torch.device, matrix: float) -> dict[str, Figure]:
     """Figures by what their names end in."""
-    name = store.describe_device(str(device))["name"]
+    name = origin.describe_device(str(device))["name"]
     if what == "models":
         return {"": speed.models(rows, name)}
     found = {"_bandwidth": speed.bandwidth(rows, name), "_roofline": speed.roofline(rows, name, matrix)}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def tune(
     cases, until = list(cases), clock() + budget
     entries, notes, states, interrupted = known(machine, into), [], {}, False
     file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
-    anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": store.version("torch")}
+    anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
     bar = tqdm(cases, unit="case", disable=not progress, dynamic_ncols=True)
     for i, case in enumerate(bar):

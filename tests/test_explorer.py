@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments import explorer, store, sweep
-from experiments.explorer import InputError
+from experiments.grid import OptionError
 
 GALLERY = explorer.RESULTS / "gallery"
 
@@ -33,7 +33,7 @@ def written(out, **options):
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return explorer.load(folder)
+    return store.load(folder)
 
 
 def test_every_folder_below_the_root_that_holds_results_is_found(folder):
@@ -70,13 +70,13 @@ def test_without_a_second_axis_the_loss_is_drawn_against_the_first(loaded):
 
 
 def test_values_that_were_not_run_are_named(loaded):
-    with pytest.raises(InputError, match=r"adam was not run with β1 0\.5"):
+    with pytest.raises(OptionError, match=r"adam was not run with β1 0\.5"):
         explorer.view(loaded, "adam", held={"beta1": 0.5})
 
 
 def test_a_sampled_sweep_is_drawn_as_points(tmp_path):
     ranges = {"lr": sweep.Range(1e-4, 1e-1), "beta1": sweep.Range(0, 0.9)}
-    view = explorer.first_view(explorer.load(written(tmp_path, **ranges, sample="sobol:4", steps=5)))
+    view = explorer.first_view(store.load(written(tmp_path, **ranges, sample="sobol:4", steps=5)))
     assert "held: nothing. 4 of 4 runs" in view.sentence
     assert find(explorer.controls(tmp_path, tmp_path), "β1") is None  # four values of an axis that no two runs share
 
@@ -105,17 +105,35 @@ def damaged(folder, how: str) -> None:
         (folder / "provenance.json").write_text(json.dumps({"sweep": 3}))
 
 
-DAMAGE = ("no runs", "half a file", "no curves", "other curves", "no rows", "words for numbers", "no json", "a list")
+DAMAGE = {
+    "no runs": r" holds no results: a sweep with --out .* that has ended writes them",
+    "half a file": r"/runs.parquet cannot be read \(.*\)",
+    "no curves": r"/curves.parquet does not exist",
+    "other curves": r"/curves.parquet lacks runs that runs.parquet has",
+    "no rows": r"/runs.parquet is empty",
+    "words for numbers": r"/runs.parquet has a column lr that holds no numbers",
+    "no json": r"/provenance.json cannot be read \(.*\)",
+    "a list": r"/provenance.json does not describe a sweep",
+    "another json": r"/provenance.json does not describe a sweep",
+}
 
 
-@pytest.mark.parametrize("how", [*DAMAGE, "another json"])
-def test_a_bad_folder_is_one_sentence(folder, tmp_path, how):
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("checksums", [False, True])
+def test_a_bad_folder_is_one_sentence(folder, tmp_path, how, checksums):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
+    provenance = json.loads((copy / "provenance.json").read_text())
+    if not checksums:  # as in older folders
+        del provenance["sha256"]
+        (copy / "provenance.json").write_text(json.dumps(provenance))
     damaged(copy, how)
-    with pytest.raises(InputError, match=re.escape(str(copy))) as caught:
-        explorer.load(copy)
-    assert "\n" not in str(caught.value)
+    expected = DAMAGE[how]
+    if checksums and how in ("half a file", "other curves", "no rows", "words for numbers"):
+        expected = r"/(runs|curves).parquet is damaged: the command of its sweep makes it again from the parts"
+    with pytest.raises(OptionError) as caught:
+        store.load(copy)
+    assert re.fullmatch(re.escape(str(copy)) + expected, str(caught.value))
     assert html.unescape(explorer.static(copy)) == f"<p>{caught.value}.</p>"
     shown = leaf(explorer.controls(copy, tmp_path))
     assert shown.value == explorer.static(copy)

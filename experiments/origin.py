@@ -1,0 +1,95 @@
+"""Where do results come from? The command, the code, the packages and the machine."""
+
+import builtins
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "triton", "numba", "numpy", "pandas")
+
+
+def provenance(device: str) -> dict:
+    """The command, when it was given, the code, the packages and the machine."""
+    return {
+        "command": command_line(),
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "versions": versions(),
+        "device": describe_device(device),
+    }
+
+
+def machine_line(provenance: dict) -> str:
+    """Machine, versions, commit and date in one line."""
+    device, git = provenance["device"], provenance["git"]
+    parts = [device["name"], *(f"{value} {name}" for name, value in device.items() if name != "name")]
+    parts += [f"{name} {version}" for name, version in provenance["versions"].items()]
+    parts.append(f"commit {(git['commit'] or 'unknown')[:10]}{' with changes' if git['dirty'] else ''}")
+    return ", ".join([*parts, provenance["started"][:10]])
+
+
+def git_state() -> dict:
+    """Commit of the code and whether the work tree differs from it; None where there is no git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    # What a sweep writes is no change of the code.
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def versions() -> dict[str, str]:
+    installed = {name: version(name) for name in PACKAGES if find_spec(name)}
+    return {"python": platform.python_version()} | {name: installed.get(name, "not installed") for name in PACKAGES}
+
+
+def describe_device(device: str) -> dict:
+    """Name and size of what the sweep runs on: a GPU, or the processor and its threads."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return {"name": "GPUs of a cluster"}
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        return {"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
+    return {"name": cpu_name(), "threads": torch.get_num_threads()}
+
+
+def here() -> str:
+    """What a sweep runs on where nothing else is asked for, in one sentence: the GPU, or the processor."""
+    if torch.cuda.is_available():
+        found = describe_device("cuda")
+        return f"On {found['name']}, {found['memory_gib']} GiB."
+    found = describe_device("cpu")
+    return f"There is no CUDA GPU here: on {found['threads']} threads of {found['name']}."
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def command_line() -> str:
+    """The command that started this process, as one could type it again, or the notebook whose cell runs."""
+    if hasattr(builtins, "__IPYTHON__"):
+        return f"notebook {os.environ.get('JPY_SESSION_NAME', '')}".rstrip()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    start = ["python", "-m", spec.name] if spec and spec.name != "__main__" else ["python", Path(sys.argv[0]).name]
+    return " ".join([*start, *sys.argv[1:]])
