@@ -107,6 +107,15 @@ def test_a_notebook_holds_no_reusable_code(path):
     assert not [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) in ("sys.path", "os.chdir")]
 
 
+def test_results_say_which_notebook_made_them():
+    pytest.importorskip("IPython", reason="needs IPython")
+    code = "from experiments.origin import command_line; print(command_line())"
+    environment = {**os.environ, "JPY_SESSION_NAME": "notebooks/01_quickstart.ipynb"}
+    command = [sys.executable, "-m", "IPython", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout.splitlines()[-1] == "notebook notebooks/01_quickstart.ipynb"
+
+
 def cpu_seconds() -> float:
     """Of all processes that this one has started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
