@@ -284,11 +284,11 @@ def test_a_folder_older_than_an_axis_is_drawn_as_before(folder, tmp_path):
     assert (tmp_path / "report.md").read_bytes() == (folder / "report.md").read_bytes()
 
 
-def test_command_without_tables_fails_in_one_sentence(tmp_path):
-    done = command(tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"python -m experiments.report: {tmp_path} holds no results: a sweep with --out ")
-    assert done.stderr.count("\n") == 1
+def test_command_without_tables_fails_in_one_sentence(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"python -m experiments.report: {tmp_path} holds no results: a sweep with --out ")
 
 
 @pytest.mark.parametrize(
