@@ -210,8 +210,9 @@ def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None
     ax.set_yscale("log")
     ax.set_ylim(rate.min() / 3, 2.5 * matrix_rate / 1e9)
     ax.set(xlabel="operations a byte that a step has to move", ylabel="10⁹ operations a second")
-    kinds = len(data[["class", "dtype"]].drop_duplicates())
-    return finished(figure, f"{device}: steps under the roofline, the largest size of {kinds} classes and dtypes", 3)
+    kinds = data[["class", "dtype"]].drop_duplicates()
+    what = " ".join(kinds.iloc[0]) if len(kinds) == 1 else f"the largest size of {len(kinds)} classes and dtypes"
+    return finished(figure, f"{device}: steps and the roofline, {what}", 3)
 
 
 @style.context(STYLE)
