@@ -1,10 +1,10 @@
 """Which configurations are good, and what do they share? A results folder, looked at one slice at a time.
 
-In a notebook:
+In a notebook of the folder notebooks:
 
     from experiments.explorer import explore
 
-    explore("results/first")
+    explore("../results/first")
 
 Everything but `explore` and `controls` is plain functions: from runs to the runs of a slice, from a slice to figures.
 """
