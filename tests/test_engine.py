@@ -304,8 +304,8 @@ def start(out: Path, *words: object) -> BaseProcess:
 
     It is forked from a process that has imported all it needs, for that takes seconds.
     """
-    words = [*COMMAND, *map(str, words), "--out", str(out)]
-    process = FORKED.Process(target=run_command, args=(words, out.with_suffix(".log")))
+    command = [*COMMAND, *map(str, words), "--out", str(out)]
+    process = FORKED.Process(target=run_command, args=(command, out.with_suffix(".log")))
     process.start()
     return process
 
