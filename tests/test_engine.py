@@ -24,15 +24,15 @@ from experiments.grid import OptionError
 AXES = {"lr": [1e-3, 1e-2, 1e-1], "beta1": [0.0, 0.9], "seeds": 2, "steps": 12, "batch_size": 64, "evaluations": 3}
 
 
+def write_report(out: Path, *result) -> list[Path]:
+    (out / "report.md").write_text("drawn")
+    return [out / "report.md"]
+
+
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They take seconds."""
-
-    def write(out: Path, *result) -> list[Path]:
-        (out / "report.md").write_text("drawn")
-        return [out / "report.md"]
-
-    monkeypatch.setattr(sweep.report, "write", write)
+    monkeypatch.setattr(sweep.report, "write", write_report)
 
 
 def small_chunks(monkeypatch, lanes: int = 4) -> None:
@@ -296,6 +296,7 @@ def run_command(words: list[str], log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    sweep.report.write = write_report  # this process has no fixtures
     sys.exit(sweep.main(words))
 
 
