@@ -22,10 +22,10 @@ SHORT = (64, 256, 1024, 64, 2304, 512, 128, 4096, 9, 64, 16384)
 """Elements of small tensors, over and over: biases, norms, and the convolutions between them."""
 ALIGNMENT = 128
 HYPER = {
-    **{"lr": 0.1, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
+    **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
     **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
 }
-"""Steps large enough that float16 and bfloat16 show them."""
+"""Steps so large that float16 and bfloat16 show every one, also that of a parameter near 1."""
 CHECKED = 18
 """log2 of the number of elements, at most, whose update is compared."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

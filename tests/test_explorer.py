@@ -78,6 +78,7 @@ def test_a_sampled_sweep_is_drawn_as_points(tmp_path):
     ranges = {"lr": sweep.Range(1e-4, 1e-1), "beta1": sweep.Range(0, 0.9)}
     view = explorer.first_view(store.load(written(tmp_path, **ranges, sample="sobol:4", steps=5)))
     assert "held: nothing. 4 of 4 runs" in view.sentence
+    pytest.importorskip("ipywidgets", reason="needs ipywidgets")
     assert find(explorer.controls(tmp_path, tmp_path), "β1") is None  # four values of an axis that no two runs share
 
 
@@ -130,6 +131,7 @@ def test_a_bad_folder_is_one_sentence(folder, tmp_path, how):
         store.load(copy)
     assert re.fullmatch(re.escape(str(copy)) + DAMAGE[how], str(caught.value))
     assert html.unescape(explorer.static(copy)) == f"<p>{caught.value}.</p>"
+    pytest.importorskip("ipywidgets", reason="needs ipywidgets")
     shown = leaf(explorer.controls(copy, tmp_path))
     assert shown.value == explorer.static(copy)
 
