@@ -126,6 +126,7 @@ def test_operations_that_the_cpu_lacks_are_named_and_nothing_moves():
     assert p.tolist() == [0.0] * 3
 
 
+@pytest.mark.slow
 def test_a_rule_may_be_written_where_its_source_cannot_be_read():
     script = (
         "import torch, optim\n"

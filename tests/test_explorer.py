@@ -263,6 +263,7 @@ def test_explore_without_any_results_says_how_to_make_some(tmp_path):
     assert "make demo" in shown_by(lambda: explorer.explore(root=tmp_path))["text/html"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo/mnist", "optimizers"])
 def test_the_gallery_can_be_explored(name):
     assert np.count_nonzero([part in explorer.static(GALLERY / name) for part in ("<img", "<table", "held")]) == 3

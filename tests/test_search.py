@@ -358,6 +358,7 @@ print(len(keys), keys[0] == keys[1])
 """
 
 
+@pytest.mark.slow
 def test_a_launch_finds_what_the_atlas_has_compiled():
     done = subprocess.run([sys.executable, "-c", FAKE_DRIVER], capture_output=True, text=True, env=CLEAN)
     assert done.stdout.split() == ["2", "True"], done.stderr
