@@ -92,11 +92,10 @@ def view(
     whole = sweep.runs
     optimizer = optimizer or str(tables.ranked(whole).loc[0, "optimizer"])
     runs = select(whole[whole["optimizer"] == optimizer], held)
-    what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}" if len(runs) else ""
-    values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items())
-    values = values or "nothing"
+    values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items()) or "nothing"
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {values}")
+    what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
     sampled = bool(page.sampled(sweep.provenance))
@@ -149,12 +148,16 @@ def html_of(shown: View) -> str:
     )
 
 
+def html_of_error(error: OptionError) -> str:
+    return f"<p>{html.escape(str(error))}.</p>"
+
+
 def static(folder: str | os.PathLike[str]) -> str:
     """The `first_view` of a folder as HTML, or the sentence that says why there is none."""
     try:
         return html_of(first_view(store.load(folder)))
     except OptionError as error:
-        return f"<p>{html.escape(str(error))}.</p>"
+        return html_of_error(error)
 
 
 def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLike[str] = RESULTS) -> None:
@@ -209,7 +212,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return widgets.VBox([row, made])
 
     def message(error: OptionError):
-        return widgets.HTML(f"<p>{html.escape(str(error))}.</p>")
+        return widgets.HTML(html_of_error(error))
 
     def of_folder(chosen: Path, typed: str):
         try:

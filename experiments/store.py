@@ -97,7 +97,7 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
 
 def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:
     """The table of a file that has these columns, of numbers but for `WORDS`. checksum: None if it is not known."""
-    if checksum and path.is_file() and sha256(path) != checksum:
+    if checksum and _read(path, sha256) != checksum:
         raise OptionError(f"{path} is damaged: the command of its sweep makes it again from the parts")
     table = _read(path, pd.read_parquet)
     if missing := [column for column in columns if column not in table]:
