@@ -244,8 +244,10 @@ def compile_rule(
     def step(rows, hyper, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size, grad_scale, seed, threads):
         prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed)
         if threads > 1:
+            before = numba.get_num_threads()
             numba.set_num_threads(threads)
             traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size)
+            numba.set_num_threads(before)
         else:
             for chunk in range(chunk_row.shape[0]):
                 start = np.int64(chunk_index[chunk]) * chunk_size
@@ -276,8 +278,14 @@ def launcher(table: Table) -> Launch:
             return
         table.point_at(grads)
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
-        threads = min(torch.get_num_threads(), most_threads)
+        of_torch = torch.get_num_threads()
         with _LOCK:
-            step(rows, hyper, coefficients, keys, chunk_row, chunk_index, chunk_size, scale, seed, threads)
+            step(
+                *(rows, hyper, coefficients, keys, chunk_row, chunk_index, chunk_size, scale, seed),
+                min(of_torch, most_threads),
+            )
+        # Numba's thread pool, when it starts, sets how many threads OpenMP has, and torch with it.
+        if torch.get_num_threads() != of_torch:
+            torch.set_num_threads(of_torch)
 
     return launch

@@ -3,7 +3,8 @@
 It stands in for `cpu` where Numba is not installed, and takes the dtypes and devices that the others lack.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -59,39 +60,76 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
     return tables.build(rule, entries, grad_dtype, CHUNK_SIZE, seed)
 
 
+@functools.cache
+def functions(rule: Rule) -> tuple[Callable, Callable]:
+    """Coefficients and update of a rule, over torch's operations."""
+    return rebind(rule.coefficients, LANGUAGE), rebind(rule.update, LANGUAGE)
+
+
+def advance(
+    rule: Rule,
+    p: torch.Tensor,
+    grad: torch.Tensor,
+    states: Sequence[torch.Tensor],
+    step: torch.Tensor,
+    scalars: Sequence[torch.Tensor],
+    hyper: Sequence[torch.Tensor],
+    lanes: int = 1,
+    grad_scale: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return what p and its states become in one step; step and scalars advance in place.
+
+    Args:
+        p, grad, states: real tensors of one shape, `[lanes, ...]` where lanes > 1; any dtypes.
+        step, scalars: float32 tensors of `lanes` elements.
+        hyper: float64 tensors of `lanes` elements or one: the gradient's factor, then as `rule.hyper`.
+        grad_scale: what gradients are divided by, one element.
+    """
+    coefficients_of, update = functions(rule)
+    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    shape = (-1, *[1] * (p.ndim - 1)) if lanes > 1 else ()
+    factor, *values = hyper
+    step.add_(1)
+    steps = step.to(factor.device, torch.float64).view(-1)
+    if rule.scalars:
+        before = tuple(scalar.to(factor.device, torch.float64).view(-1) for scalar in scalars)
+        coefficients, after = coefficients_of(tuple(values), steps, before)
+        for tensor, value in zip(scalars, after, strict=True):
+            tensor.copy_(value.view(tensor.shape))
+    else:
+        coefficients = coefficients_of(tuple(values), steps)
+    if grad_scale is not None:
+        factor = factor / grad_scale.to(factor.device, torch.float64)
+    # float64 stays where it was made: not every device has it.
+    factor, *coefficients = (
+        value.to(dtype).to(p.device).expand(lanes).reshape(shape) for value in (factor, *coefficients)
+    )
+    return update(p.to(dtype), factor * grad.to(dtype), tuple(s.to(dtype) for s in states), tuple(coefficients))
+
+
 def launcher(table: Table) -> Launch:
     """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
-    rule, dtype = table.rule, table.compute_dtype
+    rule = table.rule
     check_portable(rule)
-    coefficients_of, update = (rebind(f, LANGUAGE) for f in (rule.coefficients, rule.update))
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:
             return
         row = 0
         for entry, grad in zip(table.entries, grads, strict=True):
-            entry.step.add_(1)
-            factor, *hyper = table.hyper[row : row + entry.lanes].unbind(1)
+            hyper = table.hyper[row : row + entry.lanes].unbind(1)
             row += entry.lanes
-            step = entry.step.double().view(-1)
-            if rule.scalars:
-                scalars = tuple(scalar.double().view(-1) for scalar in entry.scalars)
-                values, scalars = coefficients_of(tuple(hyper), step, scalars)
-                for tensor, value in zip(entry.scalars, scalars, strict=True):
-                    tensor.copy_(value.view(tensor.shape))
-            else:
-                values = coefficients_of(tuple(hyper), step)
-            # Lanes are rows: [lanes, n] tensors of the compute dtype, in the order of the memory.
-            values = tuple(value.to(dtype).view(-1, 1) for value in values)
-            factor = (factor if grad_scale is None else factor / grad_scale.double()).to(dtype).view(-1, 1)
+            # Lanes are rows: [lanes, n] tensors in the order of the memory.
             shape = (entry.lanes, entry.p.numel() // entry.lanes)
-            p, grad, *state = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
-            new_p, new_state = update(p.to(dtype), factor * grad.to(dtype), tuple(s.to(dtype) for s in state), values)
+            p, grad, *states = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
+            counts = entry.step, entry.scalars
+            new_p, new_states = advance(rule, p, grad, states, *counts, hyper, entry.lanes, grad_scale)
             key = None
             if table.seed is not None:
-                key = (mix(torch.full_like(step, table.seed, dtype=torch.int64)) + entry.parameter) & MASK
-                key = mix((mix(key) + step.to(torch.int64)) & MASK).view(-1, 1)
-            for which, (tensor, value) in enumerate(zip((p, *state), (new_p, *new_state), strict=True)):
+                step = entry.step.view(-1).to(torch.int64)
+                key = (mix(torch.full_like(step, table.seed)) + entry.parameter) & MASK
+                key = mix((mix(key) + step) & MASK).view(-1, 1)
+            for which, (tensor, value) in enumerate(zip((p, *states), (new_p, *new_states), strict=True)):
                 if key is not None and tensor.dtype == torch.bfloat16:
                     value = stochastic(value, key, which)
                 tensor.copy_(value)

@@ -278,7 +278,7 @@ def check_code(compiled, choice: Choice) -> None:
 @functools.cache
 def constant(value: float, device: torch.device) -> torch.Tensor:
     """A float32 number on the device, where kernels can read it."""
-    return torch.tensor(value, device=device)
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def launcher(table: Table) -> Launch:

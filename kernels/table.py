@@ -99,11 +99,13 @@ class Table:
         """Let the rows read these gradients, one an entry, laid out like its parameter.
 
         Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has.
-        Raises: RuntimeError if one has moved while a CUDA graph is being captured.
+        Raises: RuntimeError if one has moved while a CUDA graph is being captured, or its memory has been freed.
         """
         addresses = [*map(torch.Tensor.data_ptr, grads)]
         if addresses == self.grad_addresses:
             return
+        if not all(addresses) and any(not a and g.numel() for a, g in zip(addresses, grads, strict=True)):
+            raise RuntimeError("The memory of a gradient has been freed")
         if capturing(self.rows.device):
             raise RuntimeError(
                 "A gradient has moved since the last step, and a CUDA graph is being captured: the address table is "
@@ -195,7 +197,8 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
     lanes = np.array([entry.lanes for entry in entries])
     entry_of_row = np.repeat(np.arange(len(entries)), lanes)
     n_columns = STATES + len(rule.states) + len(rule.scalars)
-    host = torch.zeros(len(entry_of_row), n_columns, dtype=torch.int64, pin_memory=device.type == "cuda")
+    on_gpu = device.type == "cuda"
+    host = torch.zeros(len(entry_of_row), n_columns, dtype=torch.int64, device="cpu", pin_memory=on_gpu)
     rows, lane_offset, start = host.numpy(), np.zeros(len(entry_of_row), dtype=np.int64), 0
     for entry in entries:
         lane_rows = rows[start : start + entry.lanes]

@@ -47,6 +47,7 @@ class Adam(AdamLike):
     """
 
     state_names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    late_states = ("max_exp_avg_sq",)
 
     def __init__(
         self,

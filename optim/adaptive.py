@@ -71,6 +71,7 @@ class RMSprop(RuleOptimizer):
     """
 
     state_names = ("square_avg", "momentum_buffer", "grad_avg")
+    late_states = ("momentum_buffer", "grad_avg")
 
     def __init__(
         self,

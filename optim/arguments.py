@@ -1,6 +1,10 @@
 """What constructors take, and what they refuse, in torch's words."""
 
+from collections.abc import Callable
+
 import torch
+
+from optim import watch
 
 Value = float | torch.Tensor
 
@@ -11,15 +15,20 @@ def accepted(value, name: str, values: tuple) -> None:
         raise ValueError(f"Invalid {name}: {value!r} (one of {', '.join(map(str, values))})")
 
 
-def check(name: str, value: Value, accepts) -> None:
+def refused(value: Value, accepts: Callable) -> list[float]:
+    """The elements of the value that are not accepted; none of a tensor that has no values to look at."""
+    if not isinstance(value, torch.Tensor):
+        return [] if accepts(value) else [value]
+    if not watch.is_plain(value) or watch.in_a_mode():
+        return []
+    values = value.detach().to(torch.float64)
+    return values[~accepts(values)].flatten().tolist()
+
+
+def check(name: str, value: Value, accepts: Callable) -> None:
     """Raise ValueError unless every element of the value is accepted."""
-    if isinstance(value, torch.Tensor) and value.is_meta:
-        return
-    values = torch.as_tensor(value, dtype=torch.float64)
-    bad = ~torch.as_tensor(accepts(values))
-    if bad.any():
-        first = values[bad].flatten()[0].item() if isinstance(value, torch.Tensor) else value
-        raise ValueError(f"Invalid {name}: {first}")
+    if bad := refused(value, accepts):
+        raise ValueError(f"Invalid {name}: {bad[0]}")
 
 
 def check_non_negative(group: dict, *keys: str) -> None:

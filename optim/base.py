@@ -1,18 +1,17 @@
 """From an update rule to a `torch.optim.Optimizer`."""
 
-import contextlib
-import weakref
 from collections.abc import Mapping
 from itertools import chain
-from operator import is_
 
 import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import memory, parts
+from kernels.rules import RULES
+from optim import dispatched, memory, parts, watch
 from optim.arguments import Value, accepted
 
+FAMILY_STATES = {name for rule in RULES.values() for name in (*rule.states, *rule.scalars)}
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 ROUNDINGS = ("nearest", "stochastic")
 
@@ -40,8 +39,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     state_names: tuple[str, ...]
     """Names of all states, beside step, that any of the optimizer's rules keeps."""
 
-    # GradScaler leaves the gradients scaled, and sets grad_scale and found_inf around a step.
-    _step_supports_amp_scaling = True
+    late_states: tuple[str, ...] = ()
+    """Those that may be missing beside others: an option that needs them can be switched on between two steps."""
 
     def __init__(
         self,
@@ -62,6 +61,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._forget_tables()
         self.check_group(defaults)
         super().__init__(params, defaults)
+        self.state = watch.States(dict, self.state)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves it to the step to divide by its scale: where fused=True, as in torch."""
+        return bool(self.defaults.get("fused"))
 
     def rule(self, group: dict) -> Rule:
         """The rule that the group's parameters are updated by."""
@@ -102,6 +107,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, except that states keep the dtype in which they were saved, and are copies.
 
+        What a state has beside step and `state_names` is loaded as torch loads it, and never looked at.
         Raises: ValueError if the states are those of another optimizer; nothing has been changed then.
         """
         found = {}
@@ -117,20 +123,24 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
+        own = {"step", *self.state_names}
         for group, saved in zip(self.param_groups, found["param_groups"], strict=True):
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
             for p, i in zip(group["params"], saved["params"], strict=True):
                 for name, value in found["state"].get(i, {}).items():
-                    self.state[p][name] = torch.as_tensor(value).to(device=p.device, copy=True)
+                    if name in own and isinstance(value, torch.Tensor):
+                        watch.own(self.state, p)[name] = value.to(device=p.device, copy=True)
+                    elif isinstance(value, str):  # Of which torch would make a generator.
+                        watch.own(self.state, p)[name] = value
         self._forget_tables()
 
     def _check_names(self, parameter: int | str, state: dict) -> None:
-        known = {"step", *self.state_names}
-        if unknown := [name for name in state if name not in known]:
+        if not isinstance(state, dict) or any(name in state for name in self.state_names):
+            return
+        others = [name for name in state if name in FAMILY_STATES]
+        if others and len(self.late_states) < len(self.state_names):
             raise ValueError(
-                f"The loaded state of parameter {parameter} has {', '.join(map(str, unknown))}: it is not one of "
-                f"{type(self).__name__}, which keeps {', '.join(sorted(known))}"
+                f"The loaded state of parameter {parameter} has {', '.join(others)}: it is not one of "
+                f"{type(self).__name__}, which keeps {', '.join(self.state_names)}"
             )
 
     @torch.no_grad()
@@ -154,14 +164,23 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         params = [*chain.from_iterable([group["params"] for group in self.param_groups])]
-        grads = [nothing if (g := p.grad) is None else g for p in params]
+        grads = [p.grad for p in params]
+        hyper = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in self.param_groups]
+        if watch.in_a_mode() or watch.in_a_transform():
+            dispatched.step(self, params, grads, hyper)
+            return
         if self._sharded:
-            grads = [g if g is nothing else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
-        fits = self._fits(params)
-        # The same gradients as in the last step have the same dtypes and strides.
-        if not fits or not all(map(is_, [ref() for ref in self._refs], grads)):
-            self._look_again(params, grads, fits)
-        self._refresh_hyper()
+            grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
+        hyper = [[*map(in_memory, row)] for row in hyper]
+        structure = self._structure(hyper)
+        if self._seen is None or not self._seen.same(structure, params, grads, self.state):
+            # What is made here is also for steps outside of inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._look_again(structure, params, grads)
+            if self._seen is None:
+                dispatched.step(self, params, grads, hyper)
+                return
+        self._refresh_hyper(hyper)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for table, launch, index, special, gaps in self._parts:
             own = grads if len(index) == len(grads) and not special else [grads[i] for i in index]
@@ -176,49 +195,70 @@ class RuleOptimizer(torch.optim.Optimizer):
             launch(own, *scaler)
             for copy, p in gaps:
                 p.copy_(copy)
+        # As torch's operations do: autograd notices that what it may have kept for a backward pass has changed.
+        torch.autograd.graph.increment_version(self._seen.written)
+        if not self._seen.is_untold(self.state):
+            torch.autograd.graph.increment_version(self._seen.states)
+        if grad_scale is not None:
+            unscale_([g for g in grads if g is not None], grad_scale, found_inf)
 
-    def _fits(self, params: list) -> bool:
-        """Whether parameters and states are where the tables say. By C functions alone: each step pays for it."""
-        if self._sharded:
-            params = [memory.local(p) for p in params]  # a DTensor has no address of its own
-        states = chain.from_iterable(map(dict.values, self.state.values()))
-        return self._places == [*map(torch.Tensor.data_ptr, params)] and all(map(is_, self._states, chain(states, END)))
+    def _structure(self, hyper: list) -> list:
+        """What tables depend on beside tensors: our own options, and each group's rule, size and lanes."""
+        groups = zip(self.param_groups, hyper, strict=True)
+        return [
+            (self.backend, self.state_dtype, self.rounding, self.seed),
+            *(
+                (
+                    self.rule(g),
+                    len(g["params"]),
+                    *[(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)],
+                )
+                for g, row in groups
+            ),
+        ]
 
-    def _look_again(self, params: list, grads: list, fits: bool) -> None:
-        """Lay the tables out anew if they do not fit, or gradients are of other kinds than in the last step."""
-        kinds = None
-        with contextlib.suppress(RuntimeError):  # A sparse gradient has no strides, and `parts.build` says so.
-            kinds = [g if g is nothing else (g.dtype, g.stride()) for g in grads]
-        if kinds is None or kinds != self._kinds or not fits:
+    def _look_again(self, structure: list, params: list, grads: list) -> None:
+        """Lay the tables out anew, unless those that there are fit; `_seen` is None where tables cannot serve."""
+        if not all(watch.is_plain(memory.local(t)) for t in (*params, *grads) if t is not None):
             self._forget_tables()
-            self._parts = parts.build(self, params, [None if g is nothing else g for g in grads])
-            self._kinds, self._places = kinds, [memory.local(p).data_ptr() for p in params]
-            self._states = [value for state in self.state.values() for value in state.values()] + [*END]
-        self._refs = [nothing if g is nothing else weakref.ref(g) for g in grads]
+            return
+        names = [
+            ("step", *(rule := self.rule(group)).states, *rule.scalars)
+            for group in self.param_groups
+            for _ in group["params"]
+        ]
+        before, now = self._seen, None
+        if before is not None:
+            now = watch.Seen(structure, params, grads, self.state, names)
+        if before is None or not before.agrees(now):
+            self._forget_tables()
+            self._parts = parts.build(self, params, grads)
+            now = watch.Seen(structure, params, grads, self.state, names)
+        self._seen = now
 
-    def _refresh_hyper(self) -> None:
-        """Bring the tables up to date with the groups, if any value has changed."""
-        values = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in self.param_groups]
-        seen = [[(id(v), v._version) if isinstance(v, torch.Tensor) else v for v in row] for row in values]
-        changed = seen != self._hyper_seen
-        captured = any(tables.capturing(table.rows.device) for table, *_ in self._parts)
-        if not changed and not captured:
+    def _refresh_hyper(self, hyper: list[list]) -> None:
+        """Bring the tables up to date with the groups' values, if one has changed."""
+        on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for row in hyper for v in row)
+        changed = self._hyper_seen is None or not all(map(same_values, hyper, self._hyper_seen))
+        if not changed and not on_device:
             return
         for table, *_ in self._parts:
-            used = [v for group in table.groups for v in values[group]]
-            if not captured or any(isinstance(v, torch.Tensor) and v.is_cuda for v in used):
-                table.set_hyper(values)
-            elif changed:
+            reads = any(isinstance(v, torch.Tensor) and v.is_cuda for group in table.groups for v in hyper[group])
+            captured = tables.capturing(table.rows.device)
+            if captured and changed and not reads:
                 raise RuntimeError(
                     "A hyperparameter has changed since the last step, and a CUDA graph is being captured: take a "
                     "step with it before, or make it a tensor on the device, which the graph reads at each replay"
                 )
-        # The values are kept too: an id means something only as long as its object lives.
-        self._hyper_seen, self._hyper_values = seen, values
+            if changed or reads:
+                table.set_hyper(hyper)
+        if changed:
+            self._hyper_seen = [
+                [v.detach().clone() if isinstance(v, torch.Tensor) else v for v in row] for row in hyper
+            ]
 
     def _forget_tables(self) -> None:
-        self._parts, self._places, self._states, self._kinds, self._refs = [], None, [], None, []
-        self._hyper_seen, self._hyper_values = None, []
+        self._parts, self._seen, self._hyper_seen = [], None, None
         params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
         self._sharded = any(hasattr(p, "to_local") for p in params)
 
@@ -228,16 +268,49 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
+        self.state = watch.States(dict, self.state)
+        for group in self.param_groups:
+            for name, value in ABSENT.items():
+                if name in self.defaults:
+                    group.setdefault(name, value)
         self._forget_tables()
 
 
-def nothing() -> object:
-    """Stands for a gradient that is not there, and for the weak reference to it; that to a freed one returns None."""
-    return nothing
+ABSENT = {
+    **dict.fromkeys(("maximize", "capturable", "differentiable", "amsgrad", "nesterov", "centered"), False),
+    **dict.fromkeys(("foreach", "fused"), None),
+    **{"decoupled_weight_decay": False, "momentum": 0},
+}
+"""What torch takes groups to mean that were saved before there were these options."""
 
 
-END = (nothing,)
-"""Ends two sequences that are compared element by element, so that one cannot be the beginning of the other."""
+def in_memory(value):
+    """A hyperparameter as what tables are compared by: a float, or a tensor of several values or on a GPU."""
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
+
+
+def same_values(row: list, before: list) -> bool:
+    """Whether hyperparameters of a group, those on a GPU excepted, are what they were."""
+    if not any(isinstance(v, torch.Tensor) for v in row):
+        return row == before
+    return all(same_value(v, kept) for v, kept in zip(row, before, strict=True))
+
+
+def same_value(value, before) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return value == before
+    return value.is_cuda or (value.dtype == before.dtype and torch.equal(value, before))
+
+
+def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: torch.Tensor | None) -> None:
+    """Divide gradients by a GradScaler's scale, unless the step was left out, as torch's fused steps do."""
+    for grad in grads:
+        scale = (
+            grad_scale if found_inf is None else torch.where(found_inf == 0, grad_scale, torch.ones_like(grad_scale))
+        )
+        grad.div_(scale.to(grad.device, grad.dtype.to_real()))
 
 
 @torch._disable_dynamo

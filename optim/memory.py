@@ -18,9 +18,32 @@ def aligned(grad: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
-    """The local tensor, as real numbers `[..., 2]` if it is complex."""
-    tensor = local(tensor)
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    """The local tensor as real numbers `[..., 2]` if it is complex; a copy where it is `lazy`."""
+    tensor = local(tensor).resolve_conj().resolve_neg()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def real_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The dtype of the tensor's real numbers."""
+    return tensor.dtype.to_real()
+
+
+def lazy(tensor: torch.Tensor) -> bool:
+    """Whether what lies in memory are not the tensor's values, but their negatives or conjugates."""
+    return tensor.is_neg() or tensor.is_conj()
+
+
+def extent(tensor: torch.Tensor) -> int:
+    """How many elements lie between the first one and the end of the last one, those that are skipped included."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether the storage holds all elements, which it does not after it has been made smaller or freed."""
+    end = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
+    return not extent(tensor) or end <= tensor.untyped_storage().nbytes()
 
 
 def layout(tensor: torch.Tensor) -> tuple:
@@ -55,9 +78,8 @@ def waves(tensors: list[torch.Tensor]) -> list[int]:
     """
     spans = []
     for tensor in tensors:
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         start = tensor.data_ptr()
-        spans.append((start, start + (last + 1) * tensor.element_size() if tensor.numel() else start))
+        spans.append((start, start + extent(tensor) * tensor.element_size()))
     ordered = sorted(span for span in spans if span[0] < span[1])
     if all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)):
         return [0] * len(tensors)

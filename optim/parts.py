@@ -12,7 +12,7 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import memory
+from optim import memory, watch
 
 BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
 LOG = logging.getLogger("optim")
@@ -43,96 +43,162 @@ def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[P
         optimizer: a `RuleOptimizer`, as in all functions here.
         params: all its parameters, groups laid end to end. A number i is a place in this list.
         grads: their gradients, None where there is none.
+    Raises: ValueError, TypeError, RuntimeError or NotImplementedError for what no launch can do; nothing has been
+        changed then.
     """
     if any(tables.capturing(p.device) for p in params):
         raise RuntimeError(
             "Parameters, states or the layout of gradients have changed since the last step, and a CUDA graph is "
             "being captured: take a step with them before the capture"
         )
-    groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    lanes_of_group = [lanes_of(optimizer, group) for group in optimizer.param_groups]
-    present = [i for i, grad in enumerate(grads) if grad is not None]
-    for i in present:
-        check_tensors(optimizer, params[i], grads[i], lanes_of_group[groups[i]], i)
+    members = members_of(optimizer, params, grads)
     buckets = defaultdict(list)
-    waves = memory.waves([memory.real(params[i]) for i in present])
-    for i, wave in zip(present, waves, strict=True):
-        p, group = params[i], optimizer.param_groups[groups[i]]
-        rule, lanes = optimizer.rule(group), lanes_of_group[groups[i]]
-        state = state_of(optimizer, p, group, rule, lanes, i)
+    waves = memory.waves([memory.local(member.p) for member in members])
+    for member, wave in zip(members, waves, strict=True):
+        i, p, grad, group, rule, lanes, state = member
         template = state[rule.states[0]] if rule.states else memory.like(p, p.dtype, lanes)
-        backend = backend_of(optimizer, p, grads[i])
-        dtypes = memory.real(p).dtype, memory.real(grads[i]).dtype, memory.real(template).dtype
+        backend = backend_of(optimizer, p, grad)
+        dtypes = tuple(map(memory.real_dtype, (p, grad, template)))
         copy = None
-        if memory.layout(memory.real(p)) != memory.layout(memory.real(template)):
-            copy = torch.empty_like(memory.real(template), dtype=dtypes[0])
+        if memory.lazy(p) or memory.layout(memory.real(p)) != memory.layout(memory.real(template)):
+            copy = torch.empty_like(memory.local(template), dtype=p.dtype)
         entry = tables.Entry(
-            p=memory.real(p) if copy is None else copy,
+            p=memory.real(p if copy is None else copy),
             states=tuple(memory.real(state[name]) for name in rule.states),
             step=state["step"],
             scalars=tuple(state[name] for name in rule.scalars),
             lanes=lanes,
-            group=groups[i],
+            group=group,
             parameter=i,
         )
-        buckets[(wave, rule.name, p.device, *dtypes, backend)].append((i, rule, entry, copy))
+        buckets[(wave, rule.name, p.device, *dtypes, backend)].append((member, entry, copy))
 
     parts = []
-    for (_, _, _, _, grad_dtype, _, backend), members in sorted(buckets.items(), key=lambda item: item[0][0]):
-        _, (rule, *_), entries, _ = map(list, zip(*members, strict=True))
+    for (_, _, _, _, grad_dtype, _, backend), bucket in sorted(buckets.items(), key=lambda item: item[0][0]):
+        entries, rule = [entry for _, entry, _ in bucket], bucket[0][0].rule
         seed = optimizer.seed if optimizer.rounding == "stochastic" else None
         table = backend.build(rule, entries, grad_dtype, seed)
         if table.choice:
             debug_once(f"{rule.name} on {entries[0].p.device}: {table.choice}")
         special, gaps = [], []
-        for position, (i, _, entry, copy) in enumerate(members):
-            grad = memory.real(grads[i])
-            moved = memory.layout(grad) != memory.layout(entry.p)
-            if moved or grads[i].is_complex():
+        for position, (member, entry, copy) in enumerate(bucket):
+            moved = memory.layout(memory.real(member.grad)) != memory.layout(entry.p)
+            if moved or member.grad.is_complex() or memory.lazy(member.grad):
                 special.append((position, torch.empty_like(entry.p, dtype=grad_dtype) if moved else None))
             if copy is not None:
-                gaps.append((copy, memory.real(params[i])))
-        parts.append(Part(table, backend.launcher(table), [i for i, *_ in members], special, gaps))
+                gaps.append((copy, memory.local(member.p)))
+        parts.append(Part(table, backend.launcher(table), [member.i for member, *_ in bucket], special, gaps))
+    keep(optimizer, members)
     return parts
 
 
-def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i: int) -> dict:
+class Member(NamedTuple):
+    """A parameter that has a gradient, and what it is updated by.
+
+    Attributes:
+        i: its place among all parameters; group: the number of its group; state: all that the rule needs.
+    """
+
+    i: int
+    p: torch.Tensor
+    grad: torch.Tensor
+    group: int
+    rule: Rule
+    lanes: int
+    state: dict[str, torch.Tensor]
+
+
+def members_of(optimizer, params: list, grads: list) -> list[Member]:
+    """Check every parameter that has a gradient, and make the states that it lacks; arguments as of `build`.
+
+    Nothing is changed: `keep` puts the states where they belong.
+    """
+    groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    lanes_of_group = [lanes_of(optimizer, group) for group in optimizer.param_groups]
+    rules = [optimizer.rule(group) for group in optimizer.param_groups]
+    present = [i for i, grad in enumerate(grads) if grad is not None]
+    for i in present:
+        check_tensors(optimizer, params[i], grads[i], lanes_of_group[groups[i]], i)
+    members, states = [], {}
+    for i in present:
+        p, g = params[i], groups[i]
+        group, rule, lanes = optimizer.param_groups[g], rules[g], lanes_of_group[g]
+        if (known := (id(p), rule.name)) not in states:  # A parameter may be listed twice.
+            states[known] = state_of(optimizer, p, group, rule, lanes, i)
+        members.append(Member(i, p, grads[i], g, rule, lanes, states[known]))
+    return members
+
+
+def keep(optimizer, members: list[Member]) -> None:
+    """Put the states that were made into `optimizer.state`."""
+    for member in members:
+        watch.own(optimizer.state, member.p).update(member.state)
+
+
+def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i: int) -> dict[str, torch.Tensor]:
     """The state of p as a launch needs it, made or mended where it is not.
 
     Step and scalars are float32 on p's device, one a lane; states are laid out like p, or without gaps if p has.
+    Raises: ValueError if the state is of another shape, or lacks a part of what the rule keeps.
     """
-    state, initial = optimizer.state[p], optimizer.initial(group)
-    fresh = not any(name in state for name in rule.states) and (bool(rule.states) or "step" not in state)
+    state, initial = dict.get(optimizer.state, p) or {}, optimizer.initial(group)
+    state = {name: value for name, value in state.items() if value is not None}  # torch.optim.SGD of old saved None.
+    found = [name for name in rule.states if name in state]
+    begun = [*(["step"] if "step" in state else []), *found]
+    if lacking := [name for name in rule.states if begun and name not in state and name not in optimizer.late_states]:
+        raise ValueError(
+            f"{name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not "
+            f"what {type(optimizer).__name__} keeps"
+        )
+    fresh = not (found if rule.states else begun)
     # torch.optim.SGD does not count: it has taken a step if it has a momentum buffer.
-    made = {"step": torch.tensor(0.0) if fresh else torch.as_tensor(state.get("step", 1.0))}
-    for name in rule.scalars:
-        made[name] = torch.as_tensor(state.get(name, initial.get(name, 0.0)))
+    made: dict = {"step": 0.0 if fresh else state.get("step", 1.0)}
+    made |= {name: state.get(name, initial.get(name, 0.0)) for name in rule.scalars}
     for name, value in made.items():
+        shape = (lanes,) if lanes > 1 else ()
+        if is_count(value, p, shape):
+            continue
+        value = torch.as_tensor(value, dtype=torch.float32, device=p.device).detach().reshape(-1)
+        if lanes == 1 and value.numel() > 1 and (value == value[0]).all():  # There were lanes before.
+            value = value[:1]
         if value.numel() not in (1, lanes):
             raise ValueError(f"{name_of(optimizer, p, i)} has {lanes} lanes, and {name} of its state {value.numel()}")
-        value = value.to(p.device, torch.float32)
-        made[name] = value.reshape(-1).expand(lanes).contiguous() if lanes > 1 else value.reshape(())
-        if name in state and made[name].data_ptr() == state[name].data_ptr():
-            made[name] = state[name]
+        made[name] = value.expand(lanes).reshape(shape).clone(memory_format=torch.contiguous_format)
 
-    dtype = optimizer.state_dtype or next((state[n].dtype for n in rule.states if n in state), None)
+    dtype = optimizer.state_dtype or next((state[name].dtype for name in found), None)
     dtype = memory.state_dtype(p.dtype, dtype)
     for name in rule.states:
         old, new = state.get(name), memory.like(p, dtype, lanes)
         if old is None:
-            value = torch.as_tensor(initial.get(name, 0.0), dtype=torch.float64)
-            if value.numel() > 1 or value.item() != 0:
-                real = memory.real(new)
-                real.copy_(value.to(real.device).reshape(-1, *[1] * (real.ndim - 1)) if value.ndim else value)
+            value = initial.get(name, 0.0)
+            if isinstance(value, torch.Tensor) or value != 0:
+                real, value = memory.real(new), torch.as_tensor(value, dtype=torch.float64, device=p.device)
+                real.copy_(value.reshape(-1, *[1] * (real.ndim - 1)) if value.numel() > 1 else value.reshape(()))
         elif old.shape != p.shape:
             raise ValueError(f"{name_of(optimizer, p, i)}: {name} of its state has shape {list(old.shape)}")
-        elif old.dtype == dtype and memory.layout(memory.real(old)) == memory.layout(memory.real(new)):
+        elif old.dtype == dtype and old.device == p.device and is_laid_out_like(old, new):
             new = old
         else:
             new.copy_(old)
         made[name] = new
-    state.update(made)
-    return state
+    return made
+
+
+def is_count(value, p: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether the value is a step count or a scalar as launches need it."""
+    return (
+        isinstance(value, torch.Tensor)
+        and (value.dtype, value.device, value.shape) == (torch.float32, p.device, shape)
+        and value.is_contiguous()
+        and not memory.lazy(value)
+    )
+
+
+def is_laid_out_like(old: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether a launch may use a state as it is."""
+    if memory.lazy(old) or not memory.has_memory(memory.local(old)):
+        return False
+    return memory.layout(memory.real(old)) == memory.layout(memory.real(new))
 
 
 def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
@@ -145,15 +211,23 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
         raise RuntimeError(
             f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name()}"
         )
+    if p.layout != torch.strided:
+        raise RuntimeError(f"{type(optimizer).__name__} does not support parameters of {p.layout}: {name()}")
+    if grad.shape != p.shape or grad.device != p.device:
+        raise RuntimeError(f"{name()} on {p.device} has a gradient of shape {list(grad.shape)} on {grad.device}")
     if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
         raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
+    for tensor, what in ((p, "parameter"), (grad, "gradient")):
+        if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):
+            raise RuntimeError(f"{name()}: the memory of the {what} has been freed or made smaller")
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{name()} was made in inference mode, and can be updated nowhere else")
     backend = backend_of(optimizer, p, grad)
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
-        dtype = memory.real(tensor).dtype
-        if dtype not in backend.DTYPES:
+        if memory.real_dtype(tensor) not in backend.DTYPES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in backend.DTYPES)
             raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
-    if optimizer.rounding == "stochastic" and memory.real(p).dtype == torch.float16:
+    if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
         raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
     if lanes > 1 and hasattr(p, "to_local"):
         raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
@@ -200,7 +274,7 @@ def backend_of(optimizer, p: torch.Tensor, grad: torch.Tensor):
     if optimizer.backend:
         return backend_module(optimizer.backend)
     module = backend_module({"cuda": "triton", "cpu": "cpu"}.get(p.device.type, "eager"))
-    takes_both = all(memory.real(tensor).dtype in module.DTYPES for tensor in (p, grad))
+    takes_both = all(memory.real_dtype(tensor) in module.DTYPES for tensor in (p, grad))
     return module if takes_both else backend_module("eager")
 
 

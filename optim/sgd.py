@@ -3,7 +3,7 @@
 import torch
 
 from kernels import rules
-from optim.arguments import Value, check_non_negative, options
+from optim.arguments import Value, check_non_negative, options, refused
 from optim.base import RuleOptimizer
 
 
@@ -27,7 +27,7 @@ class SGD(RuleOptimizer):
     The state has a step beside torch's momentum_buffer, which torch.optim.SGD ignores when it is loaded there.
     """
 
-    state_names = ("momentum_buffer",)
+    state_names = late_states = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -60,6 +60,6 @@ class SGD(RuleOptimizer):
         check_non_negative(group, "lr", "momentum", "weight_decay")
         if group["nesterov"]:
             message = "Nesterov momentum requires a momentum and zero dampening"
-            if (torch.as_tensor(group["momentum"]) <= 0).any() or (torch.as_tensor(group["dampening"]) != 0).any():
+            if refused(group["momentum"], lambda v: v > 0) or refused(group["dampening"], lambda v: v == 0):
                 raise ValueError(message)
         super().check_group(group)

@@ -1,0 +1,48 @@
+"""A step by torch's own operations, for tensors and modes that a launch over addresses would bypass.
+
+Fake and meta tensors have no memory, subclasses and modes (FakeTensorMode, tracing, counting) want to see every
+operation. What happens here is slow, and visible to all of them.
+"""
+
+import torch
+
+from kernels import eager
+from kernels.rule import check_portable
+from optim import memory, parts, watch
+
+
+def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
+    """Update all parameters that have a gradient, one after the other, in place.
+
+    Args:
+        optimizer: a `RuleOptimizer`.
+        params: all its parameters, groups laid end to end.
+        grads: their gradients, None where there is none.
+        hyper: of each group, the gradient's factor and the rule's hyperparameters.
+    Raises: RuntimeError inside a transform of torch.func or where `rounding` cannot be done; nothing has been changed.
+    """
+    name = type(optimizer).__name__
+    if watch.in_a_transform():
+        raise RuntimeError(f"{name}.step() does not work inside torch.func transforms: take the step outside of them")
+    if optimizer.rounding == "stochastic":
+        raise RuntimeError(f"{name} cannot round stochastically in a mode, or what is no plain tensor in memory")
+    grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+    if found_inf is not None and watch.is_plain(found_inf) and found_inf.item() != 0:
+        return
+    members = parts.members_of(optimizer, params, grads)
+    for rule in {member.rule for member in members}:
+        check_portable(rule)
+    parts.keep(optimizer, members)
+    for _, p, grad, group, rule, lanes, state in members:
+        # Not every device has float64.
+        device = "cpu" if p.device.type == "mps" else p.device
+        values = [torch.as_tensor(v, dtype=torch.float64, device=device).reshape(-1) for v in hyper[group]]
+        states = [state[name] for name in rule.states]
+        real = [memory.real(t) for t in (p, grad, *states)]
+        scalars = [state[name] for name in rule.scalars]
+        new_p, new_states = eager.advance(
+            rule, real[0], real[1], real[2:], state["step"], scalars, values, lanes, grad_scale
+        )
+        for tensor, value in zip((p, *states), (new_p, *new_states), strict=True):
+            value = value.to(tensor.dtype.to_real())
+            tensor.copy_(torch.view_as_complex(value.contiguous()) if tensor.is_complex() else value)
