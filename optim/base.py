@@ -174,9 +174,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         hyper = [[*map(in_memory, row)] for row in hyper]
         structure = self._structure(hyper)
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
-            # What is made here is also for steps outside of inference mode.
-            with torch.inference_mode(False), torch.no_grad():
-                self._look_again(structure, params, grads)
+            self._look_again(structure, params, grads)
             if self._seen is None:
                 dispatched.step(self, params, grads, hyper)
                 return
@@ -232,7 +230,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             now = watch.Seen(structure, params, grads, self.state, names)
         if before is None or not before.agrees(now):
             self._forget_tables()
-            self._parts = parts.build(self, params, grads)
+            parts.check(self, params, grads)
+            # What is made here is also for steps outside of inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._parts = parts.build(self, params, grads)
             now = watch.Seen(structure, params, grads, self.state, names)
         self._seen = now
 

@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[Part]:
-    """Check every tensor, make the states that are missing, and lay the tables out.
+    """Make the states that are missing, and lay the tables out; to be called after `check`.
 
     Args:
         optimizer: a `RuleOptimizer`, as in all functions here.
@@ -108,19 +108,24 @@ class Member(NamedTuple):
     state: dict[str, torch.Tensor]
 
 
+def check(optimizer, params: list, grads: list) -> None:
+    """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `build`."""
+    lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            check_tensors(optimizer, params[i], grad, lanes[i], i)
+
+
 def members_of(optimizer, params: list, grads: list) -> list[Member]:
-    """Check every parameter that has a gradient, and make the states that it lacks; arguments as of `build`.
+    """Every parameter that has a gradient, with the states that it has or lacks; arguments as of `build`.
 
     Nothing is changed: `keep` puts the states where they belong.
     """
     groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
     lanes_of_group = [lanes_of(optimizer, group) for group in optimizer.param_groups]
     rules = [optimizer.rule(group) for group in optimizer.param_groups]
-    present = [i for i, grad in enumerate(grads) if grad is not None]
-    for i in present:
-        check_tensors(optimizer, params[i], grads[i], lanes_of_group[groups[i]], i)
     members, states = [], {}
-    for i in present:
+    for i in (i for i, grad in enumerate(grads) if grad is not None):
         p, g = params[i], groups[i]
         group, rule, lanes = optimizer.param_groups[g], rules[g], lanes_of_group[g]
         if (known := (id(p), rule.name)) not in states:  # A parameter may be listed twice.
