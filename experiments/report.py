@@ -31,9 +31,9 @@ OPTIMIZERS = (
     "while it trains. Lines are medians over seeds."
 )
 BUDGET = (
-    "The lowest of the losses above that one expects after trying so many of an optimizer's configurations in random "
-    "order, and the inter-quartile range over orders, not over seeds: both are exact for these configurations and "
-    "their medians as measured. A configuration that is worse than no training counts as no training."
+    "The lowest loss that one expects after trying so many of an optimizer's configurations in random order, and the "
+    "inter-quartile range over orders, not over seeds: exact for these configurations and the medians that they have "
+    "here. A configuration that is worse than no training counts as no training."
 )
 TARGET = (
     "Left: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % or "
