@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 
 import optim
-from experiments import shapes, timing
+from experiments import intervals, shapes, timing
 from kernels import table as tables
 
 STEPS = 20
@@ -102,7 +102,12 @@ def compare(name: str, device_work: bool, rounds: int) -> dict:
         row[f"torch us, gradients {where}"] = torch_seconds.median() * 1e6
         row[f"ours us, gradients {where}"] = our_seconds.median() * 1e6
         row |= timing.with_interval(f"ours / torch, gradients {where}", our_seconds / torch_seconds)
-    reached = [where for where in ("stay", "move") if row[f"ours / torch, gradients {where}, high"] <= GOAL]
+    ratios = {where: f"ours / torch, gradients {where}" for where in ("stay", "move")}
+    reached = [
+        where
+        for where, name in ratios.items()
+        if row[f"{name}, high"] <= GOAL and row[f"{name}, level"] >= intervals.LEVEL
+    ]
     row["at most 1/3 if gradients"] = " or ".join(reached) or "-"
     return row | counts
 

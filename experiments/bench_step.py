@@ -310,14 +310,14 @@ def summary(name: str, values: pd.Series) -> dict[str, float]:
 def interval(name: str, values: pd.Series) -> dict[str, float]:
     """`timing.with_interval` of the rounds that have a value; NaN if half of them have none."""
     known = values.dropna()
-    if 2 * len(known) < len(values) or len(known) < 2:
-        return {name: math.nan, f"{name}, low": math.nan, f"{name}, high": math.nan}
+    if known.empty or 2 * len(known) < len(values):
+        return dict.fromkeys((name, *(name + end for end in timing.ENDS)), math.nan)
     return timing.with_interval(name, known)
 
 
 def ratio(name: str, values: pd.Series) -> dict[str, float | str]:
     """How many times faster, with interval and verdict."""
-    found: dict[str, float | str] = {**interval(name, values)}
+    found: dict = interval(name, values)
     if not math.isnan(found[name]):
-        found[f"{name}, verdict"] = timing.verdict(found[f"{name}, low"], found[f"{name}, high"])
+        found[f"{name}, verdict"] = timing.verdict(*(found[name + end] for end in timing.ENDS))
     return found

@@ -7,7 +7,7 @@ import torch
 
 import optim
 from experiments import capture, data, grid, models, origin, population, problems, solo
-from experiments.timing import time_in_turn, with_interval
+from experiments.timing import ENDS, INTERVALS, brackets, time_in_turn, with_interval
 
 SIZES = {
     "cpu": (("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
@@ -161,7 +161,7 @@ def compare(kind: str, lanes: int, hidden: int | None, data_dir, device: str, ro
 
 def markdown(rows: list[dict], provenance: dict) -> str:
     """The table for a reader: one column a size, ratios with their intervals."""
-    names = [name for name in rows[0] if not name.endswith((", low", ", high"))]
+    names = [name for name in rows[0] if not name.endswith(ENDS)]
     lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
     lines.append("| --- |" + " --- |" * len(rows))
     for name in names[names.index("rounds") :]:
@@ -170,8 +170,8 @@ def markdown(rows: list[dict], provenance: dict) -> str:
             if name not in row:
                 cells.append("-")
                 continue
-            interval = f" [{row[f'{name}, low']:.2f}, {row[f'{name}, high']:.2f}]" if f"{name}, low" in row else ""
-            cells.append((f"{row[name]:.2f}" if interval else f"{row[name]:.4g}") + interval)
+            number = f"{row[name]:.2f}" if f"{name}, low" in row else f"{row[name]:.4g}"
+            cells.append(number + brackets(row, name, 2))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return f"""# Training throughput of a population
 
@@ -181,7 +181,9 @@ def markdown(rows: list[dict], provenance: dict) -> str:
 
 {chr(10).join(lines)}
 
-Medians over the rounds, with bootstrap 95 % intervals of the median; all sides were timed in turn in every round.
+Medians over the rounds, with
+{INTERVALS}.
+All sides were timed in turn in every round.
 One after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
 Roofline, of an mlp: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
 plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures import STYLE, finished, loss_axis, panels, training
+from experiments.figures import STYLE, explain_band, finished, loss_axis, panels, training
 from experiments.statistics import budgets, expected_best, tuning_losses
 from experiments.tables import (
     CONFIGURATION,
@@ -16,6 +16,7 @@ from experiments.tables import (
     best_of_each,
     lr_sensitivity,
     ranked,
+    seeds,
     short,
 )
 
@@ -98,6 +99,7 @@ def budget(runs: pd.DataFrame, loss_name: str) -> Figure:
         ax.fill_between(
             curve.index, *(curve[q].clip(low, high) for q in ("q25", "q75")), color=colour, alpha=0.12, lw=0
         )
+    explain_band(ax, "band: quartiles over orders")
     if len(set(sizes.values())) > 1:
         equal = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
         ax.axvline(min(sizes.values()), label=f"equal budget, {min(sizes.values())}", **equal)
@@ -160,6 +162,8 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
             for marked, size in ((half, 7), (~half & (rows["n_diverged"] > 0), 3.5)):
                 x = rows["lr"][marked]
                 ax.plot(x, np.full(len(x), y), "x", color=colour, markersize=size, transform=ax.get_xaxis_transform())
+    if at_lr["n_seeds"].max() > 1:
+        explain_band(ax, f"{'bars and bands' if sampled else 'band'}: quartiles of {seeds(at_lr['n_seeds'])}")
     ax.plot([], [], "*", color="white", **STAR, label="best lr of an optimizer")
     if crossed:
         ax.axhspan(high, ax.get_ylim()[1], color="0.95", zorder=0)

@@ -235,7 +235,7 @@ def copy_seconds(device: Device, n_bytes: int, rounds: int) -> np.ndarray:
 
 
 def copy_bandwidth(device: Device, n_bytes: int, rounds: int) -> tuple[float, float, float]:
-    """Bytes/s, read and written, of a copy whose working set is n_bytes: median and bootstrap 95 % interval.
+    """Bytes/s, read and written, of a copy whose working set is n_bytes: `timing.median_interval`.
 
     Small copies rotate among buffers that together exceed four times the L2 cache (see `n_sets`).
     """

@@ -32,6 +32,7 @@ from experiments.tables import (
     lr_sensitivity,
     ranked,
     scored,
+    seeds,
     short,
     unscored,
     varied_axes,
@@ -74,6 +75,11 @@ def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple
     ax.yaxis.set_major_formatter("{x:.3g}")
     ax.yaxis.set_minor_locator(NullLocator())
     return low, top
+
+
+def explain_band(ax: Axes, text: str) -> None:
+    """Add what bands are to the legend."""
+    ax.plot([], [], color="0.5", alpha=0.35, linewidth=7, label=text)
 
 
 def panels(curves: pd.DataFrame, loss_name: str) -> dict[str, str]:
@@ -168,6 +174,8 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         if len(its) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
             ax.fill_between(along, *band, where=shown, color=colour, alpha=0.15, linewidth=0)
+    if counts := [len(its) for its, *_ in lines if len(its) > 1]:
+        explain_band(ax, f"band: quartiles of {seeds(counts)}")
     # One array for each run: pandas would take a minute over 10,000 of them.
     points = np.stack([at.to_numpy(), table.to_numpy()], axis=-1)
     paths = [points[~np.isnan(points[:, i, 1]), i] for i in range(len(ids))]
@@ -233,6 +241,8 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     kwargs = {"linewidth": 3.5, "markersize": 7, "label": f"with the best {others}"}
     ax.plot(at(median.index), median, "o-", color=to_hex("C0"), **kwargs)
     ax.fill_between(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.2, linewidth=0)
+    if curve["n_seeds"].max() > 1:
+        explain_band(ax, f"band: quartiles of {seeds(curve['n_seeds'])}")
     kwargs = {"linewidth": 1, "markersize": 3.5, "label": "best over all other hyperparameters"}
     ax.plot(at(lowest.index), lowest.clip(low, high), "s-", color=to_hex("C1"), **kwargs)
     ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from experiments import comparison, statistics, tables
+from experiments import comparison, intervals, statistics, tables
 from experiments.confirmation import recorded
 from experiments.tables import NAMES, best_configurations, short
 from experiments.targets import Target
 
+HALFWAY = "halfway from the median to the lowest and to the highest"
+"""Where the quartiles of two or three values are."""
 RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 
 
@@ -49,14 +51,16 @@ def page(
         markdown_table(["origin", ""], origin(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
-        "median over seeds.",
+        f"median over {tables.seeds(summary['n_seeds'])}.",
         "\n".join(f"- {finding}" for finding in findings(runs, summary, provenance, target)),
         *(of_each if len(names) > 1 else []),
         markdown_frame(best),
+        intervals.explained(summary["n_seeds"]),
         "All configurations are in [summary.csv](summary.csv).",
         *seed_by_seed(runs),
         *confirmation(runs, provenance),
         "## Figures",
+        bands(summary),
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -98,6 +102,18 @@ def sampled(provenance: dict) -> str | None:
     return (provenance.get("sweep") or {}).get("sample")
 
 
+def bands(summary: pd.DataFrame) -> str:
+    """What the bands over seeds are; "" if every configuration has one seed."""
+    counts = summary["n_seeds"]
+    if counts.max() < 2:
+        return ""
+    few = f", {HALFWAY}" if counts.max() < 4 else f" (of two or three: {HALFWAY})" if counts.min() < 4 else ""
+    return (
+        f"Bands and bars over seeds run from quartile to quartile of {tables.seeds(counts)}{few}: they say how far "
+        "seeds lie apart, not how sure a median is."
+    )
+
+
 def seed_by_seed(runs: pd.DataFrame) -> list[str]:
     """Blocks on how sure the first place is; none of a single configuration or seed."""
     if runs["seed"].nunique() < 2 or len(statistics.rivals(runs)) < 2:
@@ -121,12 +137,11 @@ def described(runs: pd.DataFrame, row: pd.Series) -> str:
 def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
     """`statistics.paired_rivals` as short strings."""
     rows = statistics.paired_rivals(runs)
-    ends = zip(rows["low"], rows["high"], strict=True)
     return pd.DataFrame(
         {
             "compared with": [described(runs, row) for _, row in rows.iterrows()],
             "median difference": rows["median"].map("{:+.3g}".format),
-            "95 % interval": [f"{low:+.3g} to {high:+.3g}" if low == low else "-" for low, high in ends],
+            **intervals.column(rows["low"], rows["high"], rows["n"], "{:+.3g}"),
             "ahead on": [f"{k} of {n} seeds" for k, n in zip(rows["ahead"], rows["n"], strict=True)],
         }
     )
@@ -139,8 +154,9 @@ def confirmed_table(runs: pd.DataFrame, confirmed: dict) -> pd.DataFrame:
     chosen = [tables.aggregate(tables.runs_of(runs, row), ["optimizer"]) for _, row in order.iterrows()]
     column = table.columns.get_loc("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
-    quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
-    table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
+    if order["n_seeds"].min() > 1:
+        quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
+        table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
     return table
 
 
@@ -155,7 +171,9 @@ def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
         f"The best configuration{' of every optimizer' * several} again, on n = {len(seeds)} fresh seeds ({seeds[0]} "
         f"to {seeds[-1]}) by which nothing was chosen: these are the numbers to report."
     )
-    blocks = ["## Confirmation", text, markdown_frame(confirmed_table(runs, confirmed))]
+    table = markdown_frame(confirmed_table(runs, confirmed))
+    few = f"Quartiles of {len(seeds)} seeds lie {HALFWAY}." if 1 < len(seeds) < 4 else ""
+    blocks = ["## Confirmation", text, table, f"{few} {intervals.explained([len(seeds)])}".strip()]
     if several and len(seeds) > 1:
         blocks += ["Seed by seed, the best of them against each other one:", markdown_frame(paired_table(again))]
     return blocks

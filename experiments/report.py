@@ -28,19 +28,21 @@ from experiments.targets import Target
 OPTIMIZERS = (
     "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
     "lr, and a ✕ says that at least half of the seeds (small: fewer) diverged. Right: the best configuration of each "
-    "while it trains. Lines are medians over seeds, bands inter-quartile ranges."
+    "while it trains. Lines are medians over seeds."
 )
 BUDGET = (
     "The lowest loss that one expects after trying so many of an optimizer's configurations in random order, and the "
-    "inter-quartile range over orders; a configuration that is worse than no training counts as no training."
+    "inter-quartile range over orders, not over seeds: exact for these configurations and the medians that they have "
+    "here. A configuration that is worse than no training counts as no training."
 )
 TARGET = (
-    "Left: the share of runs that have reached the target by a step, with the 95 % band of scipy's estimate for "
-    "censored data. Right: the median over seeds of the steps to the target, of the fastest configuration."
+    "Left: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % or "
+    "more, the share of all runs like these (Clopper and Pearson 1934; as if no two runs shared a configuration or a "
+    "seed). Right: the median over seeds of the steps to the target, of the fastest configuration."
 )
 CONVERGENCE = (
-    "Losses (and accuracy) while training: coloured lines are the best configurations, with their inter-quartile range "
-    "over seeds; dashed black is the default, grey is every other run, and a ✕ is where a run diverged."
+    "Losses (and accuracy) while training: coloured lines are the best configurations, medians over seeds; dashed "
+    "black is the default, grey is every other run, and a ✕ is where a run diverged."
 )
 BEST_OF_EACH = "The best configuration of each. "
 WALL_CLOCK = (
@@ -49,13 +51,14 @@ WALL_CLOCK = (
 )
 SENSITIVITY = (
     "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
-    "is the best one can do by tuning everything else, and the strip at the top counts diverged runs."
+    "is the best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts "
+    "diverged runs."
 )
 HEATMAP = (
     "Final loss over {0} and {1}, everything else as in the best configuration: brighter is better, "
     "hatched cells diverged."
 )
-SCATTER = "Final loss of every configuration against {0}; those in the strip at the top diverged."
+SCATTER = "Final loss of every configuration against {0}, median over seeds; those in the strip at the top diverged."
 PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
 
 

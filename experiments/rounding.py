@@ -119,9 +119,9 @@ def figure(curves: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="step", ylabel="evaluation cross-entropy", yscale="log", title=title)
     ax.yaxis.set_major_formatter("{x:.3g}")
     ax.yaxis.set_minor_formatter("{x:.3g}")
-    drawn.legend(
-        loc="outside lower center", ncols=1, title="weights: final median loss (band: inter-quartile range over seeds)"
-    )
+    n = curves["seed"].nunique()
+    band = f" (band: quartiles of {n} seeds)" if n > 1 else ""
+    drawn.legend(loc="outside lower center", ncols=1, title=f"weights: final median loss{band}")
     return drawn
 
 

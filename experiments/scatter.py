@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator
 
 from experiments.figures import STYLE, finished, loss_axis, positions
 from experiments.grid import BETAS
-from experiments.tables import NAMES, ranked, short
+from experiments.tables import NAMES, ranked, seeds, short
 
 BEST = {"marker": "*", "s": 190, "edgecolors": "black", "linewidths": 1, "zorder": 4}
 
@@ -31,7 +31,13 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
     low, high = loss_axis(ax, losses, top, headroom=0.1 if diverged.any() else 0.0)
     at = positions(order[axis], axis, order[axis].to_numpy())
     q25, q75 = (order[f"eval_loss_{q}"].clip(low, high) for q in ("q25", "q75"))
-    ax.vlines(at[~diverged], q25[~diverged], q75[~diverged], color="0.75", linewidth=0.8, rasterized=True)
+    if order["n_seeds"].max() > 1:
+        bars = {
+            "linewidth": 0.8,
+            "rasterized": True,
+            "label": f"from quartile to quartile of {seeds(order['n_seeds'])}",
+        }
+        ax.vlines(at[~diverged], q25[~diverged], q75[~diverged], color="0.75", **bars)
     shown = {"color": to_hex("C0"), "s": 16, "label": "a configuration, median over seeds", "rasterized": True}
     ax.scatter(at[~diverged], losses.clip(low, high), **shown)
     if len(losses):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
+from experiments import intervals
 from kernels import rules
 from kernels.codegen import VARIANTS
 from kernels.config import Config, Device, Work, canonical, default
@@ -22,9 +22,11 @@ HOPELESS = 1.25
 """What took longer than this times the default's or the fastest's time in each of the first rounds leaves then."""
 LEVEL = 0.999
 """Of the intervals by which candidates leave: many of them are looked at, again and again."""
-REPORTED = 0.95
 FEWEST, LOOK_EVERY, MOST = 12, 4, 400
-"""Rounds: that are run even where the budget is spent, between two looks at who may leave, and at most."""
+"""Rounds: that are run even where the budget is spent, between two looks at who may leave, and at most.
+
+The first are enough for an interval of `LEVEL`.
+"""
 FIRST_LOOK = 3
 SIZES = {"long": range(18, 64), "medium": range(16, 64), "short": range(12, 25)}
 """Of kinds of rows the buckets that are measured, the most telling kind first."""
@@ -98,25 +100,6 @@ class Race(NamedTuple):
     ended: str
 
 
-def intervals(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of the median of each column, from order statistics alone; unbounded where there are too few for the level.
-
-    The k-th smallest and the k-th largest value, k as large as the binomial distribution allows.
-    """
-    n, columns = samples.shape
-    k = int(scipy.stats.binom.ppf((1 - level) / 2, n, 0.5)) if n else 0
-    if k == 0:
-        return np.zeros(columns), np.full(columns, np.inf)
-    ordered = np.sort(samples, axis=0)
-    return ordered[k - 1], ordered[n - k]
-
-
-def interval(sample: np.ndarray, level: float) -> tuple[float, float]:
-    """`intervals` of one sample, [n]."""
-    (low,), (high,) = intervals(np.asarray(sample, dtype=float).reshape(-1, 1), level)
-    return float(low), float(high)
-
-
 def over_leader(seconds: np.ndarray, anchor: int) -> np.ndarray:
     """Times by those of the fastest: whose times by the anchor's in the same round have the smallest median.
 
@@ -134,6 +117,7 @@ def race(
     *,
     budget: float,
     most: int = MOST,
+    hopeless: float = HOPELESS,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     on_look: Callable[[pd.DataFrame], None] = lambda seconds: None,
@@ -145,6 +129,7 @@ def race(
     Args:
         anchor: one of configs, the default, which never leaves.
         budget: seconds; the first rounds are run even if it is spent.
+        hopeless: see `HOPELESS`; with infinity every candidate stays for the first rounds.
         on_look: called now and then with all rounds of the candidates that were still there.
     """
     order, skipped, until = random.Random(seed), {}, clock() + budget
@@ -175,10 +160,10 @@ def race(
             if at is None:
                 break
             if n_rounds == FIRST_LOOK:
-                alive = stay((over_leader(measured, at) <= HOPELESS).any(axis=0))
+                alive = stay((over_leader(measured, at) <= hopeless).any(axis=0))
             if n_rounds >= FEWEST and n_rounds % LOOK_EVERY == 0:
                 on_look(pd.DataFrame(measured, columns=pd.Index([configs[i] for i in alive], dtype=object)))
-                low, high = intervals(over_leader(measured, at), LEVEL)
+                low, high = intervals.interval(over_leader(measured, at), LEVEL, axis=0)
                 alive = stay(low <= TIE)
                 if ((high <= TIE) | (low > TIE)).all():
                     ended = "decided"
@@ -196,7 +181,7 @@ def race(
 def ties(seconds: pd.DataFrame, anchor: Config) -> list[Config]:
     """Which configurations no measurement tells from the fastest: those of full rounds, the fastest among them."""
     full = seconds.dropna(axis=1)
-    low, _ = intervals(over_leader(full.to_numpy(), [*full].index(anchor)), REPORTED)
+    low, _ = intervals.interval(over_leader(full.to_numpy(), [*full].index(anchor)), axis=0)
     return [config for config, bound in zip(full, low, strict=True) if bound <= TIE]
 
 
@@ -212,10 +197,10 @@ def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seco
         "config": chosen,
         "ties": sorted((config for config in equal if config != chosen), key=lambda config: config.order),
         "median_us": rounded(np.median(times) * 1e6),
-        "interval_us": [rounded(bound * 1e6) for bound in interval(times, REPORTED)],
+        "interval_us": [rounded(bound * 1e6) for bound in intervals.interval(times)],
         "samples": len(times),
         "copy_share": rounded(copy_seconds / np.median(times)),
-        "default_over_this": [rounded(value) for value in (np.median(ratio), *interval(ratio, REPORTED))],
+        "default_over_this": [rounded(value) for value in (np.median(ratio), *intervals.interval(ratio))],
         "machine_code": codes[chosen],
         "triton": triton,
     }
@@ -233,7 +218,7 @@ def rows_of(case: Case, found: Race, entry: dict | None, dropped: Mapping[Config
     for config in [*found.seconds, *dropped]:
         times = found.seconds[config].dropna() if config in found.seconds else pd.Series(dtype=float)
         ratio = (times / found.seconds[chosen].loc[times.index]).to_numpy() if chosen else np.array([])
-        low, high = interval(ratio, REPORTED)
+        low, high = intervals.interval(ratio)
         if config in dropped or config in found.skipped:
             fate = dropped.get(config) or found.skipped[config]
         elif entry is None:
@@ -252,8 +237,8 @@ def rows_of(case: Case, found: Race, entry: dict | None, dropped: Mapping[Config
                 "rounds": len(times),
                 "us": times.median() * 1e6,
                 "over_chosen": np.median(ratio) if len(ratio) else np.nan,
-                "over_chosen, low": low if len(ratio) else np.nan,
-                "over_chosen, high": high if len(ratio) else np.nan,
+                "over_chosen, low": float(low),
+                "over_chosen, high": float(high),
                 "fate": fate,
                 "ended": found.ended,
             }

@@ -17,8 +17,8 @@ from experiments import cuda, implementations
 
 STEPS_OF, MOST_STEPS = 2**21, 32
 """On a CPU a sample updates so many elements at least, but in at most so many steps."""
-LEAST_ROUNDS = 5
-"""When time is up, a comparison that has begun stops after so many rounds."""
+LEAST_ROUNDS = 6
+"""When time is up, a comparison that has begun stops after so many rounds, the fewest that give a 95 % interval."""
 
 QUEUED_BYTES, MOST_QUEUED = 3e9, 16
 """On a GPU so much is moved in one sample of device time, a millisecond or so, but in at most so many steps."""

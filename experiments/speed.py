@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments import timing
+from experiments import intervals, timing
 from experiments.bench_step import FLOAT32
 from experiments.figures import STYLE
 from experiments.implementations import IMPLEMENTATIONS
@@ -33,7 +33,8 @@ def shown(row: dict, unit: str, scale: float) -> dict:
     """What of a row the Markdown table shows, under shorter names."""
 
     def with_interval(name: str, new: str, factor: float = 1.0) -> dict:
-        return {f"{new}{end}": factor * row[f"{name}{end}"] for end in ("", ", low", ", high") if f"{name}{end}" in row}
+        scale = {"": factor, ", low": factor, ", high": factor, ", level": 1.0}
+        return {f"{new}{end}": by * row[f"{name}{end}"] for end, by in scale.items() if f"{name}{end}" in row}
 
     found = {name: row[name] for name in ("class", "dtype", "size", "implementation")}
     found |= with_interval("step us", f"step {unit}", scale)
@@ -67,7 +68,7 @@ def report(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str,
         "- copy: `torch.Tensor.copy_` with as large a working set, at most 4 GiB, timed in the same rounds; of copy: "
         "GB/s by its, formed in each round" + ("; of datasheet: by that of the GPU's data sheet." if on_gpu else "."),
         f"- baseline: {baselines or 'none was timed'}. X / this: how many times faster than X. Verdict: faster if all "
-        "of the interval is above 1.05, slower if all of it is below 0.95, same if all of it is in between, else "
+        "of the 95 % interval is above 1.05, slower if all of it is below 0.95, same if all of it is in between, else "
         "ambiguous.",
     ]
     if on_gpu:
@@ -82,8 +83,9 @@ def report(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str,
 
 {table(rows, unit)}
 
-Medians with bootstrap 95 % intervals of the median, and the 20th and 80th percentile. All sides of a size were timed in
-turn in every round, over the same parameters and gradients.
+Medians with
+{timing.INTERVALS}.
+p20, p80: percentiles. All sides of a size were timed in turn in every round, over the same parameters and gradients.
 
 {chr(10).join(lines)}
 
@@ -132,6 +134,13 @@ def finished(figure: Figure, title: str, columns: int = 4) -> Figure:
     return figure
 
 
+def drawn_of(data: pd.DataFrame, name: str) -> str:
+    """What of a time a figure shows: the medians and, of more than one round, bars of a level that all of them have."""
+    level = data[f"{name}, level"].min()
+    bars = "95 % interval" if level >= intervals.LEVEL else f"interval of {100 * level:g} % or more"
+    return f"median and {bars}" if level == level else "median"
+
+
 @style.context(STYLE)
 def bandwidth(rows: list[dict], device: str) -> Figure | None:
     """Draw GB/s against the elements of one tensor; None if no class has two sizes.
@@ -170,7 +179,7 @@ def bandwidth(rows: list[dict], device: str) -> Figure | None:
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="elements of one tensor", ylabel="GB/s")
     what = "device time" if time == "kernel us" else "wall time"
-    return finished(figure, f"{device}: bytes that a step has to move by its {what}, median and 95 % interval")
+    return finished(figure, f"{device}: bytes that a step has to move by its {what}, {drawn_of(data, time)}")
 
 
 @style.context(STYLE)
@@ -245,4 +254,4 @@ def models(rows: list[dict], device: str) -> Figure:
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("ms a step")
     hollow = "; hollow: device time alone" if "kernel us" in data else ""
-    return finished(figure, f"{device}: wall time of a step, median and 95 % interval{hollow}")
+    return finished(figure, f"{device}: wall time of a step, {drawn_of(data, 'step us')}{hollow}")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, hypergeom
+from scipy.stats import hypergeom
 
-from experiments.tables import INFINITE, RESAMPLES, ranked, runs_of, scored
+from experiments import intervals
+from experiments.tables import INFINITE, ranked, runs_of, scored
 
 
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
@@ -50,20 +51,15 @@ def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
 
     Args:
         ours, theirs: the runs of one configuration each.
-    Returns: n (seeds that both have), ahead (seeds on which ours is lower), median, and the ends low and high of its
-        95 % percentile bootstrap interval, NaN below three seeds.
+    Returns: n (seeds that both have), ahead (seeds on which ours is lower), median, the ends low and high of its
+        interval, `intervals.interval_or_range`, and the exact level of that, 0.75 at three seeds; NaN of one seed.
     """
     own, other = (scored(runs, "eval_loss").set_axis(runs["seed"]) for runs in (ours, theirs))
     differences = (other - own).dropna().to_numpy()
-    ends = np.full(2, np.nan)
-    if len(differences) >= 3:
-        options = {"vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}
-        rng = np.random.default_rng(0)
-        interval = bootstrap((differences,), np.median, random_state=rng, **options).confidence_interval
-        ends = np.array([interval.low, interval.high])
-    median = np.median(differences) if len(differences) else np.nan
+    n, median = len(differences), np.median(differences) if len(differences) else np.nan
+    ends = intervals.interval_or_range(differences)
     numbers = dict(zip(("median", "low", "high"), limitless([median, *ends]), strict=True))
-    return {"n": len(differences), "ahead": int((differences > 0).sum()), **numbers}
+    return {"n": n, "ahead": int((differences > 0).sum()), **numbers, "level": intervals.attained(n)}
 
 
 def limitless(differences: list[float]) -> list[float]:

@@ -4,16 +4,16 @@ In a median or quartile over seeds a diverged run counts as infinite. "The best 
 final evaluation loss. An optimizer's configurations are NaN in the axes that it does not have.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
+from experiments import intervals
 from experiments.grid import AXES
 
 NAMES = {axis: axis.replace("beta", "β").replace("_", " ") for axis in AXES}
 CONFIGURATION = ["data", "task", "model", "optimizer", *AXES]
-# The 2.5 % and 97.5 % points of a median hardly move beyond this, and 1000 configurations stay a matter of a second.
-RESAMPLES = 1999
 # Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
 INFINITE = 1e100
 
@@ -43,6 +43,12 @@ def scored(runs: pd.DataFrame, column: str) -> pd.Series:
 def unscored(values: pd.Series) -> pd.Series:
     # An interpolated quantile may be a fraction of INFINITE.
     return values.where(values < INFINITE**0.5, np.inf)
+
+
+def seeds(counts: Collection[int]) -> str:
+    """How many seeds some configurations have: "3 seeds", "1 to 3 seeds"."""
+    fewest, most = int(min(counts)), int(max(counts))
+    return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
 
 
 def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
@@ -122,30 +128,23 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
 
     Columns: data, task, model, optimizer, those of `AXES`, n_seeds, n_diverged, eval_loss_{median, q25, q75, low,
-    high}, train_loss_median, eval_accuracy_median and diverged_step_median. From low to high is the 95 % percentile
-    bootstrap interval of the median; NaN below three seeds. A diverged run has infinite losses, and a median accuracy
-    that rests on one is NaN.
+    high, level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
+    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN of one seed. A diverged run
+    has infinite losses, and a median accuracy that rests on one is NaN.
     """
     summary = ranked(runs)
     groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
     # A merge, unlike an index, takes NaN for equal to NaN.
     losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
-    interval = np.full((len(summary), 2), np.nan)
+    found = np.full((len(summary), 3), np.nan)
     for n, rows in summary.groupby("n_seeds").indices.items():
-        if n >= 3:
-            interval[rows] = np.column_stack(median_interval(np.array(losses[rows].tolist())))
-    for i, end in enumerate(("low", "high")):
-        known = unscored(pd.Series(interval[:, i])).where(summary["n_seeds"] >= 3)
-        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{end}", known)
+        ends = intervals.interval_or_range(np.array(losses[rows].tolist()))
+        found[rows] = np.column_stack([*ends, np.full(len(rows), intervals.attained(n))])
+    # Of INFINITE losses; NaN stays NaN.
+    found[found >= INFINITE] = np.inf
+    for i, name in enumerate(("low", "high", "level")):
+        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
     return summary
-
-
-def median_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % percentile bootstrap interval of each row's median. samples: configurations x seeds."""
-    rng = np.random.default_rng(0)
-    options = {"axis": 1, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES, "batch": 200}
-    interval = bootstrap((samples,), np.median, random_state=rng, **options).confidence_interval
-    return interval.low, interval.high
 
 
 def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
@@ -158,9 +157,8 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
     for axis in axes:
         table[NAMES[axis]] = [short(value) for value in top[axis]]
     table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
-    if top["eval_loss_low"].notna().any():
-        ends = zip(top["eval_loss_low"], top["eval_loss_high"], strict=True)
-        table["95 % interval"] = [f"{low:.4g} to {high:.4g}" if low == low else "-" for low, high in ends]
+    ends = top["eval_loss_low"], top["eval_loss_high"], top["n_seeds"]
+    table = table.assign(**intervals.column(*ends, "{:.4g}"))
     table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
     for name, unit in {"steps_to_target": "steps", "seconds_to_target": "seconds"}.items():
         if f"{name}_median" in summary:

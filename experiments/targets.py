@@ -10,7 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.stats import CensoredData, ecdf
+from scipy.stats import beta
 
 from experiments import comparison, figures, scatter
 from experiments.grid import OptionError
@@ -89,15 +89,16 @@ def medians(reached: pd.DataFrame) -> pd.DataFrame:
 def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool = False) -> Figure:
     """Draw which share of runs has reached the target by a step, and the steps to it against lr.
 
-    Left: one line an optimizer, every run of its, with scipy's 95 % band; runs that miss are censored at the last
-    step. Right: at each lr (or of the first axis that varies) the median over seeds of the fastest configuration; what
-    misses the target in half of its seeds lies in the strip at the top.
+    Left: one line an optimizer, every run of its, in its 95 % band (see `share`). Right: at each lr (or of the first
+    axis that varies) the median over seeds of the fastest configuration; what misses the target in half of its seeds
+    lies in the strip at the top.
     """
     looks, axes = comparison.looks_of(reached), varied_axes(reached)
     drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
     left, *right = np.atleast_1d(drawn.subplots(1, 1 + bool(axes)))
     for name, group in reached.groupby("optimizer", sort=False):
         share(left, group["steps_to_target"].to_numpy(), last_step, looks[name], name)
+    figures.explain_band(left, "band: 95 %, as if runs were independent")
     left.set(xlabel="step", ylabel=f"runs that have reached {target}", xlim=(0, 1.03 * last_step), ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
     for ax in right:
@@ -107,17 +108,18 @@ def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool 
 
 
 def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str], name: str) -> None:
-    """Draw the share of runs that have reached the target by a step, with its 95 % band."""
-    missed = np.isinf(steps)
-    found = ecdf(CensoredData.right_censored(np.where(missed, last_step, steps), missed)).cdf
-    x, y = np.r_[0, found.quantiles], np.r_[0, found.probabilities]
-    label = f"{name}: {(~missed).sum()} of {len(steps)} runs"
-    ax.step(np.r_[x, last_step], np.r_[y, y[-1]], look[1], where="post", color=look[0], label=label)
-    if 0 < missed.sum() < len(steps):
-        # Without a censored run the greatest step is certain, and scipy warns of the interval there.
-        band = found.confidence_interval(method="log-log")
-        ends = (np.nan_to_num(np.r_[0, end.probabilities, end.probabilities[-1]]) for end in band)
-        ax.fill_between(np.r_[x, last_step], *ends, step="post", color=look[0], alpha=0.12, linewidth=0)
+    """Draw the share of runs that have reached the target by a step, with the exact 95 % interval of a share.
+
+    Clopper and Pearson's: at every step it holds the share among all runs that are drawn alike, however few these are.
+    """
+    at, counts = np.unique(steps[np.isfinite(steps)], return_counts=True)
+    n, reached = len(steps), np.r_[0, np.cumsum(counts), counts.sum()]
+    x = np.r_[0, at, last_step]
+    ax.step(x, reached / n, look[1], where="post", color=look[0], label=f"{name}: {reached[-1]} of {n} runs")
+    # The ends at none and at all are NaN: 0 and 1.
+    low = np.nan_to_num(beta.ppf(0.025, reached, n - reached + 1))
+    high = np.nan_to_num(beta.ppf(0.975, reached + 1, n - reached), nan=1.0)
+    ax.fill_between(x, low, high, step="post", color=look[0], alpha=0.12, linewidth=0)
 
 
 def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:

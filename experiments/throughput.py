@@ -6,7 +6,7 @@
     python -m experiments.throughput host --out results/throughput
 
 Every side of a comparison is timed in turn, round after round, in one process; a figure is the
-median over the rounds with a bootstrap 95 % interval, and a ratio is formed within each round.
+median over the rounds with a 95 % interval from order statistics, and a ratio is formed within each round.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
 from experiments.plan import resolve_device
-from experiments.timing import markdown_table
+from experiments.timing import INTERVALS, markdown_table
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
 """Environment variables that decide how threads start and wait."""
@@ -62,11 +62,12 @@ def host(args: argparse.Namespace) -> tuple[list[dict], str]:
 {markdown_table(rows)}
 
 One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors of which every dimension is cut to
-at most 2. Medians over {args.rounds} rounds, each the median of {bench_host.STEPS} steps, with bootstrap 95 % intervals
-of the median; all sides were timed in turn in every round. Device work "no": torch's kernels and our launch are
-replaced by nothing, all Python and the address table's work are timed. Gradients move: autograd put every one
-elsewhere before each step, which is not timed. At most 1/3: all of the interval is. Uploads and builds: how often
-tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
+at most 2. Medians over {args.rounds} rounds, each the median of {bench_host.STEPS} steps, with
+{INTERVALS}.
+All sides were timed in turn in every round. Device work "no": torch's kernels and our launch are replaced by nothing,
+all Python and the address table's work are timed. Gradients move: autograd put every one elsewhere before each step,
+which is not timed. At most 1/3: all of the 95 % interval is. Uploads and builds: how often tables were written or built
+in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
 """,
     )
 

@@ -7,11 +7,16 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from tqdm.auto import tqdm
+
+from experiments import intervals
 
 LIKE = (0.95, 1.05)
 """Ratios within which two speeds count as the same."""
+INTERVALS = "their 95 % intervals from order statistics; of two to five rounds their range, and its level beside it"
+"""What stands behind medians, for texts."""
+ENDS = (", low", ", high", ", level")
+"""What the columns of `with_interval` end in."""
 
 
 def in_turn(sides: dict[str, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
@@ -40,24 +45,25 @@ def time_in_turn(
 
 
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Median and its bootstrap 95 % interval."""
-    sample = values.to_numpy()
-    interval = scipy.stats.bootstrap((sample,), np.median, method="percentile", random_state=0)
-    low, high = interval.confidence_interval
-    return float(np.median(sample)), float(low), float(high)
+    """Median and the ends of its 95 % interval; of fewer than six values their range, of one NaN."""
+    low, high = intervals.interval_or_range(values.to_numpy())
+    return float(np.median(values)), float(low), float(high)
 
 
 def with_interval(name: str, values: pd.Series) -> dict[str, float]:
-    """Median and interval as three columns of a table: name, "name, low" and "name, high"."""
-    return dict(zip((name, f"{name}, low", f"{name}, high"), median_interval(values), strict=True))
+    """`median_interval` and its exact level as columns of a table: name, and name with each of `ENDS`."""
+    numbers = *median_interval(values), intervals.attained(len(values))
+    return dict(zip((name, *(name + end for end in ENDS)), numbers, strict=True))
 
 
-def verdict(low: float, high: float) -> str:
+def verdict(low: float, high: float, level: float = intervals.LEVEL) -> str:
     """What the 95 % interval of a speed-up (seconds of the other side by ours) says.
 
     "faster" if all of it is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and
-    "ambiguous" if it crosses one of these marks: more rounds, or a quieter machine, may tell.
+    "ambiguous" if it crosses one of these marks, or has not that level: more rounds, or a quieter machine, may tell.
     """
+    if not level >= intervals.LEVEL:
+        return "ambiguous"
     if low > LIKE[1]:
         return "faster"
     if high < LIKE[0]:
@@ -66,8 +72,11 @@ def verdict(low: float, high: float) -> str:
 
 
 def markdown_table(rows: list[dict]) -> str:
-    """A row a line; a median takes its interval into its cell. Columns that a row lacks, or that are NaN, are empty."""
-    names = [name for name in dict.fromkeys(chain(*rows)) if not name.endswith((", low", ", high"))]
+    """A row a line; a median takes its interval, if it has one, into its cell.
+
+    Columns that a row lacks, or that are NaN, are empty.
+    """
+    names = [name for name in dict.fromkeys(chain(*rows)) if not name.endswith(ENDS)]
     lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
     lines += ["| " + " | ".join(cell(row, name) for name in names) + " |" for row in rows]
     return "\n".join(lines)
@@ -82,4 +91,11 @@ def cell(row: dict, name: str) -> str:
     if f"{name}, low" not in row:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 0.2 else 4
-    return f"{value:.{digits}f} [{row[f'{name}, low']:.{digits}f}, {row[f'{name}, high']:.{digits}f}]"
+    return f"{value:.{digits}f}{brackets(row, name, digits)}"
+
+
+def brackets(row: dict, name: str, digits: int) -> str:
+    """The interval of a median as it stands behind it, with its level if that is below 95 %; "" if there is none."""
+    low, high, level = (row.get(name + end, math.nan) for end in ENDS)
+    said = f" ({100 * level:g} %)" if level < intervals.LEVEL else ""
+    return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]{said}"

@@ -1,5 +1,6 @@
 """The search from end to end: cases in turn, each as soon as it is known written to the registry and to search.csv."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -11,12 +12,14 @@ import pandas as pd
 import triton
 from tqdm.auto import tqdm
 
-from experiments import atlas, search, store
+from experiments import atlas, intervals, search, store
 from experiments.search import Case, Machine
 from kernels import registry
 from kernels.config import canonical
 
 TABLE = "search.csv"
+RATIO = f"default / recorded [{search.LEVEL:.1%}]"
+"""What `verify` calls the median of the ratio and its interval."""
 
 
 class Report(NamedTuple):
@@ -126,27 +129,32 @@ def tune(
 def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
     """A row: how long the default takes over what is recorded, raced again, and the verdict.
 
-    "slower" if the recorded configuration takes longer than `search.TIE` times as long as the default beyond doubt.
+    "slower" if all of the interval says that the recorded configuration takes longer than `search.TIE` times as long
+    as the default, "no slower" if none of it does, "ambiguous" if a part does.
     """
     case, anchor = search.case_of(key), search.anchor_of(machine)
     row = {"case": key, "recorded": atlas.name(entry["config"])}
     if case is None:
-        return row | {"default / recorded": "-", "verdict": "not timed: gradients of another dtype than parameters"}
+        return row | {RATIO: "-", "verdict": "not timed: gradients of another dtype than parameters"}
     if entry["config"] == anchor:
-        return row | {"default / recorded": "-", "verdict": "the default itself"}
+        return row | {RATIO: "-", "verdict": "the default itself"}
     try:
         _, sample = machine.sampler(case)
     except MemoryError as error:
-        return row | {"default / recorded": "-", "verdict": f"not timed: {error}"}
-    found = search.race([anchor, entry["config"]], sample, anchor, budget=budget)
+        return row | {RATIO: "-", "verdict": f"not timed: {error}"}
+    # Both stay until there are rounds enough to tell: what left as hopeless would never be called slower.
+    found = search.race([anchor, entry["config"]], sample, anchor, budget=budget, hopeless=math.inf)
     if found.skipped or len(found.seconds) < search.FEWEST:
         why = "; ".join(found.skipped.values()) or found.ended
-        return row | {"default / recorded": "-", "verdict": f"not timed: {why}"}
+        return row | {RATIO: "-", "verdict": f"not timed: {why}"}
     both = found.seconds.dropna()
     ratio = (both[anchor] / both[entry["config"]]).to_numpy()
-    low, high = search.interval(ratio, search.LEVEL)
-    verdict = "slower" if high < 1 / search.TIE else "faster" if low > search.TIE else "no slower"
-    return row | {"default / recorded": f"{np.median(ratio):.3f} [{low:.3f}, {high:.3f}]", "verdict": verdict}
+    low, high = intervals.interval(ratio, search.LEVEL)
+    slower = 1 / search.TIE
+    verdict = (
+        "faster" if low > search.TIE else "no slower" if low >= slower else "slower" if high < slower else "ambiguous"
+    )
+    return row | {RATIO: f"{np.median(ratio):.3f} [{low:.3f}, {high:.3f}]", "verdict": verdict}
 
 
 def standing(seconds: pd.DataFrame, anchor) -> str:

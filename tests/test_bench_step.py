@@ -149,7 +149,7 @@ def test_ratios_are_formed_within_each_round():
 
 def test_a_time_that_half_of_the_rounds_lack_is_unknown():
     known = bench_step.interval("x", pd.Series([1.0, math.nan, 1.0]))
-    assert known == {"x": 1.0, "x, low": 1.0, "x, high": 1.0}
+    assert known == {"x": 1.0, "x, low": 1.0, "x, high": 1.0, "x, level": 0.5}
     assert all(map(math.isnan, bench_step.interval("x", pd.Series([1.0, math.nan, math.nan])).values()))
 
 
@@ -230,10 +230,10 @@ def gpu_rows(sizes=range(10, 31, 4), bandwidth=3e12) -> list[dict]:
         seconds = {}
         for name, moves in zip(names, moved, strict=True):
             device = 2e-6 + moves / bandwidth * (3 if name == "torch foreach" else 1)
-            seconds[name, "kernel"] = [device, 1.01 * device, math.nan, device]
+            seconds[name, "kernel"] = [device, 1.01 * device, math.nan, device] * 2
             if name != "copy":
-                seconds |= {(name, "host"): [1e-4] * 4, (name, "step"): [max(1e-4, device) + 1e-5] * 4}
-                seconds |= {(name, "warm"): [device / 2] * 4} if power < 22 else {}
+                seconds |= {(name, "host"): [1e-4] * 8, (name, "step"): [max(1e-4, device) + 1e-5] * 8}
+                seconds |= {(name, "warm"): [device / 2] * 8} if power < 22 else {}
         timed = [sides.Side(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
         found = bench_step.make_rows(group, timed, pd.DataFrame(seconds), SimpleNamespace(type="cuda"))
         rows += [row | {"sets": 1, "set bytes": 16 * n, "l2 bytes": 50 * 2**20} for row in found]

@@ -78,14 +78,15 @@ def test_summarise_agrees_with_a_loop_and_puts_the_best_first(task, seeds):
         assert row["eval_accuracy_median"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_summarise_bootstraps_the_median():
-    # Of three values the resampled median is the lowest with probability 7/27: the interval is the whole range.
+def test_summarise_gives_the_range_of_three_seeds_with_its_level():
     runs, _ = sweep(3, lr=[1e-3, 1e-2], diverged=lambda row: row["lr"] == 1e-3 and row["seed"] > 0)
     best, worst = (row for _, row in report.summarise(runs).iterrows())
     losses = runs.loc[runs["lr"] == 1e-2, "eval_loss"]
     assert (best["eval_loss_low"], best["eval_loss_high"]) == (losses.min(), losses.max())
     assert (worst["eval_loss_low"], worst["eval_loss_high"]) == (runs.loc[0, "eval_loss"], np.inf)
-    assert report.summarise(sweep(2, lr=[1e-3, 1e-2])[0])["eval_loss_low"].isna().all()
+    assert best["eval_loss_level"] == worst["eval_loss_level"] == 0.75
+    alone = report.summarise(sweep(1, lr=[1e-3, 1e-2])[0])
+    assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().all(axis=None)
 
 
 def test_lr_sensitivity_by_hand():

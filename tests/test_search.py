@@ -218,17 +218,10 @@ def test_without_the_default_nothing_is_measured(tmp_path):
     assert {row["fate"] for row in search.rows_of(CASE, found, None, {}, ANCHOR)} == {"its updates are wrong"}
 
 
-def test_intervals_cover_the_median_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    for n, level in ((12, 0.95), (41, 0.95), (20, 0.999)):
-        hits = [low <= 1 <= high for low, high in (search.interval(rng.lognormal(0, 1, n), level) for _ in range(400))]
-        assert np.mean(hits) >= level - 0.02
-    assert search.interval(np.ones(3), 0.95) == (0.0, np.inf)
-    assert search.interval(np.array([]), 0.95) == (0.0, np.inf)
-
-
-def test_verify_fails_what_is_slower_than_the_default_and_only_that():
-    gpu = FakeGPU(ANCHOR)
+# The last two would have left a race as hopeless, after three rounds.
+@pytest.mark.parametrize("step", [0.04, 0.2, 0.5])
+def test_verify_fails_what_is_slower_than_the_default_and_only_that(step):
+    gpu = FakeGPU(ANCHOR, step=step)
     key = CASE.work.key
     verdicts = {
         config: tuner.verify(gpu.machine(), key, {"config": config}, 1.0)["verdict"]
