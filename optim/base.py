@@ -10,7 +10,7 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import memory, parts
+from optim import lanes, memory, parts
 from optim.arguments import Value, accepted
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
@@ -42,6 +42,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     # GradScaler leaves the gradients scaled, and sets grad_scale and found_inf around a step.
     _step_supports_amp_scaling = True
+
+    # Kept in __dict__ as torch keeps it.
+    param_groups = property(lanes.param_groups, lambda self, groups: vars(self).update(param_groups=groups))
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             group = self.param_groups[-1]
             self.check_group(group)
             parts.lanes_of(self, group)
+            lanes.adopt(self, group)
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
