@@ -3,8 +3,9 @@
 It stands in for `cpu` where Numba is not installed, and takes the dtypes and devices that the others lack.
 """
 
+import dis
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import torch
 
@@ -26,10 +27,21 @@ def lift(function: Callable) -> Callable:
     return lifted
 
 
+def out_of_place(function: FunctionType) -> FunctionType:
+    """The function in which `x += y` makes a new x, as with numbers: torch would change what shares x's memory, too."""
+    code = bytearray(function.__code__.co_code)
+    for at in dis.get_instructions(function):
+        if at.opname == "BINARY_OP" and 13 <= (at.arg or 0) < 26:  # NB_INPLACE_ADD follows on the 13 others
+            code[at.offset + 1] -= 13
+        elif at.opname.startswith("INPLACE_"):  # Python 3.10
+            code[at.offset] = dis.opmap[at.opname.replace("INPLACE", "BINARY")]
+    return FunctionType(function.__code__.replace(co_code=bytes(code)), function.__globals__, function.__name__)
+
+
 LANGUAGE = SimpleNamespace(
     **{name: getattr(torch, name) for name in vars(NUMPY) if hasattr(torch, name)},
 )
-LANGUAGE.sqrt_rn, LANGUAGE.div_rn = torch.sqrt, torch.div
+LANGUAGE.sqrt_rn, LANGUAGE.div_rn, LANGUAGE.static_range = torch.sqrt, lift(torch.div), range
 LANGUAGE.minimum, LANGUAGE.maximum = lift(torch.minimum), lift(torch.maximum)
 
 MASK = 0xFFFFFFFF  # uint32 arithmetic in int64, whose products may wrap
@@ -63,7 +75,7 @@ def launcher(table: Table) -> Launch:
     """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
     rule, dtype = table.rule, table.compute_dtype
     check_portable(rule)
-    coefficients_of, update = (rebind(f, LANGUAGE) for f in (rule.coefficients, rule.update))
+    coefficients_of, update = (rebind(f, LANGUAGE, out_of_place) for f in (rule.coefficients, rule.update))
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:

@@ -44,7 +44,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
 
     # Kept in __dict__ as torch keeps it.
-    param_groups = property(lanes.param_groups, lambda self, groups: vars(self).update(param_groups=groups))
+    param_groups = property(  # pyright: ignore[reportAssignmentType]
+        lanes.param_groups, lambda self, groups: vars(self).update(param_groups=groups)
+    )
 
     def __init__(
         self,

@@ -13,9 +13,9 @@ FLATTENS = "lanes differ in {0}, and one number for all of them would end that: 
 
 
 class Lanes(torch.Tensor):
-    """A `[K]` learning rate, whose `fill_` takes `[K]` values. Pickled, saved and computed with, it is a plain tensor."""
+    """A `[K]` learning rate, whose `fill_` takes `[K]` values; computed with or saved, it is a plain tensor."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     _reduced: tuple[float, torch.Tensor] | None = None  # what ReduceLROnPlateau is about to write, and what it means
 
     def fill_(self, value) -> torch.Tensor:

@@ -112,7 +112,7 @@ def test_one_number_for_lanes_that_differ_is_refused_by_name_and_nothing_changes
         REFUSED[what](optimizer)
     after = optimizer.param_groups[0]
     assert torch.equal(after["lr"], before["lr"]) or "momentum" in what
-    assert after["betas"] is not None and torch.equal(*map(torch.as_tensor, (after["betas"][0], before["betas"][0])))
+    assert torch.equal(*map(torch.as_tensor, (after["betas"][0], before["betas"][0])))
 
 
 def test_momentum_of_lanes_cycles_lane_by_lane():
@@ -139,7 +139,7 @@ def test_a_scalar_is_written_where_lanes_do_not_differ_and_torchs_words_stay():
     optimizer = make("Adam", torch.tensor(LRS))
     with pytest.raises(ValueError, match="lanes differ in lr"):
         optimizer.param_groups[0]["lr"].fill_(0.1)
-    with pytest.raises((ValueError, RuntimeError), match="Scalar|scalar|only one element"):
+    with pytest.raises((ValueError, RuntimeError), match=r"[Ss]calar|only one element"):
         float(optimizer.param_groups[0]["lr"])
     with pytest.raises(ValueError, match="3 lanes, and the scheduler gives it 2 values"):
         optimizer.param_groups[0]["lr"].fill_(torch.ones(2))
