@@ -9,6 +9,7 @@ import sys
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, _format_param
 
+FORMAT_PARAM = _format_param.__code__  # where torch's schedulers look at an argument that replaces a hyperparameter
 FLATTENS = "lanes differ in {0}, and one number for all of them would end that: pass {1} as a tensor of {2} values"
 
 
@@ -20,7 +21,7 @@ class Lanes(torch.Tensor):
 
     def fill_(self, value) -> torch.Tensor:
         """Set every lane's value, in place. Raises: ValueError if one value would replace different ones."""
-        if self._reduced and value == self._reduced[0]:
+        if self._reduced and isinstance(value, float) and value == self._reduced[0]:
             value = self._reduced[1]
         self._reduced = None
         values = torch.as_tensor(value, dtype=self.dtype, device=self.device)
@@ -44,7 +45,8 @@ class Lanes(torch.Tensor):
         # A lane whose value would hardly change keeps it. If any changes, the largest does.
         largest = old.nan_to_num(0.0, 0.0).max().item()
         expected = max(largest * scheduler.factor, float(least))
-        self._reduced = expected, torch.where(old - new > scheduler.eps, new, old)
+        if largest - expected > scheduler.eps:
+            self._reduced = expected, torch.where(old - new > scheduler.eps, new, old)
         return largest
 
     def __reduce_ex__(self, protocol):
@@ -65,11 +67,11 @@ def param_groups(optimizer: torch.optim.Optimizer) -> list[dict]:
     if groups is None:
         raise AttributeError("param_groups")
     for group in groups:
-        lr = group.get("lr")
-        if isinstance(lr, torch.Tensor) and lr.numel() > 1 and type(lr) is not Lanes:
+        kind = type(lr := group.get("lr"))  # each step pays for this
+        if kind is not float and kind is not Lanes and isinstance(lr, torch.Tensor) and lr.numel() > 1:
             group["lr"] = lr.as_subclass(Lanes)
     caller = sys._getframe(1)
-    if caller.f_code is _format_param.__code__:
+    if caller.f_code is FORMAT_PARAM:
         check_argument(groups, caller.f_back.f_locals.get("self"), caller.f_locals["name"], caller.f_locals["param"])
     return groups
 
