@@ -105,6 +105,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
         self._forget_tables()
 
+    @torch._disable_dynamo
+    def state_dict(self) -> dict:
+        """As torch's; whatever lanes are in a group, they are plain tensors here."""
+        return lanes.to_save(super().state_dict())
+
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, except that states keep the dtype in which they were saved, and are copies.
 

@@ -110,3 +110,11 @@ def adopt(optimizer: torch.optim.Optimizer, group: dict) -> None:
         raise ValueError(f"Invalid lr: a tensor of {lr.dtype} (one of a floating-point dtype)")
     if isinstance(default, torch.Tensor) and default.data_ptr() == lr.data_ptr():
         optimizer.defaults["lr"] = default.detach().clone()
+
+
+def to_save(state_dict: dict) -> dict:
+    """The state of an optimizer in which each lr is a plain tensor, over the same memory."""
+    for group in state_dict.get("param_groups", []):
+        if isinstance(group.get("lr"), Lanes):
+            group["lr"] = group["lr"].as_subclass(torch.Tensor)
+    return state_dict

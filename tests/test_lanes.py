@@ -160,6 +160,7 @@ def test_a_checkpoint_amid_the_schedule_goes_on_with_the_same_values(scheduler, 
         moved = copy.deepcopy(straight) if how == "copied" else pickle.loads(pickle.dumps(straight))
         assert torch.equal(moved.param_groups[0]["lr"], straight.param_groups[0]["lr"])
     again, file = MAKE[scheduler](moved, torch.ones(3)), io.BytesIO()
+    assert type(straight.state_dict()["param_groups"][0]["lr"]) is torch.Tensor
     torch.save([straight.state_dict(), schedule.state_dict()], file)
     file.seek(0)
     ours, theirs = torch.load(file, weights_only=True)
