@@ -3,9 +3,10 @@
 It stands in for `cpu` where Numba is not installed, and takes the dtypes and devices that the others lack.
 """
 
+import dis
 import functools
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import torch
 
@@ -27,10 +28,21 @@ def lift(function: Callable) -> Callable:
     return lifted
 
 
+def out_of_place(function: FunctionType) -> FunctionType:
+    """The function in which `x += y` makes a new x, as with numbers: torch would change what shares x's memory, too."""
+    code = bytearray(function.__code__.co_code)
+    for at in dis.get_instructions(function):
+        if at.opname == "BINARY_OP" and 13 <= (at.arg or 0) < 26:  # NB_INPLACE_ADD follows on the 13 others
+            code[at.offset + 1] -= 13
+        elif at.opname.startswith("INPLACE_"):  # Python 3.10
+            code[at.offset] = dis.opmap[at.opname.replace("INPLACE", "BINARY")]
+    return FunctionType(function.__code__.replace(co_code=bytes(code)), function.__globals__, function.__name__)
+
+
 LANGUAGE = SimpleNamespace(
     **{name: getattr(torch, name) for name in vars(NUMPY) if hasattr(torch, name)},
 )
-LANGUAGE.sqrt_rn, LANGUAGE.div_rn = torch.sqrt, torch.div
+LANGUAGE.sqrt_rn, LANGUAGE.div_rn, LANGUAGE.static_range = torch.sqrt, lift(torch.div), range
 LANGUAGE.minimum, LANGUAGE.maximum = lift(torch.minimum), lift(torch.maximum)
 
 MASK = 0xFFFFFFFF  # uint32 arithmetic in int64, whose products may wrap
@@ -63,7 +75,7 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
 @functools.cache
 def functions(rule: Rule) -> tuple[Callable, Callable]:
     """Coefficients and update of a rule, over torch's operations."""
-    return rebind(rule.coefficients, LANGUAGE), rebind(rule.update, LANGUAGE)
+    return rebind(rule.coefficients, LANGUAGE, out_of_place), rebind(rule.update, LANGUAGE, out_of_place)
 
 
 def advance(

@@ -5,9 +5,9 @@ A rule is two small functions that know nothing of launches, lists or devices:
     coefficients(hyper, step) -> tuple    once per tensor, in float64
     update(p, grad, state, coefficients) -> (p, state)    once per element, in float32
 
-Both are ordinary Python arithmetic plus a few `tl` functions, so that one text serves every
-backend: Triton compiles it for the GPU (`multi_tensor`), Numba for the CPU (`cpu`), and where
-Numba is missing torch runs it as it stands (`eager`).
+Both are elementwise: arithmetic, comparisons and a few `tl` functions (`elementwise` has the list, and
+refuses sums and the like), so that one text serves every backend: Triton compiles it for the GPU
+(`multi_tensor`), Numba for the CPU (`cpu`), and where Numba is missing torch runs it as it stands (`eager`).
 
 What is subtracted from 1 is formed in `coefficients`: in float32, 1 - beta2 at
 beta2 = 0.9999 is already off by 1.7e-4 of itself. Averages forget and then learn,
@@ -75,6 +75,7 @@ NUMPY = SimpleNamespace(
     sqrt_rn=np.sqrt,
     div_rn=np.divide,
     rsqrt=lambda x: 1 / np.sqrt(x),
+    static_range=range,
 )
 """What `tl` may mean in a rule: every backend has at least these."""
 

@@ -123,12 +123,12 @@ class Table:
 
     def set_hyper(self, groups: list[tuple]) -> None:
         """Set the hyperparameters of each group: the gradient's factor, then as `rule.hyper`; floats or `[lanes]`."""
-        used = [groups[group] for group in self.groups]
+        used, lanes = [groups[group] for group in self.groups], {entry.group: entry.lanes for entry in self.entries}
         # Values that live on the device stay there: reading them would wait for it.
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for values in used for v in values)
         device = self.hyper.device if on_device else torch.device("cpu")
         blocks = []
-        for values in used:
+        for group, values in zip(self.groups, used, strict=True):
             columns = [
                 v.to(device, torch.float64).reshape(-1)
                 if isinstance(v, torch.Tensor)
@@ -136,7 +136,7 @@ class Table:
                 else torch.full((1,), v, dtype=torch.float64, device=device)
                 for v in values
             ]
-            blocks.append(torch.stack(torch.broadcast_tensors(*columns), dim=1))
+            blocks.append(torch.stack([column.expand(lanes[group]) for column in columns], dim=1))
         if self.lane_of_row.device != device:
             self.lane_of_row = self.lane_of_row.to(device)
         rows = torch.cat(blocks)[self.lane_of_row]

@@ -8,7 +8,7 @@ import torch
 from kernels import table as tables
 from kernels.rule import Rule
 from kernels.rules import RULES
-from optim import dispatched, memory, parts, watch
+from optim import dispatched, lanes, memory, parts, watch
 from optim.arguments import Value, accepted
 
 FAMILY_STATES = {name for rule in RULES.values() for name in (*rule.states, *rule.scalars)}
@@ -41,6 +41,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     late_states: tuple[str, ...] = ()
     """Those that may be missing beside others: an option that needs them can be switched on between two steps."""
+
+    # Kept in __dict__ as torch keeps it.
+    param_groups = property(  # pyright: ignore[reportAssignmentType]
+        lanes.param_groups, lambda self, groups: vars(self).update(param_groups=groups)
+    )
 
     def __init__(
         self,
@@ -99,10 +104,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             group = self.param_groups[-1]
             self.check_group(group)
             parts.lanes_of(self, group)
+            lanes.adopt(self, group)
         except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
         self._forget_tables()
+
+    @torch._disable_dynamo
+    def state_dict(self) -> dict:
+        """As torch's; whatever lanes are in a group, they are plain tensors here."""
+        return lanes.to_save(super().state_dict())
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, except that states keep the dtype in which they were saved, and are copies.
@@ -163,16 +174,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
-        params = [*chain.from_iterable([group["params"] for group in self.param_groups])]
+        groups = self.param_groups
+        params = [*chain.from_iterable([group["params"] for group in groups])]
         grads = [p.grad for p in params]
-        hyper = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in self.param_groups]
+        hyper = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in groups]
         if watch.in_a_mode() or watch.in_a_transform():
             dispatched.step(self, params, grads, hyper)
             return
         if self._sharded:
             grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
         hyper = [[*map(in_memory, row)] for row in hyper]
-        structure = self._structure(hyper)
+        structure = self._structure(groups, hyper)
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
             self._look_again(structure, params, grads)
             if self._seen is None:
@@ -200,20 +212,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         if grad_scale is not None:
             unscale_([g for g in grads if g is not None], grad_scale, found_inf)
 
-    def _structure(self, hyper: list) -> list:
+    def _structure(self, groups: list[dict], hyper: list[list]) -> list:
         """What tables depend on beside tensors: our own options, and each group's rule, size and lanes."""
-        groups = zip(self.param_groups, hyper, strict=True)
-        return [
-            (self.backend, self.state_dtype, self.rounding, self.seed),
-            *(
-                (
-                    self.rule(g),
-                    len(g["params"]),
-                    *[(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)],
-                )
-                for g, row in groups
-            ),
-        ]
+        structure: list = [(self.backend, self.state_dtype, self.rounding, self.seed)]
+        for group, row in zip(groups, hyper, strict=True):
+            lanes = [(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)]
+            structure.append((self.rule(group), len(group["params"]), lanes))
+        return structure
 
     def _look_again(self, structure: list, params: list, grads: list) -> None:
         """Lay the tables out anew, unless those that there are fit; `_seen` is None where tables cannot serve."""

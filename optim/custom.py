@@ -1,14 +1,25 @@
 """An optimizer class from an update rule of your own."""
 
 import inspect
+import keyword
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
+import torch
 
-from kernels.rule import NUMPY, Rule, missing, rebind, triton
+from kernels import elementwise
+from kernels.rule import Rule, missing, triton
 from optim.arguments import Value, check, check_betas
 from optim.base import RuleOptimizer
+
+TAKEN = (
+    *("self", "params", "param_names", "maximize", "fused", "foreach", "capturable", "differentiable"),
+    *("backend", "state_dtype", "rounding", "seed"),
+    *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
+)
+"""What groups and constructors have beside a rule's own hyperparameters, torch's schedulers' entries among it."""
 
 
 def from_rule(
@@ -24,21 +35,24 @@ def from_rule(
     Args:
         update: `(p, grad, state, coefficients) -> (p, state)`, for one element; state is a tuple in the order of
             `states`, coefficients what `coefficients` returned, all float32 (float64 for float64 parameters).
-            Arithmetic, comparisons and functions of `triton.language` under the name `tl`.
+            Written with def, elementwise, out of what `kernels.elementwise` lists: a sum over elements is refused.
         coefficients: `(hyper, step) -> tuple`, in float64, once per tensor and step; hyper is a tuple of the defaults
             in their order, betas one after the other, and step counts from 1.
         states: names of the states, zeros at first, or a mapping of names to initial values.
         defaults: names and default values of the hyperparameters, the arguments of the class; lr is one of them.
-            All have to be 0 or more, betas less than 1.
+            Numbers or tuples of numbers; all have to be 0 or more, betas less than 1.
         name: of the class; by default update's name.
     `maximize` and the options of `RuleOptimizer` come of themselves.
-    Raises: ValueError if the functions do not return what they should.
+    Raises: ValueError, a sentence, if the functions do what they may not, or return what they should not, or if names
+        or values cannot be those of states and hyperparameters.
     """
-    name = name or update.__name__
-    initial = dict(states) if isinstance(states, Mapping) else dict.fromkeys(states, 0.0)
-    hyper = [f"beta{i + 1}" if key == "betas" else key for key, v in defaults.items() for i in range(width(v))]
-    own = Rule(name, jit(coefficients), jit(update), tuple(hyper), tuple(initial))
-    check_rule(own)
+    name = name or getattr(update, "__name__", "the rule")
+    initial, defaults = initial_values(name, states), dict(defaults)
+    rule = Rule(name, coefficients, update, hyper_names(name, defaults), tuple(initial))
+    elementwise.check(rule)
+    if names := missing(coefficients):
+        raise ValueError(f"coefficients of {name} may not call tl.{', tl.'.join(sorted(names))}")
+    own = replace(rule, coefficients=jit(coefficients), update=jit(update))
 
     class Custom(RuleOptimizer):
         state_names = own.states
@@ -62,14 +76,7 @@ def from_rule(
 
         def check_group(self, group: dict) -> None:
             super().check_group(group)
-            for key in defaults:
-                if key == "betas":
-                    check_betas(group[key])
-                elif width(group[key]) != width(defaults[key]):
-                    raise ValueError(f"Invalid {key} value: {group[key]} (like {defaults[key]})")
-                else:
-                    for value in group[key] if isinstance(group[key], (tuple, list)) else (group[key],):
-                        check("learning rate" if key == "lr" else f"{key} value", value, lambda v: v >= 0)
+            check_values(group, defaults)
 
     Custom.__init__.__signature__ = signature(defaults)
     Custom.__name__ = Custom.__qualname__ = name
@@ -91,29 +98,67 @@ def width(value) -> int:
     return len(value) if isinstance(value, (tuple, list)) else 1
 
 
+def check_values(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a group's hyperparameters are of the kind of the defaults, and in their range."""
+    for key, default in defaults.items():
+        value = group[key]
+        if width(value) != width(default) or isinstance(value, (tuple, list)) != isinstance(default, (tuple, list)):
+            raise ValueError(f"Invalid {key} value: {value} (like {default})")
+        if key == "betas":
+            check_betas(value)
+        else:
+            for one in value if isinstance(value, (tuple, list)) else (value,):
+                check("learning rate" if key == "lr" else f"{key} value", one, lambda v: v >= 0)
+
+
+def check_name(what: str, name, taken: Iterable[str]) -> None:
+    """Raise ValueError unless the name can be that of a state or a hyperparameter."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in taken:
+        raise ValueError(
+            f"{what} may not be called {name!r}: it takes names as of variables, except {', '.join(taken)}"
+        )
+
+
+def initial_values(name: str, states: Iterable[str] | Mapping[str, Value]) -> dict[str, Value]:
+    """The states' names and what they start from. Raises: ValueError."""
+    names = [states] if isinstance(states, str) else [*states]
+    for state in names:
+        check_name(f"A state of {name}", state, ("step",))
+    if isinstance(states, str) or len(set(names)) < len(names):
+        raise ValueError(f"states of {name} must be a tuple of different names, or a mapping, not {states!r}")
+    initial: dict[str, Value] = dict(states) if isinstance(states, Mapping) else dict.fromkeys(names, 0.0)
+    for state, value in initial.items():
+        if not isinstance(value, torch.Tensor) and (not is_number(value) or math.isnan(value)):
+            raise ValueError(f"The state {state} of {name} must start from a number or a tensor, not {value!r}")
+    return initial
+
+
+def hyper_names(name: str, defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    """A name for each number among the defaults: beta1, beta2 for betas. Raises: ValueError."""
+    hyper = []
+    for key, value in defaults.items():
+        check_name(f"A hyperparameter of {name}", key, TAKEN)
+        is_tuple = isinstance(value, (tuple, list))
+        values = value if is_tuple else [value]
+        if (
+            not values
+            or not all(is_number(v) and math.isfinite(v) for v in values)
+            or (key == "betas" and not is_tuple)
+        ):
+            raise ValueError(f"The default {key} of {name} must be a number or a tuple of numbers, not {value!r}")
+        hyper += [f"{key.removesuffix('s')}{i + 1}" for i in range(len(values))] if is_tuple else [key]
+    if "lr" not in hyper:
+        raise ValueError(f"defaults of {name} must have lr, a number; they have {', '.join(defaults) or 'nothing'}")
+    if len(set(hyper)) < len(hyper):
+        raise ValueError(f"defaults of {name} have two hyperparameters of one name: {', '.join(hyper)}")
+    check_values(defaults, defaults)
+    return tuple(hyper)
+
+
+def is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def jit(function: Callable) -> Callable:
-    """The function as Triton compiles it, or as it is where its source is nowhere to be read."""
-    if hasattr(function, "fn"):
-        return function
-    try:
-        return triton.jit(function)
-    except (OSError, ValueError):
-        return function
-
-
-def check_rule(rule: Rule) -> None:
-    """Raise ValueError unless the rule's functions fit its states, by trying them on numbers."""
-    half = np.float64(0.5)
-    if names := missing(rule.coefficients):
-        raise ValueError(f"coefficients of {rule.name} may not call tl.{', tl.'.join(sorted(names))}")
-    with np.errstate(all="ignore"):
-        values = rebind(rule.coefficients, NUMPY)((half,) * len(rule.hyper), np.float64(2))
-        if not isinstance(values, tuple):
-            raise ValueError(f"coefficients of {rule.name} must return a tuple, not {type(values).__name__}")
-        if missing(rule.update):  # A rule for the GPU alone, which is told so where it meets another device.
-            return
-        result = rebind(rule.update, NUMPY)(half, half, (half,) * len(rule.states), values)
-    fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
-    if not fits or len(result[1]) != len(rule.states):
-        expected = ", ".join(rule.states) or "nothing"
-        raise ValueError(f"update of {rule.name} must return (p, state), state being a tuple of {expected}")
+    """The function as Triton compiles it."""
+    return function if hasattr(function, "fn") else triton.jit(function)

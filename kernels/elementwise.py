@@ -1,0 +1,279 @@
+"""Does a rule treat every element alone, in words that all backends understand?
+
+Triton runs a rule on a block of elements, Numba on one, torch on a whole tensor: a sum would be of something else on
+each. So a rule is tried once on values that stand for any element: they take what is elementwise, and refuse the rest
+by name. That follows helpers, aliases and loops wherever they lead. What Python does unseen is refused before: what a
+function takes from around itself, and statements that Triton cannot compile.
+"""
+
+import ast
+import builtins
+import dis
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from itertools import chain
+from types import CodeType, FunctionType, ModuleType
+
+from kernels.rule import Rule, plain, rebind, tl
+
+OPERATIONS = {
+    **dict.fromkeys(("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "floor", "ceil", "abs"), 1),
+    **dict.fromkeys(("sqrt_rn", "erf", "sigmoid"), 1),
+    **dict.fromkeys(("minimum", "maximum", "div_rn", "fdiv"), 2),
+    **dict.fromkeys(("where", "fma", "clamp"), 3),
+}
+"""Functions of `tl` that are elementwise, and how many arguments they take. Those that only Triton has are for rules
+on the GPU alone."""
+
+FLOAT32_ONLY = ("sqrt_rn", "div_rn")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")
+MAY = (
+    "a rule may use + - * /, comparisons, & and | of these, tuples, `for i in tl.static_range(n)`, helpers with "
+    f"@triton.jit, and {', '.join(f'tl.{name}' for name in sorted(OPERATIONS))}"
+)
+STATEMENTS = (
+    *(ast.Assign, ast.AugAssign, ast.Return, ast.Expr, ast.Pass, ast.If, ast.For, ast.BinOp, ast.UnaryOp, ast.BoolOp),
+    *(ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Attribute, ast.Name, ast.Constant, ast.Tuple, ast.Subscript),
+    *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
+)
+"""What Triton, too, can compile."""
+
+UNFIT = {
+    **{"pow": "** (a product is x * x)", "abs": "abs (tl.abs)", "floordiv": "//", "mod": "%", "matmul": "@"},
+    **{"divmod": "divmod", "lshift": "<<", "rshift": ">>", "invert": "~", "pos": "the sign +", "round": "round"},
+    **{"bool": "a value as a condition of if, and, or, not (tl.where, &, |)", "index": "a value as an index"},
+    **{"getitem": "[...] of a value, which is a single number", "iter": "a value as if it were a sequence"},
+    **{"len": "len of a value", "float": "float", "int": "int"},
+}
+"""Python's other operators: Triton lacks them, or backends disagree (% of negative numbers, ~ of conditions)."""
+
+
+class Refused(Exception):
+    """What a rule does that it may not."""
+
+
+class Value:
+    """Stands for one number, or one condition, of any element; of any tensor in `coefficients`."""
+
+    def __init__(self, is_condition: bool = False):
+        self._is_condition = is_condition
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Refused(f"uses .{name} of a value")
+
+    def to(self, dtype) -> "Value":
+        if dtype not in DTYPES:
+            raise Refused(f"converts to {dtype!r}")
+        return Value()
+
+
+def is_condition(x) -> bool:
+    return isinstance(x, Value) and x._is_condition
+
+
+def expect(x, what: str, condition: bool = False) -> None:
+    """Raise Refused unless x is a number, or else a condition."""
+    if is_condition(x) != condition or not (isinstance(x, Value) or type(x) in (int, float)):
+        found = "a condition" if is_condition(x) else "what is no condition" if condition else repr(x)
+        raise Refused(f"uses {what} with {found}")
+
+
+def operator(symbol: str, takes_conditions: bool = False, gives_condition: bool = False) -> Callable:
+    def operation(*operands):
+        # A condition times a number is the same everywhere; plus or minus one it is not.
+        if symbol == "*" and sum(map(is_condition, operands)) == 1:
+            operands = [x for x in operands if not is_condition(x)]
+        for x in operands:
+            expect(x, symbol, takes_conditions)
+        return Value(gives_condition)
+
+    return operation
+
+
+def unfit(what: str) -> Callable:
+    def operation(*_):
+        raise Refused(f"uses {what}")
+
+    return operation
+
+
+OPERATORS = {
+    **{name: operator(symbol) for name, symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}.items()},
+    **{name: operator(symbol, True, True) for name, symbol in {"and": "&", "or": "|", "xor": "^"}.items()},
+    **{name: unfit(what) for name, what in UNFIT.items()},
+}
+for _name, _operation in OPERATORS.items():
+    setattr(Value, f"__{_name}__", _operation)
+    setattr(Value, f"__r{_name}__", _operation)
+for _name, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
+    setattr(Value, f"__{_name}__", operator(_symbol, gives_condition=True))
+Value.__neg__ = operator("-")
+
+
+class Language:
+    """What `tl` means in a rule that is tried."""
+
+    def __init__(self, double: bool):
+        self._double = double
+
+    def __getattr__(self, name: str):
+        if name in DTYPES:
+            return name
+        if name == "static_range":
+            return range
+        if name not in OPERATIONS:
+            known = tl is None or hasattr(tl, name)
+            raise Refused(f"uses tl.{name}, which is {'not elementwise' if known else 'no function of Triton'}")
+        if self._double and name in FLOAT32_ONLY:
+            raise Refused(f"uses tl.{name}, which is for float32 alone, and coefficients are float64")
+        return lambda *arguments: operate(name, arguments)
+
+
+def operate(name: str, arguments: tuple) -> Value:
+    """What a function of `tl` returns. Raises: Refused."""
+    if len(arguments) != OPERATIONS[name]:
+        raise Refused(f"calls tl.{name} with {len(arguments)} arguments instead of {OPERATIONS[name]}")
+    if not any(isinstance(x, Value) for x in arguments):
+        raise Refused(f"calls tl.{name} of constants alone")
+    for i, x in enumerate(arguments):
+        expect(x, f"tl.{name}", condition=(name, i) == ("where", 0))
+    return Value()
+
+
+def names_of(code: CodeType) -> Iterator[str]:
+    """The names that a function takes from around itself."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"):
+            raise Refused(f"changes or imports {instruction.argval}")
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+
+
+def is_jitted(x) -> bool:
+    """Whether this is what @triton.jit makes of a function."""
+    function = getattr(x, "fn", None)
+    return isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime"))
+
+
+def check_names(function: FunctionType, callers: tuple = ()) -> None:
+    """Raise Refused unless all that the function, or a helper of its, uses are its arguments, `tl` and helpers."""
+    code, namespace = function.__code__, function.__globals__
+    if code.co_freevars:
+        raise Refused(f"uses {', '.join(code.co_freevars)} of the function around it")
+    for name in names_of(code):
+        found = namespace.get(name)
+        if name == "tl":
+            if found is not tl:
+                raise Refused("uses a tl that is not kernels.rule.tl, Triton's language")
+        elif isinstance(plain(found), FunctionType) and plain(found).__module__.startswith("triton."):
+            raise Refused(f"uses Triton's {plain(found).__name__} other than by tl")
+        elif is_jitted(found):
+            if found.fn in (*callers, function):
+                raise Refused(f"calls {name}, which calls itself")
+            check_function(found.fn, (*callers, function))
+        elif name != "len" or name in namespace:
+            raise Refused(f"uses {describe(name, found)}")
+
+
+def describe(name: str, found) -> str:
+    """What a name of the module is, and what would do instead."""
+    if isinstance(found, ModuleType):
+        return f"the module {name}"
+    if isinstance(found, FunctionType):
+        return f"{name}, which lacks @triton.jit"
+    if found is None:
+        return f"Python's {name}" if hasattr(builtins, name) else f"{name}, which is not defined"
+    return f"{name}" if callable(found) else f"the global variable {name} (write its value, or make it a default)"
+
+
+def check_function(function: FunctionType, callers: tuple = ()) -> None:
+    """Raise Refused if a function does what a trial does not show."""
+    code = function.__code__
+    kinds = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
+    kinds |= inspect.CO_ASYNC_GENERATOR
+    if code.co_flags & kinds or code.co_kwonlyargcount or code.co_posonlyargcount or function.__defaults__:
+        raise Refused(f"is or calls {function.__name__}, which has other than plain arguments, awaits or yields")
+    if hasattr(function, "__wrapped__"):
+        raise Refused(f"is or calls {function.__name__}, which a decorator has wrapped")
+    source = source_of(function)
+    for node in chain.from_iterable(map(ast.walk, source.body if source else [])):
+        if not isinstance(node, STATEMENTS):
+            raise Refused(f"has a {type(node).__name__} in line {getattr(node, 'lineno', '?')}")
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            raise Refused(f"uses .{node.attr}")
+        if isinstance(node, ast.For) and not ast.unparse(node.iter).startswith("tl.static_range("):
+            raise Refused(f"loops over {ast.unparse(node.iter)}")
+    check_names(function, callers)
+
+
+def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The definition of a function, or None if it is a lambda, or its source is nowhere to be read."""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return definition if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef) else None
+
+
+def helpers_of(function: FunctionType) -> Iterator[FunctionType]:
+    """The function and all helpers below it."""
+    yield function
+    for name in names_of(function.__code__):
+        if is_jitted(helper := function.__globals__.get(name)):
+            yield from helpers_of(helper.fn)
+
+
+def call(function: Callable, what: str, name: str, n_arguments: int, arguments: tuple, double: bool):
+    """What a function of a rule returns for values. Raises: ValueError, a sentence, if it does what it may not."""
+    body = plain(function)
+    if not isinstance(body, FunctionType) or not (body is function or is_jitted(function)):
+        raise ValueError(f"{what} of {name} must be a function made by def, not {type(function).__name__}")
+    if body.__code__.co_argcount != n_arguments:
+        raise ValueError(f"{what} of {name} must take {n_arguments} arguments, not {body.__code__.co_argcount}")
+    try:
+        check_function(body)
+        return rebind(body, Language(double))(*arguments)
+    except Refused as error:
+        raise ValueError(f"{what} of {name} {error}: {MAY}") from None
+    except Exception as error:
+        raise ValueError(f"{what} of {name} cannot be run: {type(error).__name__}: {error}") from error
+
+
+def check(rule: Rule) -> None:
+    """Try a rule on values that stand for any element.
+
+    Raises: ValueError, a sentence, if it is not elementwise, if a backend could not run it, or if what it returns
+        does not fit its states.
+    """
+
+    def values(names) -> tuple:
+        return tuple(Value() for _ in names)
+
+    inputs = values(rule.hyper), Value(), *([values(rule.scalars)] if rule.scalars else [])
+    results = call(rule.coefficients, "coefficients", rule.name, len(inputs), inputs, double=True)
+    if rule.scalars:
+        results, _ = results
+    if not isinstance(results, tuple):
+        kind = "float64" if isinstance(results, Value) else type(results).__name__
+        raise ValueError(f"coefficients of {rule.name} must return a tuple, not {kind}")
+    if not results or not all(isinstance(value, Value) for value in results):
+        raise ValueError(
+            f"coefficients of {rule.name} must return a tuple of one or more values that it computes from its arguments"
+        )
+    inputs = Value(), Value(), values(rule.states), values(results)
+    result = call(rule.update, "update", rule.name, len(inputs), inputs, double=False)
+    fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
+    if not fits or len(result[1]) != len(rule.states):
+        expected = ", ".join(rule.states) or "nothing"
+        raise ValueError(f"update of {rule.name} must return (p, state), state being a tuple of {expected}")
+    if not all(isinstance(value, Value) and not value._is_condition for value in (result[0], *result[1])):
+        raise ValueError(f"update of {rule.name} must return values that it computes from its arguments")
+    for what, function in (("coefficients", plain(rule.coefficients)), ("update", plain(rule.update))):
+        if unread := [f.__name__ for f in helpers_of(function) if source_of(f) is None]:
+            raise ValueError(
+                f"{what} of {rule.name}: the source of {unread[0]} cannot be read, and Triton compiles it: "
+                "write it with def, in a file or a notebook"
+            )
