@@ -71,7 +71,7 @@ def is_alive(pid: int) -> bool:
     """Whether there is such a process on this machine."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass

@@ -110,7 +110,7 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     if so_far and len(so_far.runs):
         return so_far
     if not (folder / RUNS).exists():
-        lack = f"a sweep with --out {folder} writes them"
+        lack = f"a sweep with --out {folder} that has ended writes them"
         if so_far:
             lack = f"0 of the {so_far.provenance['unfinished']['of']} runs of its sweep are finished"
         raise OptionError(f"{folder} holds no results: {lack}")

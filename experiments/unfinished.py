@@ -32,10 +32,9 @@ def read(out: Path) -> store.Sweep | None:
         asked = json.loads((out / store.PARTS / store.ASKED).read_text())
         runs, about = pd.DataFrame(asked["runs"]), asked["about"]
         # Between one look and the next a sweep may end, and another start over.
-        tables = parts.read(out / store.PARTS, repair=False)
+        tables = chunks.of_runs(runs, parts.read(out / store.PARTS, repair=False))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    tables = chunks.of_runs(runs, tables)
     finished = {key for table in tables for key in table["key"]}
     about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
     if len(finished) < len(runs):
