@@ -64,21 +64,18 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         slots = stack.enter_context(cluster.connected(ray_address, plan.device)) if engine == "ray" else 1
-        about = provenance(plan, out) | {"engine": engine}
-        asked = chunks.asked(plan, identity.keys(plan) if out is not None else [*map(str, plan.runs.index)])
-        if out is not None:
-            unfinished.begin(out, asked, about)
-        runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
-        ledger = Ledger(out and out / store.PARTS, runs, plan.lanes, slots)
-        what = f"{plan.problem.data.name}: {len(runs)} runs" + f", {ledger.n_done} from before" * bool(ledger.n_done)
-        what += f", {len(ledger.chunks)} chunks" * (len(ledger.chunks) > 1)
-        total, before = len(runs) * plan.steps, ledger.n_done * plan.steps
-        silent = not progress or before == total
-        bar = progress_bar(total=total, initial=before, desc=what, unit="step", unit_scale=True, disable=silent)
-        stack.enter_context(bar)
+        # A cluster's workers keep nothing here, and without a folder nobody does.
+        deferred = interrupts() if out is not None and engine == "local" else contextlib.nullcontext([])
+        ledger = None
         try:
-            # A cluster's workers keep nothing here.
-            with interrupts() if out is not None and engine == "local" else contextlib.nullcontext([]) as caught:
+            with deferred as caught:
+                about = provenance(plan, out) | {"engine": engine}
+                asked = chunks.asked(plan, identity.keys(plan) if out is not None else [*map(str, plan.runs.index)])
+                if out is not None:
+                    unfinished.begin(out, asked, about)
+                runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
+                ledger = Ledger(out and out / store.PARTS, runs, plan.lanes, slots)
+                bar = stack.enter_context(bar_of(plan, ledger, progress))
                 trained = (
                     cluster.train(plan, ledger)
                     if engine == "ray"
@@ -88,18 +85,27 @@ def run(
                     ledger.finish(chunk, table)
                     bar.update(ledger.n_done * plan.steps - bar.n)
             result = Sweep(*chunks.joined(asked, ledger.tables), about)
-            result.provenance.update(
-                chunks=len(ledger.tables), seconds={"total": round(chunks.seconds(ledger.tables), 3)}
-            )
+            seconds = round(chunks.seconds(ledger.tables), 3)
+            result.provenance.update(chunks=len(ledger.tables), seconds={"total": seconds})
             if out is not None:
                 store.save(out, *result)
                 unfinished.end(out)
         except KeyboardInterrupt as interrupt:
-            if out is None:
+            if out is None or ledger is None:
                 raise
-            kept = f"{ledger.n_done} of {len(runs)} runs are finished and kept in {out}, the same command goes on"
+            kept = f"{ledger.n_done} of {len(plan.runs)} runs are finished and kept in {out}, the same command goes on"
             raise type(interrupt)("\n".join([kept, *map(str, interrupt.args)])) from None
     return result
+
+
+def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
+    """A progress bar over the steps of all runs, those from before included."""
+    total, done = len(plan.runs) * plan.steps, ledger.n_done * plan.steps
+    what = f"{plan.problem.data.name}: {len(plan.runs)} runs" + f", {ledger.n_done} from before" * bool(done)
+    n_chunks = len(ledger.tables) + len(ledger.todo)
+    what += f", {n_chunks} chunks" * (n_chunks > 1)
+    options = {"unit": "step", "unit_scale": True, "disable": not progress or done == total}
+    return progress_bar(total=total, initial=done, desc=what, **options)
 
 
 @contextlib.contextmanager
@@ -237,7 +243,7 @@ def train_chunk(
     started = time.perf_counter() - seconds
     if ledger.folder:
         save = partial(parts.save_checkpoint, ledger.folder, name)
-        options |= checkpoints(save, every, started, f"{len(chunk)} runs go on from step {{}} of {plan.steps}", caught)
+        options |= checkpoints(save, every, started, f"what was at work goes on from step {{}} of {plan.steps}", caught)
     before = ledger.n_done * plan.steps
     table = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
     return table.assign(chunk_seconds=time.perf_counter() - started)
