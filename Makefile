@@ -14,6 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,notebooks]'
 	touch $@
 
+# Results of other data or of another version stay, and the new ones go beside them, to results/demo/mnist-2.
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
 

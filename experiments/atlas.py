@@ -9,9 +9,9 @@ from functools import partial
 from matplotlib import style
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from experiments import origin
+from experiments.bars import progress_bar
 from experiments.figures import STYLE
 from experiments.timing import markdown_table
 from kernels import codegen, rules
@@ -39,7 +39,7 @@ def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> li
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
         done = pool.map(partial(compile_one, rule, target, dtype), configs)
-        return list(tqdm(done, total=len(configs), unit="candidate", desc=f"{rule} {target}", dynamic_ncols=True))
+        return list(progress_bar(done, total=len(configs), unit="candidate", desc=f"{rule} {target}"))
 
 
 def is_wide(code: MachineCode, elements_per_thread: int) -> bool:

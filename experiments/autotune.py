@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from experiments import atlas, origin, scratch, search, search_report, store, tuner
+from experiments.bars import progress_bar
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
 from kernels import registry, rules
@@ -197,7 +197,7 @@ def verify(args: argparse.Namespace) -> int:
         _, entries = registry.load().get(machine.facts.slug, (None, {}))
     if not entries:
         raise OptionError(f"nothing was measured on {machine.facts.name} yet, in {places_text()}")
-    for key, entry in tqdm(sorted(entries.items()), unit="entry", dynamic_ncols=True):
+    for key, entry in progress_bar(sorted(entries.items()), unit="entry"):
         rows.append(tuner.verify(machine, key, entry, args.budget / len(entries)))
     print(markdown_table(rows))
     return 1 if any(row["verdict"] == "slower" for row in rows) else 0

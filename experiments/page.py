@@ -5,13 +5,18 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from experiments import comparison, intervals, statistics, tables
+from experiments import comparison, intervals, population, statistics, tables, unfinished
 from experiments.confirmation import recorded
 from experiments.tables import NAMES, best_configurations, short
 from experiments.targets import Target
 
 HALFWAY = "halfway from the median to the lowest and to the highest"
 """Where the quartiles of two or three values are."""
+DIVERGED = (
+    "Diverged is a run whose training loss is not finite, or exceeds "
+    f"{population.DIVERGED:g} times that of its first step."
+)
+"""What is to be said where the word is first used."""
 RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 
 
@@ -45,13 +50,14 @@ def page(
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     blocks = [
-        f"# {', '.join(names)} on {first['data']}: {first['model']}",
+        f"# {', '.join(names)} on {', '.join([first['data'], *length(provenance)])}: {first['model']}",
+        f"**{left}**" if (left := unfinished.sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
         markdown_table(["origin", ""], origin(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
-        f"median over {tables.seeds(summary['n_seeds'])}.",
+        f"median over {tables.seeds(summary['n_seeds'])}. {DIVERGED}",
         "\n".join(f"- {finding}" for finding in findings(runs, summary, provenance, target)),
         *(of_each if len(names) > 1 else []),
         markdown_frame(best),
@@ -64,6 +70,11 @@ def page(
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def length(provenance: dict) -> list[str]:
+    """Of the runs of a sweep, in words; nothing of an older one, which did not say it."""
+    return [f"{steps} steps"] if (steps := (provenance.get("sweep") or {}).get("steps")) else []
 
 
 def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target: Target | None) -> list[str]:
@@ -194,6 +205,7 @@ def origin(provenance: dict) -> list[list[str]]:
     commit = f"{git.get('commit') or 'unknown'}{' (with uncommitted changes)' if git.get('dirty') else ''}"
     rows = [
         ["started", provenance.get("started", "unknown")],
+        *([["data", data["reason"]]] if (data := provenance.get("data") or {}).get("reason") else []),
         ["device", ", ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in device.items())],
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],

@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,32 +22,66 @@ from experiments import store
 from experiments.grid import OptionError
 
 CHUNKS, OWNER = "chunks.json", ".owner"
+TEMPORARY = re.compile(r"\.[\w-]+\.(?:(\d+)\.(?:parquet|json)|(?:png|pdf|csv|md|html)\.(\d+))")
+"""What files of a results folder are called while a process writes them."""
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Have OUT, made if need be, for this process alone; the lock ends with the process.
 
-    Raises: OptionError if another process holds it.
+    Raises: OptionError if another process holds it, or it cannot be written to.
     """
     parts = out / store.PARTS
-    parts.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(parts / store.LOCK, timeout=0)
     try:
-        with FileLock(parts / store.LOCK, timeout=0):
-            (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
-            # What a process that was killed was writing.
-            leftovers = [*parts.glob(".*.*.*")]
-            for name in (store.RUNS, store.CURVES, store.PROVENANCE):
-                leftovers += out.glob(f".{Path(name).stem}.*{Path(name).suffix}")
-            for path in leftovers:
-                path.unlink()
-            yield
+        parts.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        # What a process that was killed was writing; figures are also drawn without the lock.
+        for path in [*parts.glob(".*.*.*"), *(path for path in out.iterdir() if is_leftover(path))]:
+            path.unlink(missing_ok=True)
     except Timeout:
-        with contextlib.suppress(OSError):
-            owner = (parts / OWNER).read_text()
         raise OptionError(
-            f"--out accepts a folder that no other sweep is writing to, and {owner} is writing to {out}"
+            f"--out accepts a folder that no other sweep is writing to, and {owner(parts)} is writing to {out}"
         ) from None
+    except (OSError, NotImplementedError) as error:
+        lock.release()
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"--out accepts a folder that can be written to, and {parts} cannot ({reason})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def owner(parts: Path) -> str:
+    """Who holds the lock; in its first moment that is not said yet, and the name there is of one that has ended."""
+    try:
+        told = (parts / OWNER).read_text()
+    except OSError:
+        told = ""
+    match = re.fullmatch(r"process (\d+) on (.+)", told)
+    if not match or (match[2] == socket.gethostname() and not is_alive(int(match[1]))):
+        return "another process"
+    return told
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is what a process of this machine was writing in a results folder when it was killed."""
+    match = TEMPORARY.fullmatch(path.name)
+    return bool(match) and not is_alive(int(match[1] or match[2]))
 
 
 def write(parts: Path, name: str, suffix: str, fill: Callable[[Path], object]) -> Path:
@@ -97,12 +132,17 @@ def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
     store.replace(parts / CHUNKS, lambda path: path.write_text(text))
 
 
-def read(parts: Path) -> list[pd.DataFrame]:
-    """The tables of all finished chunks. Damaged ones are reported, and removed."""
+def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
+    """The tables of all finished chunks. Damaged ones are reported, and removed.
+
+    repair: False only leaves them out, for the folder may be another process's.
+    """
     tables, lengths = [], {}
-    for path in sorted(parts.glob("*.parquet")):
+    for path in sorted(parts.glob("[!.]*.parquet")):
         if is_intact(path):
             tables.append(pd.read_parquet(path))
+            continue
+        if not repair:
             continue
         lengths = lengths or {name_of(keys): len(keys) for keys in read_chunks(parts)}
         n_runs = lengths.get(path.stem.partition("-")[0])

@@ -117,7 +117,7 @@ def make_plan(
             f"--batch-size{product} accepts at most the {n_train} training examples of {problem.data.name}"
         )
     if epochs is None:
-        steps = steps or problem.steps
+        steps = steps or problem.steps or max(n_train, problem.examples) // (batch_size * accumulate)
     if steps is None:
         steps = max(1, round((epochs or 1) * (n_train // (batch_size * accumulate))))
     if not 0 <= warmup < steps:

@@ -19,6 +19,7 @@ class Problem:
 
     Attributes:
         batch_size, steps: of a run where nothing else is asked for; without steps it is an epoch.
+        examples: that such an epoch has at least: those of a small data set come again.
     """
 
     task: str
@@ -26,6 +27,7 @@ class Problem:
     model: models.Model
     batch_size: int = 128
     steps: int | None = None
+    examples: int = 0
 
     @property
     def classifies(self) -> bool:
@@ -60,7 +62,7 @@ def make(
     """
     kind = check_model(task, model, hidden, dropout)
     if task == "mnist":
-        return Problem(task, data.mnist(data_dir), networks(hidden, dropout)[kind])
+        return Problem(task, data.mnist(data_dir), networks(hidden, dropout)[kind], examples=60_000)
     if task == "function":
         return Problem(task, *functions.FUNCTIONS[kind]())
     if task == "heavy-tailed":

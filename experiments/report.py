@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import comparison, figures, page, scatter, store, tables, targets, webpage
+from experiments import comparison, figures, page, scatter, store, tables, targets, unfinished, webpage
 from experiments.figures import STYLE
 from experiments.grid import OptionError
 from experiments.tables import NAMES, best_configurations, summarise
@@ -102,7 +102,10 @@ def write(
         reached = targets.reach(runs, curves, goal)
         summary = summary.merge(targets.medians(reached), how="left")
     figures_ = drawings(runs, curves, provenance, reached, goal)
-    text = page.page(runs, summary, provenance, {f"{name}.png": of.caption for name, of in figures_.items()}, goal)
+    captions = {f"{name}.png": of.caption for name, of in figures_.items()}
+    if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
+        captions[first] += f" {page.DIVERGED}"
+    text = page.page(runs, summary, provenance, captions, goal)
     names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf")), "report.md"]
     temporary = {name: folder / f".{name}.{os.getpid()}" for name in [*names, "report.html"]}
     try:
@@ -179,6 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs, curves, provenance = store.load(folder)
         paths = write(folder, runs, curves, provenance, args.target)
+        if (folder / store.PARTS).is_dir():
+            store.write_drawn(folder, paths)
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
@@ -186,6 +191,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{cli.prog}: {folder} cannot be written to ({error.strerror})", file=sys.stderr)
         return 2
     print(console_table(summarise(runs)))
+    print(f"\n{page.DIVERGED}")
+    if left := unfinished.sentence(provenance):
+        print(left)
     print(f"\ntarget: {target_of(runs, provenance, args.target) or 'none, because no run has trained'}")
     print("\n" + "\n".join(map(str, paths)))
     return 0

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from matplotlib import style
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 import optim
 from experiments import models, origin, population, problems, store
+from experiments.bars import progress_bar
 from experiments.data import DataError
 from experiments.figures import STYLE
 from experiments.grid import OptionError
@@ -90,7 +90,7 @@ def compare(
         final loss and accuracy over seeds.
     """
     parts, table = [], {}
-    with tqdm(total=len(KINDS) * steps, unit="step", dynamic_ncols=True) as bar:
+    with progress_bar(total=len(KINDS) * steps, unit="step") as bar:
         for kind, (dtype, options) in KINDS.items():
             bar.set_description(kind)
             rows, moved, size = train(problem, dtype, options, lr, seeds, steps, bar.update, device)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from experiments import cuda, implementations
+from experiments.bars import progress_bar
 
 STEPS_OF, MOST_STEPS = 2**21, 32
 """On a CPU a sample updates so many elements at least, but in at most so many steps."""
@@ -136,7 +136,7 @@ def time_in_turn(
     """Seconds of every side, a row a round, by (side, what); fewer rounds if time.monotonic() passes the deadline."""
     steps = max(1, min(MOST_STEPS, STEPS_OF // n_elements))
     records = []
-    for done in tqdm(range(rounds), unit="round", dynamic_ncols=True, **bar):
+    for done in progress_bar(range(rounds), unit="round", **bar):
         if done >= min(LEAST_ROUNDS, rounds) and time.monotonic() > deadline:
             break
         record = {}

@@ -15,7 +15,7 @@ from pandas.api.types import is_numeric_dtype
 from experiments.grid import AXES, OptionError
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
-PARTS, DRAWN, LOCK, CONFIRMED = "parts", "drawn.json", ".lock", "confirmed"
+PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
 ROW_BYTES = 300
 """Of a run's evaluation: in a part, in the tables made of the parts, and in what they are written to meanwhile."""
 
@@ -29,17 +29,29 @@ class Sweep(NamedTuple):
     """Results of a sweep.
 
     Attributes:
-        runs: one row a run, as in runs.parquet: run_id, data, task, model, optimizer, the hyperparameters (NaN where
-            the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and losses and accuracies
-            at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of regressions.
+        runs: one row a run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the hyperparameters (NaN
+            where the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and losses and
+            accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of
+            regressions.
         curves: one row a run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
-            last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained.
+            last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained, of which
+            those of its runs that are here have their share.
         provenance: where they come from, as in provenance.json: data, loss_name, seconds, versions, device, the grid.
+            Of a sweep that has not ended, `unfinished` says how many runs are finished, and of how many.
     """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     provenance: dict
+
+
+class Taken(OptionError):
+    """A folder that holds what is `held`: another sweep or other files."""
+
+    def __init__(self, out: Path, held: str, way_out: str = ""):
+        accepted = "--out accepts a new or empty folder, or one of the same sweep, whatever its grid"
+        super().__init__(f"{accepted}, and {out} holds {held}{way_out}")
+        self.held = held
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -65,9 +77,19 @@ def write_provenance(out: Path, provenance: dict) -> None:
 
 
 def write_drawn(out: Path, paths: Iterable[Path]) -> None:
-    """Keep which files are figures and reports of the sweep."""
+    """Keep which files are figures and reports of the sweep, and remove those that were and no longer are."""
     names = [path.name for path in paths]
+    for name in set(drawn(out)) - set(names):
+        (out / name).unlink(missing_ok=True)
     replace(out / PARTS / DRAWN, lambda path: path.write_text(json.dumps(names)))
+
+
+def drawn(out: Path) -> list[str]:
+    """The names that `write_drawn` has kept; none if they are lost."""
+    try:
+        return [Path(name).name for name in json.loads((out / PARTS / DRAWN).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def sha256(path: Path) -> str:
@@ -75,12 +97,23 @@ def sha256(path: Path) -> str:
 
 
 def load(folder: str | os.PathLike[str]) -> Sweep:
-    """The results of a sweep. Raises: OptionError, a sentence that names the file that is missing or damaged."""
+    """The results of a sweep, or, while it works or after it was interrupted, those of its runs that are finished.
+
+    Raises: OptionError, a sentence that names the file that is missing or damaged.
+    """
+    from experiments import unfinished  # which is built on this module
+
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise OptionError(f"{folder} is no folder")
+    so_far = unfinished.read(folder)
+    if so_far and len(so_far.runs):
+        return so_far
     if not (folder / RUNS).exists():
-        raise OptionError(f"{folder} holds no results: a sweep with --out {folder} that has ended writes them")
+        lack = f"a sweep with --out {folder} that has ended writes them"
+        if so_far:
+            lack = f"0 of the {so_far.provenance['unfinished']['of']} runs of its sweep are finished"
+        raise OptionError(f"{folder} holds no results: {lack}")
     provenance = _read(folder / PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")))
     described = isinstance(provenance, dict)
     if not described or not all(isinstance(provenance.get(name, {}), dict) for name in ("sha256", "sweep", "data")):
@@ -122,11 +155,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 def clear(out: Path) -> None:
     """Remove a sweep's results, and nothing else, from a folder whose lock this process holds."""
-    try:
-        drawn = json.loads((out / PARTS / DRAWN).read_text())
-    except (OSError, ValueError):
-        drawn = []
-    for name in (RUNS, CURVES, *drawn):
+    for name in (RUNS, CURVES, *drawn(out)):
         (out / name).unlink(missing_ok=True)
     for pattern in ("*-*.parquet", "*-*.pt", "*.json"):
         for path in (out / PARTS).glob(pattern):
@@ -156,32 +185,19 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
     known = (PARTS,) if (out / PARTS / LOCK).exists() else ()
     if not out.exists() or all(path.name.startswith(".") or path.name in known for path in out.iterdir()):
         return
-    accepted = "--out accepts a new or empty folder, or one of the same sweep or a part of it"
     try:
         other = json.loads((out / PROVENANCE).read_text())["sweep"]
         differing = differences(json.loads(json.dumps(sweep)), other)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise OptionError(f"{accepted}, and {out} holds other files") from None
+        raise Taken(out, "other files") from None
     if differing and not fresh:
-        raise OptionError(
-            f"{accepted}, and {out} holds another sweep (it differs in {', '.join(differing)}), which --fresh removes"
-        )
+        raise Taken(out, f"another sweep (it differs in {', '.join(differing)})", ", which --fresh removes")
 
 
 def differences(sweep: dict, other: dict) -> list[str]:
-    """In what a sweep is another than one that was there before; nothing if it is the same one or a larger grid."""
-    differing = [key for key in sweep if sweep[key] != other.get(key) and key not in ("optimizers", "seeds")]
-    grids, before = sweep["optimizers"], other["optimizers"]
-    if not all(
-        name in grids
-        and axes.keys() == grids[name].keys()
-        and all(set(axes[axis]) <= set(grids[name][axis]) for axis in axes)
-        for name, axes in before.items()
-    ):
-        differing.insert(0, "optimizers")
-    if sweep["seeds"] < other["seeds"]:
-        differing.insert(0, "seeds")
-    return differing
+    """In what the runs of a sweep differ from those of one that was there before; nothing if only the grid does."""
+    grid = ("optimizers", "seeds", "sample")
+    return [key for key in sweep if key not in grid and sweep[key] != other.get(key)]
 
 
 def check_room(out: Path | None, n_runs: int, n_points: int) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from experiments import comparison, confirmation, grid, options, page, report, solo, store, targets
 from experiments.data import DataError
-from experiments.engine import run
+from experiments.engine import Terminated, opened, run
 from experiments.grid import AXES, OptionError, Range
 from experiments.plan import Plan, describe, estimate_seconds, make_plan
 from experiments.store import Sweep
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 Values = float | Iterable[float] | Range
 OfAxis = Values | Mapping[str, Values] | None
 
@@ -73,7 +74,8 @@ def sweep(
             others. None leaves each its default.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
-        epochs, steps: length of a run; one of them, by default one epoch or what suits the task.
+        epochs, steps: length of a run; one of them, by default one epoch or what suits the task. Of fewer digits than
+            MNIST has, as of MNIST-5k, the default is as many steps as an epoch of MNIST has.
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size (by default
             128, or what suits the task).
         schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after so many steps of linear warm-up.
@@ -83,8 +85,9 @@ def sweep(
         evaluations: how often each run is evaluated after its start.
         data_dir: folder of the MNIST files; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep,
-            or of a part of its grid.
+        out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep
+            with any grid: its tables and figures become those of this grid, and what else it has trained stays in
+            its parts.
         fresh: remove the results in `out` first, of whatever sweep.
         engine: "local", one chunk of runs after the other, or "ray": on a Ray cluster, side by side.
         ray_address: of the cluster, as HOST:PORT; by default RAY_ADDRESS, else a cluster of this machine's cores.
@@ -123,22 +126,24 @@ def sweep(
     if not 0 <= checkpoint_every < math.inf:
         raise OptionError(f"--checkpoint-every accepts seconds from 0, not {checkpoint_every:g}")
     if plan.problem.data.warning:
-        print(f"WARNING: {plan.problem.data.warning}", file=sys.stderr)
-    how = {"fresh": fresh, "engine": engine, "ray_address": ray_address}
-    how |= {"checkpoint_every": checkpoint_every, "progress": progress}
-    result = run(plan, folder, **how)
-    if compare_alone:
-        result.provenance["one_after_the_other"] = time_alone(plan)
-    result.provenance["target"] = target
-    if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
-        result.provenance["confirmed"] = confirmation.record(
-            run(again, folder and folder / store.CONFIRMED, **how).runs
-        )
-    if folder is not None:
-        store.write_provenance(folder, result.provenance)
+        print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
+    how = {"engine": engine, "ray_address": ray_address, "checkpoint_every": checkpoint_every, "progress": progress}
+    with opened(plan, folder, fresh):
+        result = run(plan, folder, **how)
+        result.provenance["target"] = target
+        if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
+            confirmed = folder and folder / store.CONFIRMED
+            with opened(again, confirmed, fresh):
+                result.provenance["confirmed"] = confirmation.record(run(again, confirmed, **how).runs)
         try:
-            store.write_drawn(folder, report.write(folder, *result))
+            if compare_alone:
+                result.provenance["one_after_the_other"] = time_alone(plan)
+            if folder is not None:
+                store.write_provenance(folder, result.provenance)
+                store.write_drawn(folder, report.write(folder, *result))
         except KeyboardInterrupt:
+            if folder is None:
+                raise
             raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {out} draws them") from None
     return result
 
@@ -173,12 +178,13 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
 def show(result: Sweep, out: Path) -> None:
     """Print the best of every optimizer, the ten best configurations, the time taken and what was written."""
     provenance, summary = result.provenance, report.summarise(result.runs)
-    what = f"{provenance['data']['name']}, {provenance['sweep']['model']}"
+    what = f"{provenance['data']['name']}, {provenance['sweep']['steps']} steps, {provenance['sweep']['model']}"
     if result.runs["optimizer"].nunique() > 1:
         print(f"\n{what}: every optimizer at its best\n")
         print(comparison.table(result.runs, summary).to_string(index=False))
     print(f"\n{what}: the ten best configurations\n")
     print(report.console_table(summary))
+    print(f"\n{page.DIVERGED}")
     if confirmed := provenance.get("confirmed"):
         print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
         print(page.confirmed_table(result.runs, confirmed).to_string(index=False))
@@ -191,6 +197,24 @@ def show(result: Sweep, out: Path) -> None:
     print("written:")
     for path in sorted(out.iterdir()):
         print(f"  {path}")
+
+
+def trouble(error: OSError, out: Path) -> str | None:
+    """What to tell a user of an error in writing to the folder of a sweep; None of any other."""
+    if error.errno in FULL:
+        return f"{out} has no more room ({error.strerror}); what it has is kept"
+    # What writes tables says without a number that there is no such folder.
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, None) and not (out / store.PARTS).is_dir():
+        return f"--out accepts a folder that stays, and {out} was removed while the sweep was writing to it"
+    if error.errno in FORBIDDEN:
+        return f"{out} cannot be written to any more ({error.strerror}); what it has is kept"
+    return None
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Say what an interrupt has left; returns the exit code of a process that ends by it."""
+    print(f"\ninterrupted: {str(interrupt) or 'nothing more was written'}", file=sys.stderr)
+    return 143 if isinstance(interrupt, Terminated) else 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -221,13 +245,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in FULL:
+        if out is None or (told := trouble(error, out)) is None:
             raise
-        print(f"{cli.prog}: {out} has no more room ({error.strerror}); what it has is kept", file=sys.stderr)
+        print(f"{cli.prog}: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted: {str(interrupt) or 'nothing of this sweep was written'}", file=sys.stderr)
-        return 130
+        return interrupted(interrupt)
     show(result, out)
     return 0
 

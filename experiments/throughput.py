@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from experiments import bench_host, bench_step, bench_sweep, cuda, origin, shapes, speed, store
+from experiments.bars import progress_bar
 from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
@@ -53,7 +53,7 @@ def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
 
 def host(args: argparse.Namespace) -> tuple[list[dict], str]:
     """What a step costs the host: rows and text."""
-    bars = tqdm([(name, work) for work in (False, True) for name in shapes.LISTS], unit="list", dynamic_ncols=True)
+    bars = progress_bar([(name, work) for work in (False, True) for name in shapes.LISTS], unit="list")
     rows = [bench_host.compare(name, work, args.rounds) for name, work in bars]
     return (
         rows,
@@ -97,7 +97,7 @@ def timed(args: argparse.Namespace, started: float) -> int:
     rows, left_out, code = [], [(name, "", "only if it is named: --implementations") for name in unasked], 0
     deadline = started + (args.budget or math.inf)
     table = args.out / f"throughput_{args.what}.csv"
-    for i, group in enumerate(tqdm(groups, unit="size", dynamic_ncols=True)):
+    for i, group in enumerate(progress_bar(groups, unit="size")):
         if time.monotonic() > deadline:
             left_out += [("", str(rest), f"the budget of {args.budget:g} s was spent") for rest in groups[i:]]
             break

@@ -7,9 +7,9 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from experiments import intervals
+from experiments.bars import progress_bar
 
 LIKE = (0.95, 1.05)
 """Ratios within which two speeds count as the same."""
@@ -21,7 +21,7 @@ ENDS = (", low", ", high", ", level")
 
 def in_turn(sides: dict[str, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
     """Seconds of each side, one row a round; a side times itself."""
-    turns = tqdm(range(rounds), unit="round", dynamic_ncols=True, **bar)
+    turns = progress_bar(range(rounds), unit="round", **bar)
     return pd.DataFrame([{name: side() for name, side in sides.items()} for _ in turns])
 
 

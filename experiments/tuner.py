@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import triton
-from tqdm.auto import tqdm
 
 from experiments import atlas, intervals, search, store
+from experiments.bars import progress_bar
 from experiments.search import Case, Machine
 from kernels import registry
 from kernels.config import canonical
@@ -76,7 +76,7 @@ def tune(
     file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
     anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
-    bar = tqdm(cases, unit="case", disable=not progress, dynamic_ncols=True)
+    bar = progress_bar(cases, unit="case", disable=not progress)
     for i, case in enumerate(bar):
         key, left = case.work.key, until - clock()
         if left <= 0:

@@ -43,6 +43,21 @@ def mnist_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def trained(monkeypatch) -> list[int]:
+    """How many runs each call of `population.train` had."""
+    from experiments import population
+
+    sizes, original = [], population.train
+
+    def spy(problem, configs, seeds, **options):
+        sizes.append(len(configs) * len(seeds))
+        return original(problem, configs, seeds, **options)
+
+    monkeypatch.setattr(population, "train", spy)
+    return sizes
+
+
 @pytest.fixture(params=["triton", "cpu", "eager"])
 def backend(request) -> str:
     """Every backend in turn; on a GPU machine triton gets CUDA tensors (see `device_of`)."""

@@ -320,7 +320,7 @@ def test_grad_scaler_unscales_and_skips_overflows_uncounted(backend, name):
         scaler.scale(torch.ones((), device=device))  # initialises the scale
         ours[0].grad = grad.to(device) * scaler.get_scale()
         reference[0].grad = grad.double()
-        overflow = seed == 2
+        overflow, kept = seed == 2, []
         if overflow:
             ours[0].grad[7] = float("inf")
             kept = [ours[0].detach().clone(), *(v.clone() for v in mine.state[ours[0]].values())]
