@@ -17,11 +17,12 @@ from tests.clients import (
     need,
 )
 
-EPOCHS, ACCUMULATE = 3, 2
+EPOCHS, ACCUMULATE = 2, 2
 STEPS = EPOCHS * N_BATCHES // ACCUMULATE
 # How far two trainings may be apart, of the largest move of a tensor and for each step.
 PRECISIONS = {"32-true": 1e-5, "bf16-mixed": 2e-3, "16-mixed": 1e-3, "bf16-true": 1e-2}
-CLIPPING = {"norm": 0.2, "value": 0.02}
+# Adam divides by the size of gradients, so clipping by norm shows with SGD.
+CLIPPING = {"AdamW": {"clip_val": 0.02}, "SGD": {"max_norm": 0.2}}
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,8 +44,8 @@ def precision_options(lightning, precision: str) -> dict:
     return {"plugins": [lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler)]}
 
 
-def fit(lightning, folder, owner, name, precision, clip="norm", epochs=EPOCHS, resume=None, **options):
-    """Train the module for so many epochs altogether; the module and the trainer."""
+def fit(lightning, folder, owner, name, precision, resume=None, clip=True, **options):
+    """Train for two epochs, with a checkpoint in `folder` after each, or from a checkpoint on; return the model."""
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -62,57 +63,56 @@ def fit(lightning, folder, owner, name, precision, clip="norm", epochs=EPOCHS, r
 
     module = Module()
     trainer = lightning.Trainer(
-        max_epochs=epochs,
+        max_epochs=EPOCHS,
         accelerator="cpu",
         devices=1,
-        gradient_clip_val=CLIPPING[clip],
-        gradient_clip_algorithm=clip,
+        gradient_clip_val=next(iter(CLIPPING[name].values())) if clip else None,
+        gradient_clip_algorithm="norm" if "max_norm" in CLIPPING[name] else "value",
         accumulate_grad_batches=ACCUMULATE,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
+        callbacks=[lightning.callbacks.ModelCheckpoint(folder, save_top_k=-1)],
         **precision_options(lightning, precision),
     )
     trainer.fit(module, make_batches(), ckpt_path=resume)
-    assert trainer.global_step == epochs * N_BATCHES // ACCUMULATE
-    return module.net, trainer
-
-
-@pytest.mark.parametrize("clip", CLIPPING)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_trainer_that_clips_and_accumulates_ends_as_with_torchs_class(lightning, tmp_path, name, precision, clip):
-    ours, theirs = (fit(lightning, tmp_path, owner, name, precision, clip)[0] for owner in OWNERS.values())
-    before = make_model(next(ours.parameters()).dtype)
-    assert_same_training(ours, theirs, before, STEPS, PRECISIONS[precision])
+    assert trainer.global_step == STEPS
+    return module.net
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_trainer_goes_on_from_its_checkpoint(lightning, tmp_path, name, precision):
-    whole, theirs = (fit(lightning, tmp_path, owner, name, precision)[0] for owner in OWNERS.values())
-    resumed = {}
-    for kind, owner in OWNERS.items():
-        file = tmp_path / f"{kind}.ckpt"
-        _, trainer = fit(lightning, tmp_path, owner, name, precision, epochs=1)
-        trainer.save_checkpoint(file)
-        for other, heir in OWNERS.items():
-            resumed[kind, other], _ = fit(lightning, tmp_path, heir, name, precision, resume=file)
-    assert_same_bits(resumed["ours", "ours"], whole)
+def test_a_trainer_clips_accumulates_saves_and_resumes_as_with_torchs_class(lightning, tmp_path, name, precision):
+    whole, theirs = (fit(lightning, tmp_path / kind, owner, name, precision) for kind, owner in OWNERS.items())
     before = make_model(next(whole.parameters()).dtype)
-    for kinds in (("ours", "torch's"), ("torch's", "ours")):
-        assert_same_training(resumed[kinds], theirs, before, STEPS, PRECISIONS[precision])
+    assert_same_training(whole, theirs, before, STEPS, PRECISIONS[precision])
+    resumed, moved = (
+        fit(
+            lightning, tmp_path, optim, name, precision, resume=tmp_path / kind / f"epoch=0-step={STEPS // EPOCHS}.ckpt"
+        )
+        for kind in OWNERS
+    )
+    assert_same_bits(resumed, whole)
+    assert_same_training(moved, theirs, before, STEPS, PRECISIONS[precision])
 
 
-def train_with_fabric(folder, owner, name, precision, clip, resume=None, **options):
-    """Half of the steps, saved, then the others; or from a checkpoint only the others. The model, and the checkpoint."""
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_fused_step_scales_inside_and_is_not_clipped_as_with_torchs_class(lightning, tmp_path, name):
+    ours, theirs = (
+        fit(lightning, tmp_path, owner, name, "16-mixed", clip=False, fused=True) for owner in OWNERS.values()
+    )
+    assert_same_training(ours, theirs, make_model(), STEPS, PRECISIONS["16-mixed"])
+    for owner in OWNERS.values():
+        with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+            fit(lightning, tmp_path, owner, name, "16-mixed", fused=True)
+
+
+def train_with_fabric(folder, owner, name, precision, resume=None):
+    """Half of the steps, saved, then the others; or only those, from a checkpoint. The model, and the checkpoint."""
     fabric_module = need("lightning.fabric")
-    lightning_options = precision_options(fabric_module, precision)
-    fabric = fabric_module.Fabric(accelerator="cpu", devices=1, **lightning_options)
+    fabric = fabric_module.Fabric(accelerator="cpu", devices=1, **precision_options(fabric_module, precision))
     net = make_model()
-    model, optimizer = fabric.setup(net, make(owner, name, net.parameters(), **options))
+    model, optimizer = fabric.setup(net, make(owner, name, net.parameters()))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=N_BATCHES)
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "step": 0}
     if resume:
@@ -125,23 +125,22 @@ def train_with_fabric(folder, owner, name, precision, clip, resume=None, **optio
             fabric.save(file, state | {"step": i})
         optimizer.zero_grad()
         fabric.backward(loss_of(model, x, y))
-        fabric.clip_gradients(model, optimizer, **{"max_norm" if clip == "norm" else "clip_val": CLIPPING[clip]})
+        fabric.clip_gradients(model, optimizer, **CLIPPING[name])
         optimizer.step()
         schedule.step()
     return net, file
 
 
-@pytest.mark.parametrize("clip", CLIPPING)
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_fabric_trains_saves_and_loads_as_with_torchs_class(tmp_path, name, precision, clip):
+def test_fabric_trains_saves_and_loads_as_with_torchs_class(tmp_path, name, precision):
     folders = {kind: tmp_path / kind for kind in OWNERS}
     (ours, file), (theirs, foreign) = (
-        train_with_fabric(folders[kind], owner, name, precision, clip) for kind, owner in OWNERS.items()
+        train_with_fabric(folders[kind], owner, name, precision) for kind, owner in OWNERS.items()
     )
     before = make_model(next(ours.parameters()).dtype)
     assert_same_training(ours, theirs, before, N_BATCHES, PRECISIONS[precision])
-    resumed, _ = train_with_fabric(tmp_path, optim, name, precision, clip, file)
+    resumed, _ = train_with_fabric(tmp_path, optim, name, precision, file)
     assert_same_bits(resumed, ours)
-    moved, _ = train_with_fabric(tmp_path, optim, name, precision, clip, foreign)
+    moved, _ = train_with_fabric(tmp_path, optim, name, precision, foreign)
     assert_same_training(moved, theirs, before, N_BATCHES, PRECISIONS[precision])
