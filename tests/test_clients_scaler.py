@@ -110,7 +110,7 @@ def test_one_scaler_serves_a_fused_and_an_ordinary_optimizer():
         for i, (x, y) in enumerate(make_batches()):
             scaler.scale(sum(loss_of(m, x, y) for m in models)).backward()
             if i == OVERFLOW:
-                models[1][0].weight.grad[0, 0] = float("nan")
+                next(models[1].parameters()).grad.fill_(float("nan"))
             for optimizer in optimizers:
                 scaler.step(optimizer)
                 optimizer.zero_grad()

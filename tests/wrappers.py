@@ -29,7 +29,7 @@ class SAM(torch.optim.Optimizer):
                 p.data = self.state[p]["old_p"]
         self.base_optimizer.step()
 
-    def step(self, closure=None):
+    def step(self, closure):
         self.first_step()
         closure()
         self.second_step()
@@ -50,7 +50,7 @@ class SharedSAM:
         return getattr(self.base_optimizer, name)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure):
         params = [p for group in self.param_groups for p in group["params"]]
         norm = torch.stack([p.grad.norm() for p in params]).norm()
         for p in params:
