@@ -67,7 +67,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def package(name: str) -> str:
     """The name and version of a package, as far as it is installed."""
     try:
-        return f"{name} {version(name)}"
+        return f"{name} {version(name).partition('+')[0]}"
     except PackageNotFoundError:
         return f"{name}, not installed"
 
@@ -103,10 +103,10 @@ Numbers of tests that passed. torch.optim has no Lion: it is compared with its p
 
 ## Clients
 
-Programs that drive optimizers. Numbers of tests that passed: with our class a run ends where it ends with torch's in the
-same script, with clipped and accumulated gradients and schedules, in float32, bfloat16 and float16 as far as the client
-knows them on a CPU; what is resumed ends with the bits of what was not interrupted, and from a checkpoint of torch's class a
-run goes on.
+Programs that drive optimizers. Numbers of tests that passed: with our class a run ends where it ends with torch's in
+the same script, with clipped and accumulated gradients and schedules, in float32, bfloat16 and float16 as far as the
+client knows them on a CPU. A resumed run ends with the bits of an uninterrupted one, and a run goes on from a
+checkpoint of torch's class.
 
 {table(["client", "version", "passed"], clients)}
 """
