@@ -14,6 +14,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,notebooks]'
 	touch $@
 
+# What the tests of clients drive our classes with: no one but the slow tests needs it.
+$(VENV)/.clients: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
+	touch $@
+
 # Results of other data or of another version stay, and the new ones go beside them, to results/demo/mnist-2.
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
@@ -39,7 +44,7 @@ lab: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed
+test-all: $(VENV)/.clients
 	$(PYTEST)
 
 lint: $(VENV)/.installed

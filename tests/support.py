@@ -6,12 +6,14 @@ python -m tests.support
 import re
 import sys
 from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 PAGE = Path(__file__).parents[1] / "optim" / "SUPPORT.md"
-FILES = [f"tests/test_{name}.py" for name in ("family", "memory", "custom")]
+CLIENT_FILES = [f"clients_{name}" for name in ("lightning", "huggingface", "skorch", "wrappers", "scaler")]
+FILES = [f"tests/test_{name}.py" for name in ("family", "memory", "custom", *CLIENT_FILES)]
 COLUMNS = [
     *[("float32", backend) for backend in ("triton", "cpu", "eager")],
     *[("float64", backend) for backend in ("cpu", "eager")],
@@ -27,6 +29,16 @@ FEATURES = {
     "torch.save": r"test_state_dict_moves\w+\[{}-.*-file\]",
     "schedulers": r"test_every_scheduler\w+\[{}-",
     "GradScaler": r"test_grad_scaler\w+\[(?:\w+)-{}\]",
+}
+CLIENTS = {
+    "Lightning Trainer": ("lightning", r"test_a_trainer_clips|test_a_fused_step_scales"),
+    "Lightning Fabric": ("lightning", r"test_fabric"),
+    "transformers.Trainer": ("transformers", r"test_trainer_of_transformers"),
+    "Accelerator": ("accelerate", r"test_accelerate"),
+    "skorch.NeuralNetClassifier": ("skorch", r"test_skorch"),
+    "ScheduleFreeWrapper": ("schedulefree", r"test_schedule_free"),
+    "SAM, Lookahead, OrthoGrad, LARC": ("torch", r"test_a_wrapper|test_entries"),
+    "GradScaler by hand": ("torch", r"test_a_scaled_step|test_a_state_of_a_fused|test_a_copy_of|test_one_scaler"),
 }
 
 
@@ -52,6 +64,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
+def package(name: str) -> str:
+    """The name and version of a package, as far as it is installed."""
+    try:
+        return f"{name} {version(name).partition('+')[0]}"
+    except PackageNotFoundError:
+        return f"{name}, not installed"
+
+
 def page(outcomes: dict[str, str]) -> str:
     cases = defaultdict(dict)
     for name in outcomes:
@@ -63,6 +83,7 @@ def page(outcomes: dict[str, str]) -> str:
     ]
     classes = sorted({owner for owner, _ in cases} | {"Lion"})
     features = [[owner, *(cell(outcomes, p.format(owner)) for p in FEATURES.values())] for owner in classes]
+    clients = [[client, package(name), cell(outcomes, pattern)] for client, (name, pattern) in CLIENTS.items()]
     head = ["class", "option", *(f"{dtype} {backend}" for dtype, backend in COLUMNS)]
     return f"""# What was tested
 
@@ -79,6 +100,15 @@ move every element as torch's class does in float64.
 Numbers of tests that passed. torch.optim has no Lion: it is compared with its paper's algorithm.
 
 {table(["class", *FEATURES], features)}
+
+## Clients
+
+Programs that drive optimizers. Numbers of tests that passed: with our class a run ends where it ends with torch's in
+the same script, with clipped and accumulated gradients and schedules, in float32, bfloat16 and float16 as far as the
+client knows them on a CPU. A resumed run ends with the bits of an uninterrupted one, and a run goes on from a
+checkpoint of torch's class.
+
+{table(["client", "version", "passed"], clients)}
 """
 
 
