@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments import grid, sweep
 from experiments.data import DataError
 from experiments.grid import OptionError
+from kernels.commands import command
 
 SWEEPS = {
     "mnist": {
@@ -29,6 +30,7 @@ SWEEPS = {
 }
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
     cli.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="default results/demo")

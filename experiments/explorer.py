@@ -23,8 +23,8 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import figures, page, scatter, store, tables
-from experiments.grid import OptionError
+from experiments import ambient, figures, page, scatter, store, tables, values
+from experiments.grid import AXES, OptionError
 from experiments.store import Sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -72,6 +72,7 @@ def select(runs: pd.DataFrame, held: Mapping[str, float]) -> pd.DataFrame:
     return runs.loc[same].reset_index(drop=True)
 
 
+@ambient.pinned()
 def view(
     sweep: Sweep,
     optimizer: str | None = None,
@@ -88,13 +89,19 @@ def view(
         held: values of other axes; runs that have others are left out. By default none are.
     Raises: OptionError if no run is left.
     """
-    held = dict(held or {})
     whole = sweep.runs
+    axis = values.optional(values.Kind(f"one of {', '.join(AXES)}", lambda name: [*AXES][[*AXES].index(name)]))
+    x, y = values.taken("x", x, axis), values.taken("y", y, axis)
+
+    def numbers(given: Mapping) -> dict[str, float]:
+        return {axis.take(name): values.number(value) for name, value in given.items()}
+
+    held = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
     optimizer = optimizer or str(tables.ranked(whole).loc[0, "optimizer"])
     runs = select(whole[whole["optimizer"] == optimizer], held)
-    values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items()) or "nothing"
+    kept = ", ".join(f"{tables.NAMES[name]} {tables.short(value)}" for name, value in held.items()) or "nothing"
     if runs.empty:
-        raise OptionError(f"{optimizer} was not run with {values}")
+        raise OptionError(f"{optimizer} was not run with {kept}")
     what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
@@ -105,7 +112,7 @@ def view(
         over = (scatter.pair if sampled else figures.heatmap)(runs, x, y, loss_name)
     top = runs.merge(tables.ranked(runs).head(10)[tables.CONFIGURATION])
     return View(
-        sentence=f"{what}, {optimizer}; held: {values}. {len(runs)} of {len(whole)} runs.",
+        sentence=f"{what}, {optimizer}; held: {kept}. {len(runs)} of {len(whole)} runs.",
         convergence=figures.convergence(runs, sweep.curves, loss_name),
         over=over,
         best=tables.best_configurations(tables.summarise(top)),
@@ -130,6 +137,7 @@ def picture(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@ambient.pinned()
 def html_of(shown: View) -> str:
     """A view as HTML that needs nothing else: the sentence, the best configurations, and both figures as images."""
 

@@ -33,7 +33,7 @@ def locked(out: Path) -> Iterator[None]:
     parts.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(parts / store.LOCK, timeout=0):
-            (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             # What a process that was killed was writing.
             leftovers = [*parts.glob(".*.*.*")]
             for name in (store.RUNS, store.CURVES, store.PROVENANCE):
@@ -43,7 +43,7 @@ def locked(out: Path) -> Iterator[None]:
             yield
     except Timeout:
         with contextlib.suppress(OSError):
-            owner = (parts / OWNER).read_text()
+            owner = (parts / OWNER).read_text(encoding="utf-8")
         raise OptionError(
             f"--out accepts a folder that no other sweep is writing to, and {owner} is writing to {out}"
         ) from None
@@ -94,7 +94,7 @@ def read_chunks(parts: Path) -> list[list[str]]:
 def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
     """Keep how the sweep is cut: a run's last bits depend on how many are trained beside it."""
     text = json.dumps({name_of(keys): keys for keys in chunks})
-    store.replace(parts / CHUNKS, lambda path: path.write_text(text))
+    store.replace(parts / CHUNKS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read(parts: Path) -> list[pd.DataFrame]:
@@ -102,7 +102,7 @@ def read(parts: Path) -> list[pd.DataFrame]:
     tables, lengths = [], {}
     for path in sorted(parts.glob("*.parquet")):
         if is_intact(path):
-            tables.append(pd.read_parquet(path))
+            tables.append(store.read_table(path))
             continue
         lengths = lengths or {name_of(keys): len(keys) for keys in read_chunks(parts)}
         n_runs = lengths.get(path.stem.partition("-")[0])
@@ -113,7 +113,7 @@ def read(parts: Path) -> list[pd.DataFrame]:
 
 def save(parts: Path, name: str, table: pd.DataFrame) -> None:
     """Keep the table of a finished chunk, and drop its checkpoints."""
-    write(parts, name, ".parquet", lambda path: table.to_parquet(path, index=False))
+    write(parts, name, ".parquet", lambda path: path.write_bytes(table.to_parquet(index=False)))
     for path in parts.glob(f"{name}-*.pt"):
         path.unlink()
 
