@@ -206,8 +206,8 @@ def report(device: torch.device, provenance: dict, outcomes: list[Outcome], part
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.gpu", description="Test, tune and time this GPU.")
     cli.add_argument("--out", type=Path, metavar="DIR", help="default: $OUT, or results/gallery/ and the GPU's name")
-    cli.add_argument("--budget", default=240.0, metavar="SECONDS", help="of tuning (default %(default)s)")
-    cli.add_argument("--limit", default=530.0, metavar="SECONDS", help="of all (default %(default)s)")
+    cli.add_argument("--budget", type=float, default=240.0, metavar="SECONDS", help="of tuning (default %(default)s)")
+    cli.add_argument("--limit", type=float, default=530.0, metavar="SECONDS", help="of all (default %(default)s)")
     cli.add_argument("--no-tests", dest="tests", action="store_false", help="leave the tests out")
     return cli
 
