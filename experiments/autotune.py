@@ -16,17 +16,20 @@ compiles every candidate without running it, and says which are worth measuring 
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from experiments import atlas, origin, scratch, search, search_report, store, tuner
+from experiments import atlas, figures, origin, scratch, search, search_report, store, tuner
 from experiments.bars import progress_bar
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
+from experiments.values import SECONDS, taken, whole
 from kernels import registry, rules
 from kernels.codegen import VARIANTS, parse_target
+from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
 
@@ -42,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--rule", nargs="+", default=["adam"], metavar="NAME", help=f"{', '.join(rules.RULES)} or all")
     tune.add_argument("--dtype", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} or all")
     tune.add_argument("--rows", nargs="+", default=[*ROWS], metavar="KIND", help=f"{', '.join(ROWS)} (default all)")
-    tune.add_argument("--sizes", nargs="+", type=int, default=[16, 20, 24, 28], metavar="LOG2", help="of all elements")
-    tune.add_argument("--budget", type=float, default=240.0, metavar="SECONDS", help="default %(default)s")
-    tune.add_argument("--into", type=Path, metavar="DIR", help="folder of the tuned file (default: the user's cache)")
+    tune.add_argument("--sizes", nargs="+", default=[16, 20, 24, 28], metavar="LOG2", help="of all elements")
+    tune.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
+    tune.add_argument("--into", metavar="DIR", help="folder of the tuned file (default: the user's cache)")
     tune.add_argument("--again", action="store_true", help="race what is recorded already, too")
     default = Path("results/autotune")
     tune.add_argument("--out", type=Path, default=default, metavar="DIR", help="tables, figures (default %(default)s)")
@@ -55,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("b", metavar="B")
     verify = commands.add_parser("verify", help="time what is recorded for this GPU against the default")
     verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
-    verify.add_argument("--budget", type=float, default=240.0, metavar="SECONDS", help="default %(default)s")
+    verify.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     export = commands.add_parser("export", help="copy what the user's cache has into a folder that can be reviewed")
     export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
     export.add_argument("--to", type=Path, default=registry.PACKAGED, metavar="DIR", help="default %(default)s")
@@ -87,10 +90,8 @@ def check_tune(args: argparse.Namespace) -> None:
     measured = ["float32"] if args.dry_run else ["float32", "bfloat16-states"]
     args.dtype = named("dtype", args.dtype or measured, [*VARIANTS])
     args.rows = named("rows", args.rows, [*ROWS])
-    if unknown := [size for size in args.sizes if size not in BUCKETS]:
-        raise OptionError(f"--sizes accepts whole numbers from {BUCKETS[0]} to {BUCKETS[-1]}, not {unknown[0]}")
-    if not args.budget > 0:
-        raise OptionError(f"--budget accepts seconds above 0, not {args.budget:g}")
+    args.sizes = [taken("--sizes", size, whole(BUCKETS[0], BUCKETS[-1])) for size in args.sizes]
+    args.budget = taken("--budget", args.budget, SECONDS)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise OptionError("TRITON_INTERPRET in the environment replaces the compiler: unset it")
     if args.dry_run:
@@ -102,7 +103,8 @@ def check_tune(args: argparse.Namespace) -> None:
         raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
     else:
         gpu()
-    store.check_folder(args.out)
+    args.out = store.check_folder(args.out)
+    args.into = args.into and store.check_folder(args.into, "--into")
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -117,8 +119,8 @@ def dry_run(args: argparse.Namespace) -> int:
             text = atlas.markdown(rows, *what, provenance)
             table = args.out / f"atlas_{args.target}_{rule}_{dtype}.csv"
             store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
-            store.replace(table.with_suffix(".png"), atlas.figure(rows, *what).savefig)
-            store.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text))
+            store.replace(table.with_suffix(".png"), partial(figures.save, atlas.figure(rows, *what)))
+            store.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text, encoding="utf-8"))
             print(text)
     return 0
 
@@ -148,7 +150,7 @@ def files_of(name: str | None) -> list[tuple[Path, tuple[Device, dict, dict]]]:
         paths = [Path(name)]
     else:
         folders = [folder for folder in registry.folders() if folder.is_dir()]
-        paths = [path for folder in folders for path in sorted(folder.glob(f"{name or '*'}.json"))]
+        paths = [path for folder in folders for path in sorted(folder.glob("*.json")) if name in (None, path.stem)]
     found = [(path, content) for path in paths if (content := registry.read_now(path))]
     if not found:
         places = name if name and name.endswith(".json") else f"{name or 'any GPU'} in {places_text()}"
@@ -189,6 +191,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Race each entry against the default; 1 if one is slower than it beyond doubt."""
+    args.budget = taken("--budget", args.budget, SECONDS)
     device = gpu()
     machine, rows = scratch.machine(device), []
     if args.device:
@@ -204,7 +207,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    store.check_folder(args.to, "--to")
+    args.to = store.check_folder(args.to, "--to")
     # The most important file last, so that its entries stay.
     for path, (device, versions, entries) in reversed(files_of(args.device)):
         if path.parent.resolve() == args.to.resolve():
@@ -221,6 +224,7 @@ def export(args: argparse.Namespace) -> int:
 COMMANDS = {"tune": tune, "show": show, "diff": diff, "verify": verify, "export": export}
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli, argv = parser(), sys.argv[1:] if argv is None else argv
     named_first = argv and (argv[0] in COMMANDS or argv[0] in ("-h", "--help"))

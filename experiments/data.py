@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments.origin import readable
+
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -181,10 +183,10 @@ def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:
         if labels.max() > 9:
             raise DataError(f"{where}-labels-idx1-ubyte holds a label {labels.max()}, and only 0 to 9 are accepted")
     is_mnist = sha256.hexdigest() == VALUES_SHA256
-    name = "MNIST" if is_mnist else f"MNIST-format data from {Path(folder).resolve().name or folder}"
+    name = "MNIST" if is_mnist else readable(f"MNIST-format data from {Path(folder).resolve().name or folder}")
     x_train, x_eval = _normalise(arrays[0]), _normalise(arrays[2])
     y_train, y_eval = (torch.from_numpy(labels.astype(np.int64)) for labels in arrays[1::2])
-    return Dataset(name, folder, x_train, y_train, x_eval, y_eval)
+    return Dataset(name, readable(folder), x_train, y_train, x_eval, y_eval)
 
 
 def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from experiments import grid, sweep
 from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.store import Sweep, Taken
+from kernels.commands import command
 
 # Where all of MNIST cannot be had, a run on 5,000 digits has as many steps as an epoch of it.
 SWEEPS = {
@@ -49,6 +50,7 @@ def run(task: str, within: Path, **options) -> tuple[Sweep, Path]:
             raise OptionError(told) from error
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
     cli.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="default results/demo")

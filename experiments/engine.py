@@ -285,7 +285,7 @@ def provenance(plan: Plan, out: Path | None) -> dict:
     if out is not None:
         if not (out / store.PROVENANCE).exists():
             store.write_provenance(out, about)
-        before = json.loads((out / store.PROVENANCE).read_text())
+        before = json.loads((out / store.PROVENANCE).read_text(encoding="utf-8"))
         # What goes on has started when it did first.
         if before["sweep"] == json.loads(json.dumps(plan.identity)):
             about["started"] = before["started"]

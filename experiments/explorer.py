@@ -23,8 +23,8 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import figures, page, scatter, store, tables, unfinished
-from experiments.grid import OptionError
+from experiments import ambient, figures, page, scatter, store, tables, unfinished, values
+from experiments.grid import AXES, OptionError
 from experiments.store import Sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -73,6 +73,7 @@ def select(runs: pd.DataFrame, held: Mapping[str, float]) -> pd.DataFrame:
     return runs.loc[same].reset_index(drop=True)
 
 
+@ambient.pinned()
 def view(
     sweep: Sweep,
     optimizer: str | None = None,
@@ -89,13 +90,19 @@ def view(
         held: values of other axes; runs that have others are left out. By default none are.
     Raises: OptionError if no run is left.
     """
-    held = dict(held or {})
     whole = sweep.runs
+    axis = values.optional(values.Kind(f"one of {', '.join(AXES)}", lambda name: [*AXES][[*AXES].index(name)]))
+    x, y = values.taken("x", x, axis), values.taken("y", y, axis)
+
+    def numbers(given: Mapping) -> dict[str, float]:
+        return {axis.take(name): values.number(value) for name, value in given.items()}
+
+    held = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
     optimizer = optimizer or str(tables.ranked(whole).loc[0, "optimizer"])
     runs = select(whole[whole["optimizer"] == optimizer], held)
-    values = ", ".join(f"{tables.NAMES[axis]} {tables.short(value)}" for axis, value in held.items()) or "nothing"
+    kept = ", ".join(f"{tables.NAMES[name]} {tables.short(value)}" for name, value in held.items()) or "nothing"
     if runs.empty:
-        raise OptionError(f"{optimizer} was not run with {values}")
+        raise OptionError(f"{optimizer} was not run with {kept}")
     what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
@@ -108,7 +115,7 @@ def view(
     return View(
         sentence=" ".join(
             [
-                f"{what}, {optimizer}; held: {values}. {len(runs)} of {len(whole)} runs.",
+                f"{what}, {optimizer}; held: {kept}. {len(runs)} of {len(whole)} runs.",
                 *([page.DIVERGED] if (runs["status"] != "ok").any() else []),
                 *([left] if (left := unfinished.sentence(sweep.provenance)) else []),
             ]
@@ -137,6 +144,7 @@ def picture(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@ambient.pinned()
 def html_of(shown: View) -> str:
     """A view as HTML that needs nothing else: the sentence, the best configurations, and both figures as images."""
 

@@ -38,8 +38,15 @@ from experiments.tables import (
     varied_axes,
 )
 
-STYLE = Path(__file__).with_name("sandbox.mplstyle")
+STYLE = ["default", Path(__file__).with_name("sandbox.mplstyle")]
+"""For `matplotlib.style.context`: whatever a user's matplotlibrc or notebook has set, figures are drawn alike."""
 ACCURACY = "evaluation accuracy (log scale in the error)"
+
+
+def save(figure: Figure, path: Path, **options) -> None:
+    """Write a figure to a file in the style in which it was drawn."""
+    with style.context(STYLE):
+        figure.savefig(path, **options)
 
 
 def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:

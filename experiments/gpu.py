@@ -22,7 +22,9 @@ import torch
 from experiments import origin, store
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
+from experiments.values import SECONDS, checked
 from kernels import registry
+from kernels.commands import command
 from kernels.config import device_facts
 from kernels.occupancy import LIMITS
 
@@ -64,7 +66,8 @@ class Outcome(NamedTuple):
 
 def gpu_tests() -> list[str]:
     """Files of tests that need a GPU."""
-    return [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [str(path) for path in files if "mark.gpu" in path.read_text(encoding="utf-8")]
 
 
 def stages(out: Path, budget: float, tests: bool) -> list[Stage]:
@@ -170,7 +173,7 @@ def take_page(outcome: Outcome, out: Path) -> str:
     """The stage's part of the report; the page itself is removed, and so is what nobody looks at."""
     stage = outcome.stage
     if stage.page and (out / stage.page).exists():
-        text = (out / stage.page).read_text()
+        text = (out / stage.page).read_text(encoding="utf-8")
         (out / stage.page).unlink()
         text = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
     else:
@@ -211,9 +214,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> torch.device:
     """The GPU. Raises: OptionError, one sentence, if there is none or an option cannot be used."""
-    for option in ("budget", "limit"):
-        if not getattr(args, option) > 0:
-            raise OptionError(f"--{option} accepts seconds above 0, not {getattr(args, option):g}")
+    vars(args).update(checked(vars(args), {"budget": SECONDS, "limit": SECONDS}))
     if not torch.cuda.is_available():
         raise OptionError("there is no GPU here: everything that this measures needs one")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -221,11 +222,11 @@ def check(args: argparse.Namespace) -> torch.device:
     if facts.arch not in LIMITS:
         raise OptionError(f"this GPU is a {facts.arch}, and known are {', '.join(LIMITS)}")
     args.out = args.out or Path(os.environ.get("OUT") or ROOT / "results" / "gallery" / facts.slug)
-    args.out = args.out.absolute()
-    store.check_folder(args.out)
+    args.out = store.check_folder(args.out).absolute()
     return device
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = parser()
     args = cli.parse_args(argv)
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
             take_rows(stage, args.out)
             parts.append(take_page(outcomes[-1], args.out))
         text = report(device, provenance, outcomes, parts)
-        store.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n"))
+        store.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n", encoding="utf-8"))
         print(f"{stage.name}: {outcomes[-1].ended} after {outcomes[-1].seconds:.0f} s", flush=True)
         if outcomes[-1].ended == "interrupted":
             return 130

@@ -4,16 +4,21 @@ import itertools
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+
+from experiments import values as meant
+from experiments.values import Kind, OptionError, option, several, shown
 
 AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
 """The axes, in the order of all tables, with the default values of an optimizer that has none of its own."""
 BETAS = ("beta1", "beta2", "momentum")
 """Those that are below 1, and differ from each other by 1 - value."""
 
-RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d+))?")
+RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,6}))?")
 ACCEPTED = {
     "lr": "positive numbers",
     "beta1": "numbers in [0, 1)",
@@ -24,8 +29,7 @@ ACCEPTED = {
 }
 
 
-class OptionError(ValueError):
-    """An option that cannot be used; the message is one sentence that names it and what it accepts."""
+SEVERAL = {axis: Kind(accepts, several) for axis, accepts in ACCEPTED.items()}
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,31 @@ class Range:
     stop: float
 
     def __str__(self) -> str:
-        return f"{self.start:.6g}..{self.stop:.6g}"
+        return "..".join(map(shown, (self.start, self.stop)))
 
 
 Values = list[float] | Range
 
 
-def option(axis: str) -> str:
-    return "--" + axis.replace("_", "-")
+def taken(axis: str, given: Any, sampled: bool = False) -> Values | dict[Any, Values]:
+    """Values of an axis from whatever `sweep` is given: a number, a `Range`, words (see `parse_axis`), or several.
+
+    A dictionary of such, by optimizer, gives a dictionary. Raises: OptionError.
+    """
+    if isinstance(given, Mapping) and given:
+        # Of one optimizer, words that name another would be a dictionary again.
+        return {owner: of_one(axis, own, sampled, parse_values) for owner, own in given.items()}
+    return of_one(axis, given, sampled, parse_axis)
+
+
+def of_one(axis: str, given: Any, sampled: bool, parse: Callable) -> Any:
+    """A range of numbers, or what `parse` makes of everything else as words."""
+    if not isinstance(given, Range):
+        found = given.split() if isinstance(given, str) else meant.taken(option(axis), given, SEVERAL[axis])
+        return parse(axis, [one if isinstance(one, str) else repr(number(axis, one)) for one in found], sampled)
+    if not sampled:
+        raise OptionError(f"{option(axis)} takes a range without COUNT only with --sample, not '{given}'")
+    return check_range(axis, Range(number(axis, given.start), number(axis, given.stop)))
 
 
 def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> Values | dict[str, Values]:
@@ -80,7 +101,7 @@ def parse_range(axis: str, token: str) -> list[float]:
     if not match or not match["count"]:
         raise OptionError(
             f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, or alone with --sample "
-            f"START..STOP, not {token!r}"
+            f"START..STOP, not {shown(token)}"
         )
     start, stop = number(axis, match["start"]), number(axis, match["stop"])
     count = int(match["count"])
@@ -88,7 +109,7 @@ def parse_range(axis: str, token: str) -> list[float]:
     first, last = (1 - start, 1 - stop) if beta else (start, stop)
     if start > stop or min(first, last) <= 0 or count < 1 or (count == 1 and start != stop):
         limits = "0 <= START <= STOP < 1" if beta else "0 < START <= STOP"
-        raise OptionError(f"{option(axis)}: a range needs {limits} and a COUNT of at least 2, not {token!r}")
+        raise OptionError(f"{option(axis)}: a range needs {limits} and a COUNT of at least 2, not {shown(token)}")
     ratio = (last / first) ** (1 / max(count - 1, 1))
     spaced = [first * ratio**i for i in range(count)]
     # Twelve digits hide the rounding of the powers: 0.9..0.999:3 is 0.9 0.99 0.999.
@@ -98,17 +119,14 @@ def parse_range(axis: str, token: str) -> list[float]:
 def check_range(axis: str, values: Range) -> Range:
     """The range. Raises: OptionError if it is empty or cannot be sampled in log."""
     first, last = (1 - values.start, 1 - values.stop) if axis in BETAS else (values.start, values.stop)
-    if not (values.start < values.stop < math.inf and min(first, last) > 0 and values.start >= 0):
+    if not (values.start < values.stop < math.inf and min(first, last) > 0 <= values.start and last / first < math.inf):
         limits = "0 <= START < STOP < 1" if axis in BETAS else "0 < START < STOP"
         raise OptionError(f"{option(axis)}: a range needs {limits}, not '{values}'")
     return values
 
 
-def number(axis: str, token: str) -> float:
-    try:
-        return float(token)
-    except ValueError:
-        raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {token!r}") from None
+def number(axis: str, given: Any) -> float:
+    return meant.taken(option(axis), given, Kind(ACCEPTED[axis], meant.number))
 
 
 def check_axis(axis: str, values: list[float]) -> list[float]:

@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 import json
+import os
 import uuid
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,24 +14,31 @@ from experiments import optimizers
 from experiments.data import Dataset
 from experiments.grid import AXES
 from experiments.plan import Plan
+from optim import parts
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
-MODULES += ("recurrent", "schedules")
+MODULES += ("ambient", "origin", "recurrent", "schedules", "values")
 """The modules of experiments that training depends on; of kernels and optim all count. Figures change no result."""
 ORIGIN = 8
+PRECISION = ("DNNL_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
+PRECISION += ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",)
+"""Environment variables by which libraries compute products of float32 from fewer bits."""
 
 
 def keys(plan: Plan) -> list[str]:
     """An identity for each of a plan's runs, in their order: 32 hexadecimal digits.
 
-    Of the configuration, task, model and training, the seed, the data's values, the code, torch's version, and whether
-    a CPU or a GPU trains; not of what else is trained, nor of how the sweep is cut into chunks. The first `ORIGIN`
-    digits are those of all runs that differ in optimizer, configuration and seed alone.
+    Of the configuration, task, model and training, the seed, the data's values, the code, torch's version, whether
+    a CPU or a GPU trains, and by which compiler; not of what else is trained, how the sweep is cut into chunks, the
+    number of threads or the processor: these change last bits alone. The first `ORIGIN` digits are those of all runs
+    that differ in optimizer, configuration and seed alone.
     """
     common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
     common |= {"values": checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
     common["device"] = torch.device(plan.device).type
+    common["compiler"] = compiler(common["device"])
+    common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
     of = {
         name: hashlib.sha256(json.dumps([common, name, own_source(name)], sort_keys=True).encode())
         for name in plan.identity["optimizers"]
@@ -43,6 +52,14 @@ def keys(plan: Plan) -> list[str]:
         sha256.update(f" {seed} ".encode() + values.tobytes())
         found.append(origin + sha256.hexdigest()[: 32 - ORIGIN])
     return found
+
+
+def compiler(device: str) -> str:
+    """What makes machine code of the rules for a device, and its version, or what runs instead of it."""
+    if device == "cuda":
+        interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+        return f"triton {version('triton')}{', interpreted' * interpreted}"
+    return f"numba {version('numba')}" if parts.has_numba() else "none"
 
 
 def checksum(dataset: Dataset) -> str:

@@ -109,7 +109,8 @@ def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float3
     with torch.random.fork_rng(devices=[]):
         alone = []
         for seed in seeds:
-            torch.manual_seed(seed)
+            # The CPU's alone: the generators of GPUs stay as they were.
+            torch.default_generator.manual_seed(seed)
             alone.append([p.detach().to(dtype) for p in model.build().parameters()])
     return [
         torch.stack(of_seeds).repeat_interleave(n_configs, dim=0).to(device).requires_grad_()

@@ -11,6 +11,7 @@ import torch
 import optim
 from experiments import grid
 from experiments.grid import AXES, OptionError
+from experiments.values import Kind, several, shown, taken
 
 
 class Choice(NamedTuple):
@@ -49,10 +50,21 @@ GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
 ACCEPTED = f"{', '.join(OPTIMIZERS)} or MODULE:CLASS"
 
 
+def names_or_classes(given: Any) -> list[str | type]:
+    """One or several as a list. Raises: TypeError if one is neither a name nor a class."""
+    found = several(given)
+    if not all(isinstance(one, str | type) for one in found):
+        raise TypeError
+    return found
+
+
+ONE_OR_SEVERAL = Kind(f"one or several of {ACCEPTED}", names_or_classes)
+
+
 def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
     """The names of one or several optimizers, given by name or as classes."""
     names = []
-    for one in [chosen] if isinstance(chosen, str | type) else chosen:
+    for one in taken("--optimizer", chosen, ONE_OR_SEVERAL):
         # A notebook's __main__ is main: legends leave out what begins with an underscore.
         name = one if isinstance(one, str) else f"{one.__module__.strip('_')}:{one.__qualname__}"
         if not isinstance(one, str):
@@ -67,11 +79,11 @@ def resolve(name: str) -> Choice:
         return OPTIMIZERS[name]
     module_name, colon, class_name = name.partition(":")
     if not (module_name and colon and class_name):
-        raise OptionError(f"--optimizer accepts {ACCEPTED}, not {name!r}")
+        raise OptionError(f"--optimizer accepts {ACCEPTED}, not {shown(name)}")
     try:
         found = GIVEN.get(name) or getattr(importlib.import_module(module_name), class_name, None)
-    # Whatever the code of a user's module raises.
-    except Exception as error:
+    # Whatever the code of a user's module raises, which may end the process.
+    except (Exception, SystemExit) as error:
         reason = str(error).partition("\n")[0]
         raise OptionError(
             f"--optimizer accepts a MODULE:CLASS that can be imported, and {module_name} cannot be "
@@ -120,7 +132,7 @@ def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str,
         for name in values:
             having = [axis in has for owner, has in known.items() if name in ("", owner)]
             if not having:
-                raise OptionError(f"{grid.option(axis)} accepts values for {', '.join(names)}, not for {name!r}")
+                raise OptionError(f"{grid.option(axis)} accepts values for {', '.join(names)}, not for {shown(name)}")
             if not any(having):
                 raise OptionError(
                     f"{grid.option(axis)} goes with none of the optimizers chosen: "

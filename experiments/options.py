@@ -1,11 +1,10 @@
 """What `python -m experiments.sweep` can be told."""
 
 import argparse
-from pathlib import Path
 
 from experiments import grid, optimizers, problems, sampling, targets
+from experiments.arguments import ENGINES
 from experiments.grid import AXES
-from experiments.plan import ENGINES
 from experiments.schedules import SCHEDULES
 
 
@@ -32,28 +31,26 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help=f"{models} (default: the first)")
     add(
         "--hidden",
-        type=int,
         metavar="H",
         help="width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
     )
-    add("--condition-number", type=float, default=100.0, metavar="C", help="of regression's linear model (default 100)")
-    add("--seeds", type=int, default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")
+    add("--condition-number", default=100.0, metavar="C", help="of regression's linear model (default 100)")
+    add("--seeds", default=1, metavar="N", help="runs of each configuration, seeds 0 to N-1 (default 1)")
     text = "length of a run (default 1, or what suits the task; of fewer digits than MNIST's as many steps)"
-    add("--epochs", type=float, metavar="E", help=text)
-    add("--steps", type=int, metavar="S", help="length of a run, instead of --epochs")
-    add("--batch-size", type=int, metavar="B", help="examples a batch (default 128, or what suits the task)")
+    add("--epochs", metavar="E", help=text)
+    add("--steps", metavar="S", help="length of a run, instead of --epochs")
+    add("--batch-size", metavar="B", help="examples a batch (default 128, or what suits the task)")
     text = "batches of a step, whose gradient is the mean over them (default 1)"
-    add("--accumulate", type=int, default=1, metavar="N", help=text)
+    add("--accumulate", default=1, metavar="N", help=text)
     add("--schedule", default="constant", metavar="S", help=f"of lr: {', '.join(SCHEDULES)} (default constant)")
     add(
         "--warmup",
-        type=int,
         default=0,
         metavar="STEPS",
         help="in which lr rises to where the schedule starts (default 0)",
     )
-    add("--dropout", type=float, default=0.0, metavar="P", help="of an mlp's hidden activations (default 0)")
-    add("--evaluations", type=int, default=8, metavar="N", help="evaluations of a run after its start (default 8)")
+    add("--dropout", default=0.0, metavar="P", help="of an mlp's hidden activations (default 0)")
+    add("--evaluations", default=8, metavar="N", help="evaluations of a run after its start (default 8)")
     add(
         "--data-dir",
         metavar="DIR",
@@ -62,7 +59,6 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     add(
         "--out",
-        type=Path,
         metavar="DIR",
         help="folder for the results, for example results/first (needed unless --dry-run)",
     )
@@ -71,11 +67,11 @@ def parser() -> argparse.ArgumentParser:
     text = "of a Ray cluster (default: RAY_ADDRESS, else a cluster of this machine)"
     add("--ray-address", metavar="HOST:PORT", help=text)
     text = "between two checkpoints of what is being trained (default 20)"
-    add("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help=text)
+    add("--checkpoint-every", default=20.0, metavar="SECONDS", help=text)
     text = f"{targets.ACCEPTED} to which the report counts steps (default: a loss it chooses)"
-    add("--target", metavar="T", help=text)
+    add("--target", metavar="T", help=text.replace("%", "%%"))
     text = "run the best configuration of each optimizer again on N fresh seeds"
-    add("--confirm", type=int, metavar="N", help=text)
+    add("--confirm", metavar="N", help=text)
     add("--compare-alone", action="store_true", help="also say how long the runs would take one by one, from a sample")
     add("--dry-run", action="store_true", help="print what would be done and how long it would take, and stop")
     return cli

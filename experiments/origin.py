@@ -78,7 +78,7 @@ def here() -> str:
 
 def cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
@@ -92,4 +92,13 @@ def command_line() -> str:
         return f"notebook {os.environ.get('JPY_SESSION_NAME', '')}".rstrip()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     start = ["python", "-m", spec.name] if spec and spec.name != "__main__" else ["python", Path(sys.argv[0]).name]
-    return " ".join([*start, *sys.argv[1:]])
+    return readable(" ".join([*start, *sys.argv[1:]]))
+
+
+def readable(text: str) -> str:
+    """Text that can be written as UTF-8, of a word or path that the console's encoding had no characters for."""
+    return os.fsencode(text).decode("utf-8", "replace") if any(map(is_surrogate, text)) else text
+
+
+def is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"

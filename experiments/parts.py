@@ -37,7 +37,7 @@ def locked(out: Path) -> Iterator[None]:
     try:
         parts.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         # What a process that was killed was writing; figures are also drawn without the lock.
         for path in [*parts.glob(".*.*.*"), *(path for path in out.iterdir() if is_leftover(path))]:
             path.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def locked(out: Path) -> Iterator[None]:
 def owner(parts: Path) -> str:
     """Who holds the lock; in its first moment that is not said yet, and the name there is of one that has ended."""
     try:
-        told = (parts / OWNER).read_text()
+        told = (parts / OWNER).read_text(encoding="utf-8")
     except OSError:
         told = ""
     match = re.fullmatch(r"process (\d+) on (.+)", told)
@@ -129,7 +129,7 @@ def read_chunks(parts: Path) -> list[list[str]]:
 def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
     """Keep how the sweep is cut: a run's last bits depend on how many are trained beside it."""
     text = json.dumps({name_of(keys): keys for keys in chunks})
-    store.replace(parts / CHUNKS, lambda path: path.write_text(text))
+    store.replace(parts / CHUNKS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
@@ -140,7 +140,7 @@ def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
     tables, lengths = [], {}
     for path in sorted(parts.glob("[!.]*.parquet")):
         if is_intact(path):
-            tables.append(pd.read_parquet(path))
+            tables.append(store.read_table(path))
             continue
         if not repair:
             continue
@@ -153,7 +153,7 @@ def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
 
 def save(parts: Path, name: str, table: pd.DataFrame) -> None:
     """Keep the table of a finished chunk, and drop its checkpoints."""
-    write(parts, name, ".parquet", lambda path: table.to_parquet(path, index=False))
+    write(parts, name, ".parquet", lambda path: path.write_bytes(table.to_parquet(index=False)))
     for path in parts.glob(f"{name}-*.pt"):
         path.unlink()
 

@@ -2,20 +2,24 @@
 
 import math
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
-from experiments import grid, models, optimizers, population, problems, sampling, store
+from experiments import ambient, arguments, grid, models, optimizers, population, problems, sampling, store, values
+from experiments.arguments import DEVICES, ENGINES
 from experiments.grid import OptionError, Range
+from experiments.optimizers import names_or_classes
 from experiments.schedules import SCHEDULES
+from experiments.values import Kind
 
-ENGINES = ("local", "ray")
 KEPT_BLOCK = 32 * 2**20
 """Bytes up to which glibc's malloc gives a block of memory out again; a larger one is page-faulted in each time."""
 
@@ -49,6 +53,8 @@ class Plan(NamedTuple):
         return self.runs["optimizer"].value_counts(sort=False).to_dict()
 
 
+@ambient.pinned()
+@arguments.normalised
 def make_plan(
     task: str,
     *,
@@ -73,41 +79,26 @@ def make_plan(
     engine: str = "local",
 ) -> Plan:
     """Check everything and load the data; arguments as of `sweep`. Raises: OptionError or DataError."""
+    if out is not None:
+        store.check_folder(out)
     problems.check_model(task, model, hidden, dropout)
-    given = {axis: checked(axis, values, sample) for axis, values in axes.items() if values is not None}
+    given = {axis: of_optimizers(axis, given, sample) for axis, given in axes.items() if given is not None}
     grids = optimizers.grids(optimizers.names_of(optimizer), given)
-    drawn = sampling.parse(sample) if sample else None
-    for name, value in (
-        ("seeds", seeds),
-        ("batch-size", batch_size),
-        ("accumulate", accumulate),
-        ("evaluations", evaluations),
-    ):
-        if value is not None and value < 1:
-            raise OptionError(f"--{name} accepts whole numbers from 1, not {value}")
+    drawn = None if sample is None else sampling.parse(sample)
     if steps is not None and epochs is not None:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
-    for name, length in (("steps", steps), ("epochs", epochs)):
-        if length is not None and not 0 < length < math.inf:
-            raise OptionError(f"--{name} accepts positive numbers, not {length:g}")
     if engine not in ENGINES:
-        raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {engine!r}")
+        raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {values.shown(engine)}")
     device = resolve_device(device, engine)
-    if drawn:
-        n_configs = drawn[1] * len(grids)
-    else:
-        n_configs = sum(math.prod(map(len, values.values())) for values in grids.values())
-    store.check_room(
-        out, n_configs * seeds, evaluations + 1 if steps is None else min(evaluations, math.ceil(steps)) + 1
-    )
+    n_configs = drawn[1] * len(grids) if drawn else sum(math.prod(map(len, own.values())) for own in grids.values())
+    store.check_room(out, n_configs * seeds, (evaluations if steps is None else min(evaluations, steps)) + 1)
     configs = {
-        name: sampling.configurations(values, *drawn) if drawn else grid.configurations(values)
-        for name, values in grids.items()
+        name: sampling.configurations(own, *drawn) if drawn else grid.configurations(own) for name, own in grids.items()
     }
     for name, table in configs.items():
         optimizers.check(name, table)
     if schedule not in SCHEDULES:
-        raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {schedule!r}")
+        raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {values.shown(schedule)}")
 
     problem = problems.make(task, model, hidden, data_dir, condition_number, dropout)
     n_train, batch_size = len(problem.data.x_train), batch_size or problem.batch_size
@@ -120,13 +111,21 @@ def make_plan(
         steps = steps or problem.steps or max(n_train, problem.examples) // (batch_size * accumulate)
     if steps is None:
         steps = max(1, round((epochs or 1) * (n_train // (batch_size * accumulate))))
+    if steps > values.MOST:
+        raise OptionError(f"--epochs accepts as many as make at most {values.MOST} steps, not {epochs:g}")
     if not 0 <= warmup < steps:
         raise OptionError(f"--warmup accepts whole numbers from 0 to below the {steps} steps of a run, not {warmup}")
+    lane_bytes = population.lane_bytes(problem.model, batch_size)
+    if engine == "local" and lane_bytes > (most := total_memory(device)):
+        raise OptionError(
+            f"--hidden and --batch-size accept what fits into the memory of {most / 2**30:.3g} GiB, and a run of "
+            f"{problem.model.name} takes about {lane_bytes / 2**30:.3g}"
+        )
     identity = {
         "task": task,
         "model": problem.model.name,
         "optimizers": {
-            name: {axis: str(values) if isinstance(values, Range) else values for axis, values in axes.items()}
+            name: {axis: str(own) if isinstance(own, Range) else own for axis, own in axes.items()}
             for name, axes in grids.items()
         },
         "sample": sample,
@@ -147,7 +146,7 @@ def make_plan(
         device=device,
         runs=runs_of(configs, seeds),
         lanes=lanes_at_once(problem.model, batch_size, device),
-        lane_bytes=population.lane_bytes(problem.model, batch_size),
+        lane_bytes=lane_bytes,
     )
 
 
@@ -155,9 +154,10 @@ def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
     """Every configuration of every optimizer with every seed, seed by seed; configurations are numbered by `config`."""
     numbered, n = [], 0
     for name, table in configs.items():
-        numbered += [table.assign(seed=seed, config=range(n, n + len(table))) for seed in range(seeds)]
-        for of_seed in numbered[-seeds:]:
-            of_seed.insert(0, "optimizer", name)
+        rows = np.tile(np.arange(len(table)), seeds)
+        of_name = table.iloc[rows].assign(seed=np.repeat(np.arange(seeds), len(table)), config=n + rows)
+        of_name.insert(0, "optimizer", name)
+        numbered.append(of_name)
         n += len(table)
     return pd.concat(numbered, ignore_index=True)
 
@@ -199,36 +199,41 @@ def lanes_at_once(model: models.Model, batch_size: int, device: str) -> int:
     return max(1, lanes)
 
 
-def checked(axis: str, values: Any, sample: str | None) -> Any:
-    """The values of an axis, or its range, or a dictionary of such by optimizer. Raises: OptionError."""
-    if isinstance(values, Mapping):
-        return {name and optimizers.names_of(name)[0]: checked(axis, own, sample) for name, own in values.items()}
-    if not isinstance(values, Range):
-        return grid.check_axis(axis, as_list(values))
-    if not sample:
-        raise OptionError(f"{grid.option(axis)} takes a range without COUNT only with --sample, not '{values}'")
-    return grid.check_range(axis, values)
-
-
-def as_list(values: float | Iterable[float]) -> list[float]:
-    return [float(v) for v in values] if isinstance(values, Iterable) else [float(values)]
+def of_optimizers(axis: str, given: Any, sample: str | None) -> Any:
+    """The values of an axis, or its range, or a dictionary of such by the names of optimizers. Raises: OptionError."""
+    found = grid.taken(axis, given, sample is not None)
+    if not isinstance(found, dict):
+        return found
+    by = Kind("values by the names of optimizers", names_or_classes)
+    owners = {owner: values.taken(grid.option(axis), owner, by) for owner in found}
+    return {owner and optimizers.names_of(owners[owner])[0]: own for owner, own in found.items()}
 
 
 def resolve_device(device: str, engine: str = "local") -> str:
     """The device to run on. Raises: OptionError if it is not there, which only a cluster can say of its own."""
+    device = values.taken("--device", device, arguments.KINDS["device"])
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise OptionError(f"--device accepts auto, cpu, cuda or cuda:N, not {device!r}") from None
-    if wanted.type not in ("cpu", "cuda"):
-        raise OptionError(f"--device accepts auto, cpu, cuda or cuda:N, not {device!r}")
+    if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", device, re.ASCII):
+        raise OptionError(f"--device accepts {DEVICES}, not {values.shown(device)}")
+    if device.startswith("cpu"):
+        return "cpu"
+    wanted = torch.device(device)
     if engine == "local" and wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise OptionError(
             f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
     return device
+
+
+def total_memory(device: str) -> float:
+    """Bytes of memory that the device has, whether they are free or not; infinite where nothing says it."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return math.inf
 
 
 def memory_budget(device: str) -> int:
@@ -272,8 +277,8 @@ def describe(plan: Plan, seconds: float) -> str:
     n_chunks, lanes = len(parts), max(map(len, parts))
     grids = {
         name: {
-            grid.option(axis): values if isinstance(values, str) else " ".join(f"{v:g}" for v in values)
-            for axis, values in axes.items()
+            grid.option(axis): own if isinstance(own, str) else " ".join(f"{v:g}" for v in own)
+            for axis, own in axes.items()
         }
         for name, axes in plan.identity["optimizers"].items()
     }

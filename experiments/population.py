@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments import capture, models, optimizers, problems, schedules
+from experiments import ambient, capture, models, optimizers, problems, schedules
 from experiments.problems import Problem
 from optim.base import RuleOptimizer
 
@@ -30,6 +30,7 @@ def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     """Steps after which to evaluate: 0, then evenly spaced, the last step included."""
+    evaluations = min(evaluations, steps)
     return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
 
 
@@ -120,6 +121,7 @@ def step_(
     return torch.stack(losses).mean(dim=0)
 
 
+@ambient.pinned()
 def train(
     problem: Problem,
     configs: pd.DataFrame,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from experiments import convolution, data, functions, models, recurrent
+from experiments import ambient, convolution, data, functions, models, recurrent, values
 from experiments.grid import OptionError
 
 TASKS = {"mnist": ("mlp", "logistic", "cnn", "gru"), "regression": ("mlp", "linear")}
@@ -42,6 +42,7 @@ class Problem:
         return "excess evaluation MSE" if self.data.loss_floor else "evaluation loss (MSE)"
 
 
+@ambient.pinned()
 def make(
     task: str,
     model: str | None = None,
@@ -87,10 +88,10 @@ def networks(hidden: int | None = None, dropout: float = 0.0) -> dict[str, model
 def check_model(task: str, model: str | None, hidden: int | None, dropout: float = 0.0) -> str:
     """The model's kind. Raises: OptionError if the task is unknown, or cannot train such a model."""
     if task not in TASKS:
-        raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {task!r}")
+        raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {values.shown(task)}")
     kind = model or TASKS[task][0]
     if kind not in TASKS[task]:
-        raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {kind!r}")
+        raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {values.shown(kind)}")
     if hidden is not None and (hidden < 1 or kind not in ("mlp", "gru")):
         raise OptionError(
             f"--hidden accepts a width of at least 1 and goes with --model mlp or gru, not {hidden} with {kind}"

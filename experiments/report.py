@@ -19,11 +19,12 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import comparison, figures, page, scatter, store, tables, targets, unfinished, webpage
+from experiments import ambient, comparison, figures, page, scatter, store, tables, targets, unfinished, webpage
 from experiments.figures import STYLE
 from experiments.grid import OptionError
 from experiments.tables import NAMES, best_configurations, summarise
 from experiments.targets import Target
+from kernels.commands import command
 
 OPTIMIZERS = (
     "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
@@ -76,10 +77,13 @@ def console_table(summary: pd.DataFrame, n: int = 10) -> str:
 
 def target_of(runs: pd.DataFrame, provenance: dict, asked: str | None = None) -> Target | None:
     """The target asked for, else the sweep's, else a sensible one. Raises: OptionError."""
-    text = asked or provenance.get("target")
-    return targets.parse(text, runs["eval_accuracy"].notna().any()) if text else targets.choose(runs)
+    text = provenance.get("target") if asked is None else asked
+    if text is None:
+        return targets.choose(runs)
+    return targets.parse(text, runs["eval_accuracy"].notna().any())
 
 
+@ambient.pinned()
 def write(
     folder: str | os.PathLike[str],
     runs: pd.DataFrame,
@@ -170,13 +174,15 @@ def drawings(
     return pictures
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(
         prog="python -m experiments.report",
         description="Draw a sweep's figures and report again from its tables, without training.",
     )
     cli.add_argument("folder", type=Path, metavar="FOLDER", help="results folder of a sweep, for example results/first")
-    cli.add_argument("--target", metavar="T", help=f"{targets.ACCEPTED} to count steps to (default: the sweep's)")
+    text = f"{targets.ACCEPTED} to count steps to (default: the sweep's)".replace("%", "%%")
+    cli.add_argument("--target", metavar="T", help=text)
     args = cli.parse_args(argv)
     folder = args.folder
     try:

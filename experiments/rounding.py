@@ -7,10 +7,8 @@ keeps it on average. Only the weights are bfloat16: losses and gradients are com
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -18,11 +16,13 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 import optim
-from experiments import models, origin, population, problems, store
+from experiments import ambient, figures, models, origin, population, problems, store
 from experiments.bars import progress_bar
 from experiments.data import DataError
 from experiments.figures import STYLE
 from experiments.grid import OptionError
+from experiments.values import POSITIVE, checked, whole
+from kernels.commands import command
 
 KINDS = {
     "float32": (torch.float32, {}),
@@ -75,6 +75,7 @@ def train(
     return pd.concat(rows), moved, size
 
 
+@ambient.pinned()
 def compare(
     problem: problems.Problem, lr: float, seeds: int, steps: int, device: str = "cpu"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,24 +128,21 @@ def figure(curves: pd.DataFrame, title: str) -> Figure:
 
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=__doc__.splitlines()[0])
-    cli.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for rounding.{png,csv,md}")
-    cli.add_argument("--lr", type=float, default=1e-5, help="a positive number (default 1e-5)")
-    cli.add_argument("--steps", type=int, default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")
-    cli.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each kind (default 5)")
+    cli.add_argument("--out", required=True, metavar="DIR", help="folder for rounding.{png,csv,md}")
+    cli.add_argument("--lr", default=1e-5, help="a positive number (default 1e-5)")
+    cli.add_argument("--steps", default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")
+    cli.add_argument("--seeds", default=5, metavar="N", help="runs of each kind (default 5)")
     cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
     return cli
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = parser()
     args = cli.parse_args(argv)
     try:
-        if not 0 < args.lr < math.inf:
-            raise OptionError(f"--lr accepts positive numbers, not {args.lr:g}")
-        for name in ("steps", "seeds"):
-            if getattr(args, name) < 1:
-                raise OptionError(f"--{name} accepts whole numbers from 1, not {getattr(args, name)}")
-        store.check_folder(args.out)
+        vars(args).update(checked(vars(args), {"lr": POSITIVE, "steps": whole(1), "seeds": whole(1, 10**4)}))
+        args.out = store.check_folder(args.out)
         problem = problems.make("mnist", "mlp", None, args.data_dir, 100.0)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
@@ -169,8 +167,8 @@ def main(argv: list[str] | None = None) -> int:
 """ + "\n".join([*table, "", "Medians over seeds. Bytes: the weight and Adam's two states, without the gradient.", ""])
     args.out.mkdir(parents=True, exist_ok=True)
     store.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
-    store.replace(args.out / "rounding.png", lambda path: figure(curves, what).savefig(path))
-    store.replace(args.out / "rounding.md", lambda path: path.write_text(text))
+    store.replace(args.out / "rounding.png", lambda path: figures.save(figure(curves, what), path))
+    store.replace(args.out / "rounding.md", lambda path: path.write_text(text, encoding="utf-8"))
     print(text)
     return 0
 

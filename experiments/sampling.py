@@ -7,9 +7,10 @@ import pandas as pd
 from scipy.stats import qmc
 
 from experiments.grid import AXES, BETAS, OptionError, Range
+from experiments.values import shown
 
 SEQUENCES = {"sobol": qmc.Sobol, "halton": qmc.Halton}
-ACCEPTED = "sobol:N with a power of two, or halton:N"
+ACCEPTED = "sobol:N with a power of two, or halton:N, and N below a million"
 
 
 def parse(text: str) -> tuple[str, int]:
@@ -17,7 +18,7 @@ def parse(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(sobol|halton):([1-9]\d{0,5})", text.strip())
     # Only a power of two of Sobol's points is balanced.
     if not match or (match[1] == "sobol" and int(match[2]).bit_count() > 1):
-        raise OptionError(f"--sample accepts {ACCEPTED}, for example sobol:64, not {text!r}")
+        raise OptionError(f"--sample accepts {ACCEPTED}, for example sobol:64, not {shown(text)}")
     return match[1], int(match[2])
 
 

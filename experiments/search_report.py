@@ -1,5 +1,6 @@
 """What a search has found, for people: a page, and a figure of what each candidate costs."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments import atlas, origin, search, store
+from experiments import atlas, figures, origin, search, store
 from experiments.figures import STYLE
 from experiments.timing import markdown_table
 from experiments.tuner import TABLE, Report
@@ -90,11 +91,11 @@ def state_line(state: dict) -> str:
 def write(found: Report, device: Device, provenance: dict, out: Path) -> str:
     """Write page and figure beside the table of all candidates; returns the page."""
     text = markdown(found, device, provenance)
-    store.replace(out / PAGE, lambda path: path.write_text(text))
+    store.replace(out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
     if (out / TABLE).exists():
         table = pd.read_csv(out / TABLE, keep_default_na=False, na_values=[""])
         if drawn := figure(table, found.entries, device.name, device.warp_size):
-            store.replace(out / FIGURE, drawn.savefig)
+            store.replace(out / FIGURE, partial(figures.save, drawn))
     return text
 
 

@@ -34,7 +34,7 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
         optimizer: a name in `optimizers.OPTIMIZERS` that torch has, too.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = problem.model.build().to(device, dtype)
     torchs = class_of(optimizer)
     # Not every torch fuses Adagrad on a GPU.

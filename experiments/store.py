@@ -1,6 +1,7 @@
 """The files of a results folder: written whole or not at all."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from experiments import values
 from experiments.grid import AXES, OptionError
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
@@ -66,14 +68,19 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) -> None:
     """Write runs.parquet, curves.parquet and provenance.json, which gets the checksums of both, into the folder."""
-    replace(out / RUNS, lambda path: runs.to_parquet(path, index=False))
-    replace(out / CURVES, lambda path: curves.to_parquet(path, index=False))
+    replace(out / RUNS, lambda path: path.write_bytes(runs.to_parquet(index=False)))
+    replace(out / CURVES, lambda path: path.write_bytes(curves.to_parquet(index=False)))
     provenance["sha256"] = {name: sha256(out / name) for name in (RUNS, CURVES)}
     write_provenance(out, provenance)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A table from a file, by its bytes: pyarrow opens no path that is not UTF-8."""
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+
 def write_provenance(out: Path, provenance: dict) -> None:
-    replace(out / PROVENANCE, lambda path: path.write_text(json.dumps(provenance, indent=2) + "\n"))
+    replace(out / PROVENANCE, lambda path: path.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8"))
 
 
 def write_drawn(out: Path, paths: Iterable[Path]) -> None:
@@ -81,13 +88,13 @@ def write_drawn(out: Path, paths: Iterable[Path]) -> None:
     names = [path.name for path in paths]
     for name in set(drawn(out)) - set(names):
         (out / name).unlink(missing_ok=True)
-    replace(out / PARTS / DRAWN, lambda path: path.write_text(json.dumps(names)))
+    replace(out / PARTS / DRAWN, lambda path: path.write_text(json.dumps(names), encoding="utf-8"))
 
 
 def drawn(out: Path) -> list[str]:
     """The names that `write_drawn` has kept; none if they are lost."""
     try:
-        return [Path(name).name for name in json.loads((out / PARTS / DRAWN).read_text())]
+        return [Path(name).name for name in json.loads((out / PARTS / DRAWN).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
 
@@ -103,8 +110,9 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     """
     from experiments import unfinished  # which is built on this module
 
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
+    folder = values.taken("the folder of a sweep", folder, values.FOLDER)
+    # Unlike Path.is_dir, this says no of whatever cannot be.
+    if not os.path.isdir(folder):
         raise OptionError(f"{folder} is no folder")
     so_far = unfinished.read(folder)
     if so_far and len(so_far.runs):
@@ -132,7 +140,7 @@ def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.Dat
     """The table of a file that has these columns, of numbers but for `WORDS`. checksum: None if it is not known."""
     if checksum and _read(path, sha256) != checksum:
         raise OptionError(f"{path} is damaged: the command of its sweep makes it again from the parts")
-    table = _read(path, pd.read_parquet)
+    table = _read(path, read_table)
     if missing := [column for column in columns if column not in table]:
         raise OptionError(f"{path} lacks the columns {', '.join(missing)}")
     if len(table) == 0:
@@ -166,13 +174,31 @@ def clear(out: Path) -> None:
     (out / PROVENANCE).unlink(missing_ok=True)
 
 
-def check_folder(out: Path, option: str = "--out") -> None:
-    """Raise OptionError unless the folder can be made or written to."""
-    if out.exists() and not out.is_dir():
-        raise OptionError(f"{option} accepts a folder, and {out} is a file")
-    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+def check_folder(given: str | os.PathLike[str], option: str = "--out") -> Path:
+    """The folder, which can be made or written to. Raises: OptionError if it cannot."""
+    out = values.taken(option, given, values.FOLDER)
+    missing, parent = [], out.absolute()
+    try:
+        # Our files have to find room for their names.
+        (out / ("x" * 100)).exists()
+        for parent in (out.absolute(), *out.absolute().parents):
+            if parent.exists():
+                break
+            if parent.is_symlink():
+                target = os.readlink(parent)
+                raise OptionError(f"{option} accepts a folder, and {parent} is a link to {target}, which is not there")
+            missing.append(parent.name)
+        # What is below a folder that is missing could not be looked at.
+        for name in missing:
+            (parent / name).exists()
+    except OSError as error:
+        name = values.shown(str(out))
+        raise OptionError(f"{option} accepts a folder that can be made, and {name} cannot ({error.strerror})") from None
+    if not missing and not parent.is_dir():
+        raise OptionError(f"{option} accepts a folder, and {out} is none")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OptionError(f"{option} accepts a folder that can be written to, and {parent} cannot")
+    return out
 
 
 def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
@@ -186,7 +212,7 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
     if not out.exists() or all(path.name.startswith(".") or path.name in known for path in out.iterdir()):
         return
     try:
-        other = json.loads((out / PROVENANCE).read_text())["sweep"]
+        other = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))["sweep"]
         differing = differences(json.loads(json.dumps(sweep)), other)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise Taken(out, "other files") from None
@@ -200,7 +226,7 @@ def differences(sweep: dict, other: dict) -> list[str]:
     return [key for key in sweep if key not in grid and sweep[key] != other.get(key)]
 
 
-def check_room(out: Path | None, n_runs: int, n_points: int) -> None:
+def check_room(out: Path | None, n_runs: int, n_points: int, option: str = "the grid") -> None:
     """Raise OptionError if results of that size fit neither into the memory nor, if there is a folder, on its disk."""
     needed = n_runs * n_points * ROW_BYTES
     rooms = {"of memory": memory()}
@@ -210,7 +236,7 @@ def check_room(out: Path | None, n_runs: int, n_points: int) -> None:
     for where, free in rooms.items():
         if needed > free:
             raise OptionError(
-                f"the grid accepts as many runs as there is room for: {n_runs} runs with {n_points} evaluations take "
+                f"{option} accepts as many runs as there is room for: {n_runs} runs with {n_points} evaluations take "
                 f"about {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB {where} are free"
             )
 

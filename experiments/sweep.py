@@ -6,25 +6,29 @@ python -m experiments.sweep regression --model linear --condition-number 1e4 --l
 """
 
 import errno
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from experiments import comparison, confirmation, grid, options, page, report, solo, store, targets
+import torch
+
+from experiments import ambient, arguments, comparison, confirmation, options, page, report, solo, store, targets
 from experiments.data import DataError
 from experiments.engine import Terminated, opened, run
 from experiments.grid import AXES, OptionError, Range
 from experiments.plan import Plan, describe, estimate_seconds, make_plan
 from experiments.store import Sweep
+from kernels.commands import command
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-Values = float | Iterable[float] | Range
+Values = float | str | Iterable[float | str] | Range
 OfAxis = Values | Mapping[str, Values] | None
 
 
+@ambient.pinned()
+@arguments.normalised
 def sweep(
     task: str = "mnist",
     *,
@@ -49,14 +53,14 @@ def sweep(
     condition_number: float = 100.0,
     evaluations: int = 8,
     data_dir: str | os.PathLike[str] | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     out: str | os.PathLike[str] | None = None,
     fresh: bool = False,
     engine: str = "local",
     ray_address: str | None = None,
     checkpoint_every: float = 20.0,
     compare_alone: bool = False,
-    target: str | None = None,
+    target: str | float | None = None,
     confirm: int | None = None,
     progress: bool = True,
 ) -> Sweep:
@@ -70,8 +74,8 @@ def sweep(
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
-            an argument, or, to be sampled, a `grid.Range`; or a dictionary of such by optimizer, with "" for all
-            others. None leaves each its default.
+            an argument, or, to be sampled, a `grid.Range`; or words as on the command line, "1e-4..1e-1:7"; or a
+            dictionary of such by optimizer, with "" for all others. None leaves each its default.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run; one of them, by default one epoch or what suits the task. Of fewer digits than
@@ -93,7 +97,7 @@ def sweep(
         ray_address: of the cluster, as HOST:PORT; by default RAY_ADDRESS, else a cluster of this machine's cores.
         checkpoint_every: seconds after which to keep how far a chunk is, with "local"; more if that takes long.
         compare_alone: also time a sample of an ordinary run, to say what all would have taken one by one.
-        target: loss ("0.2") or accuracy ("95%") that the report counts steps to; None chooses a loss.
+        target: loss (0.2) or accuracy ("95%") that the report counts steps to; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
         progress: whether to show a bar, in a notebook as a widget.
     Returns: runs and curves as DataFrames, and provenance; see `store.Sweep`. Diverged runs are among them.
@@ -123,11 +127,10 @@ def sweep(
         engine=engine,
     )
     check(plan, compare_alone, target, confirm)
-    if not 0 <= checkpoint_every < math.inf:
-        raise OptionError(f"--checkpoint-every accepts seconds from 0, not {checkpoint_every:g}")
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
-    how = {"engine": engine, "ray_address": ray_address, "checkpoint_every": checkpoint_every, "progress": progress}
+    how = {"engine": engine, "ray_address": ray_address, "checkpoint_every": checkpoint_every}
+    how |= {"progress": progress and sys.stderr is not None}
     with opened(plan, folder, fresh):
         result = run(plan, folder, **how)
         result.provenance["target"] = target
@@ -148,14 +151,15 @@ def sweep(
     return result
 
 
-def check(plan: Plan, compare_alone: bool, target: str | None, confirm: int | None) -> None:
+def check(plan: Plan, compare_alone: bool, target: str | float | None, confirm: int | None) -> None:
     """Raise OptionError if what is to be done with a plan's results cannot be done; arguments as of `sweep`."""
     for name in plan.n_runs if compare_alone else ():
         solo.class_of(name)
     if target is not None:
         targets.parse(target, plan.problem.classifies)
-    if confirm is not None and confirm < 1:
-        raise OptionError(f"--confirm accepts whole numbers from 1, not {confirm}")
+    if confirm is not None:
+        points = min(plan.steps, plan.identity["evaluations"]) + 1
+        store.check_room(None, len(plan.n_runs) * confirm, points, "--confirm")
 
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
@@ -217,22 +221,20 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
     return 143 if isinstance(interrupt, Terminated) else 130
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     cli = options.parser()
     args = vars(cli.parse_args(argv))
     out, dry_run = args.pop("out"), args.pop("dry_run")
     try:
-        typed = {axis: args.pop(axis) for axis in AXES}
-        sampled = args["sample"] is not None
-        values = {
-            axis: words if words is None else grid.parse_axis(axis, words, sampled) for axis, words in typed.items()
-        }
+        args = arguments.checked(args, arguments.KINDS)
+        out = arguments.checked({"out": out}, arguments.KINDS)["out"]
         if dry_run:
             later = {name: args.pop(name) for name in ("compare_alone", "target", "confirm")}
             fresh = args.pop("fresh")
             for name in ("ray_address", "checkpoint_every"):
                 del args[name]
-            plan = make_plan(axes=values, out=out, **args)
+            plan = make_plan(axes={axis: args.pop(axis) for axis in AXES}, out=out, **args)
             check(plan, **later)
             if out is not None:
                 store.check_out(out, plan.identity, fresh)
@@ -240,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if out is None:
             raise OptionError("--out needs a folder for the results, for example --out results/first")
-        result = sweep(**values, **args, out=out)
+        result = sweep(**args, out=out)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2

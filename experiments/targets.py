@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import beta
 
-from experiments import comparison, figures, scatter
+from experiments import comparison, figures, scatter, values
 from experiments.grid import OptionError
 from experiments.tables import CONFIGURATION, INFINITE, NAMES, ranked, run_seconds, short, unscored, varied_axes
 
 ACCEPTED = "a loss (0.2) or an accuracy (95%)"
+TOO_HIGH = 10.0
+"""A cross-entropy above that of any network that has not been trained: a number from here on is meant in percent."""
+
+
+def text_of(given: Any) -> str:
+    """A target as one types it, from that or from a number."""
+    return given if isinstance(given, str) else f"{values.number(given):.12g}"
+
+
+TARGET = values.Kind(ACCEPTED, text_of)
 COLUMNS = ("steps_to_target", "seconds_to_target")
 
 
@@ -34,19 +44,23 @@ class Target(NamedTuple):
         return values >= self.value if self.column == "eval_accuracy" else values <= self.value
 
 
-def parse(text: str, classifies: bool) -> Target:
+def parse(text: str | float, classifies: bool) -> Target:
     """A target as one types it. Raises: OptionError, also for an accuracy of what has none."""
+    text = values.taken("--target", text, TARGET)
     match = re.fullmatch(r"(.+?)(%?)", text.strip())
     try:
         number = float(match[1]) if match else math.nan
     except ValueError:
         number = math.nan
     if not (match and 0 < number < math.inf and (not match[2] or number <= 100)):
-        raise OptionError(f"--target accepts {ACCEPTED}, not {text!r}")
+        raise OptionError(f"--target accepts {ACCEPTED}, not {values.shown(text)}")
+    if not match[2] and classifies and number >= TOO_HIGH:
+        meant = f"{number:g}%" if number <= 100 else "95%"
+        raise OptionError(f"--target accepts {ACCEPTED}, and no loss is as high as {number:g}: an accuracy is {meant}")
     if not match[2]:
         return Target("eval_loss", number)
     if not classifies:
-        raise OptionError(f"--target accepts a loss where nothing is classified, not the accuracy {text!r}")
+        raise OptionError(f"--target accepts a loss where nothing is classified, not the accuracy {values.shown(text)}")
     return Target("eval_accuracy", number / 100)
 
 

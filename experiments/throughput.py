@@ -14,19 +14,22 @@ import math
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from experiments import bench_host, bench_step, bench_sweep, cuda, origin, shapes, speed, store
+from experiments import bench_host, bench_step, bench_sweep, cuda, figures, origin, shapes, speed, store
 from experiments.bars import progress_bar
 from experiments.data import DataError
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
 from experiments.plan import resolve_device
 from experiments.timing import INTERVALS, markdown_table
+from experiments.values import SECONDS, checked, optional, whole
+from kernels.commands import command
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
 """Environment variables that decide how threads start and wait."""
@@ -126,9 +129,9 @@ def timed(args: argparse.Namespace, started: float) -> int:
         where = f"On {device}" if device.type == "cuda" else "On the CPU, its backends alone: no GPU was timed"
         states = f" Before: {sentence(before)}. After: {sentence(cuda.state(device))}." if before else ""
         text = speed.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
-        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
+        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
         for name, figure in drawn(args.what, rows, device, matrix).items():
-            store.replace(table.with_name(f"{table.stem}{name}.png"), figure.savefig)
+            store.replace(table.with_name(f"{table.stem}{name}.png"), partial(figures.save, figure))
     print(text)
     return code
 
@@ -184,16 +187,12 @@ def parser() -> argparse.ArgumentParser:
     }
     for name, rounds in {"sweep": 120, "host": 60, "step": 60, "models": 60}.items():
         command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
-        command.add_argument(
-            "--rounds", type=int, default=rounds, metavar="N", help="rounds of timing (default %(default)s)"
-        )
-        command.add_argument(
-            "--out", type=Path, required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}"
-        )
+        command.add_argument("--rounds", default=rounds, metavar="N", help="rounds of timing (default %(default)s)")
+        command.add_argument("--out", required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}")
         if name != "host":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
         if name != "sweep":
-            command.add_argument("--threads", type=int, metavar="N", help="threads of all sides (default: torch's own)")
+            command.add_argument("--threads", metavar="N", help="threads of all sides (default: torch's own)")
         if name == "sweep":
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
         if name in ("step", "models"):
@@ -209,34 +208,29 @@ def parser() -> argparse.ArgumentParser:
                 command.add_argument(option, nargs="+", default=values, metavar="NAME", help=text)
             command.add_argument("--compiled", action="store_true", help="time those too that take minutes to compile")
             command.add_argument(
-                "--budget", type=float, metavar="SECONDS", help="stop about then, the most telling sizes come first"
+                "--budget", metavar="SECONDS", help="stop about then, the most telling sizes come first"
             )
     return cli
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise OptionError, one sentence, if an option cannot be used."""
-    if args.rounds < 3:
-        raise OptionError(f"--rounds accepts whole numbers from 3, not {args.rounds}")
-    most = os.cpu_count() or 1
-    if getattr(args, "threads", None) is not None and not 1 <= args.threads <= most:
-        raise OptionError(f"--threads accepts whole numbers from 1 to {most}, not {args.threads}")
+    kinds = {"rounds": whole(3), "threads": optional(whole(1, os.cpu_count() or 1)), "budget": optional(SECONDS)}
+    vars(args).update(checked(vars(args), kinds))
     known = {"only": CLASSES, "sizes": SIZES, "implementations": list(IMPLEMENTATIONS)}
     known |= {"only": MODEL_CLASSES, "sizes": MODELS} if args.what == "models" else {}
     for option, names in known.items():
         if unknown := [name for name in getattr(args, option, None) or () if name not in names]:
             raise OptionError(f"--{option} accepts {', '.join(names)}, not {unknown[0]!r}")
-    budget = getattr(args, "budget", None)
-    if budget is not None and not 0 < budget < math.inf:
-        raise OptionError(f"--budget accepts seconds above 0, not {budget:g}")
     interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
     if interpreted and resolve_device(getattr(args, "device", "cpu")).startswith("cuda"):
         raise OptionError(
             f"--device {args.device} accepts no TRITON_INTERPRET in the environment: the interpreter is never timed"
         )
-    store.check_folder(args.out)
+    args.out = store.check_folder(args.out)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     cli = parser()
@@ -253,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     table = args.out / f"throughput_{args.what}.csv"
     save(table, rows)
-    store.replace(table.with_suffix(".md"), lambda path: path.write_text(text))
+    store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     print(text)
     return 0
 

@@ -16,7 +16,7 @@ def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:
         about: what its provenance begins with.
     """
     text = json.dumps({"about": about, "runs": runs.to_dict("list")})
-    store.replace(out / store.PARTS / store.ASKED, lambda path: path.write_text(text))
+    store.replace(out / store.PARTS / store.ASKED, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def end(out: Path) -> None:
@@ -29,7 +29,7 @@ def read(out: Path) -> store.Sweep | None:
     Tables may be without rows. The provenance says of `unfinished` how many runs are finished, and of how many.
     """
     try:
-        asked = json.loads((out / store.PARTS / store.ASKED).read_text())
+        asked = json.loads((out / store.PARTS / store.ASKED).read_text(encoding="utf-8"))
         runs, about = pd.DataFrame(asked["runs"]), asked["about"]
         # Between one look and the next a sweep may end, and another start over.
         tables = chunks.of_runs(runs, parts.read(out / store.PARTS, repair=False))

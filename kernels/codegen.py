@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,7 +24,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels import multi_tensor, rules
+from kernels.commands import command
 from kernels.config import Config, default
+from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
@@ -58,7 +61,7 @@ class MachineCode:
 
 def parse_target(name: str) -> GPUTarget:
     """`sm_90` or `gfx942` as Triton names it. Raises: ValueError for anything else."""
-    if match := re.fullmatch(r"sm_(\d+)", name):
+    if match := re.fullmatch(r"sm_([0-9]{2,3})", name):
         return GPUTarget("cuda", int(match[1]), WARP_SIZE["cuda"])
     if re.fullmatch(r"gfx9\w+", name):
         return GPUTarget("hip", name, WARP_SIZE["hip"])
@@ -184,18 +187,21 @@ VARIANTS = {
 """Dtype of parameters and gradients, dtype of states, and whether bfloat16 is rounded stochastically."""
 
 
-def main() -> None:
+@command
+def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m kernels.codegen", description="Facts about the compiled kernels.")
     cli.add_argument("targets", nargs="*", default=["sm_90"], metavar="TARGET", help="sm_NN or gfx9NN (default sm_90)")
     cli.add_argument("--rule", nargs="+", choices=rules.RULES, default=[*rules.RULES], help="default: all")
     cli.add_argument("--dtype", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="default: all")
-    args = cli.parse_args()
-    try:
-        for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
-            print(json.dumps(asdict(compile_update(rules.RULES[rule], target, dtype))), flush=True)
-    except ValueError as error:
-        cli.error(str(error))
+    args = cli.parse_args(argv)
+    if unknown := [target for target in args.targets if target not in LIMITS]:
+        # What the compilers make of others is no sentence, and may be the end of the process.
+        print(f"{cli.prog}: TARGET accepts {', '.join(LIMITS)}, not {unknown[0]!r}", file=sys.stderr)
+        return 2
+    for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
+        print(json.dumps(asdict(compile_update(rules.RULES[rule], target, dtype))), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

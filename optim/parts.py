@@ -3,6 +3,7 @@
 import functools
 import importlib
 import logging
+import os
 import warnings
 from collections import defaultdict
 from importlib.util import find_spec
@@ -296,9 +297,9 @@ def debug_once(message: str) -> None:
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is installed; says once what it means if not."""
+    """Whether Numba is installed, and compiles; says once what it means if not."""
     if find_spec("numba"):
-        return True
+        return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
     warnings.warn(
         "Numba is not installed: CPU tensors are updated by eager formulas, about twenty times slower", stacklevel=2
     )

@@ -226,10 +226,10 @@ BAD = [
     ),
     (["regression", "--seeds", "0"], "--seeds accepts whole numbers from 1, not 0"),
     (["regression", "--batch-size", "100000"], "--batch-size accepts at most the 8192 training examples"),
-    (["regression", "--steps", "-3"], "--steps accepts positive numbers, not -3"),
+    (["regression", "--steps", "-3"], "--steps accepts whole numbers from 1, not -3"),
     (["regression", "--epochs", "0"], "--epochs accepts positive numbers, not 0"),
     (["regression", "--steps", "3", "--epochs", "1"], "--steps and --epochs exclude each other"),
-    (["regression", "--model", "linear", "--condition-number", "0.5"], "--condition-number takes a number from 1"),
+    (["regression", "--model", "linear", "--condition-number", "0.5"], "--condition-number accepts numbers from 1"),
     (["regression", "--accumulate", "0"], "--accumulate accepts whole numbers from 1, not 0"),
     (["regression", "--accumulate", "100"], "--batch-size times --accumulate accepts at most the 8192 training"),
     (["regression", "--schedule", "step"], "--schedule accepts constant, rsqrt, cosine, not 'step'"),
@@ -276,7 +276,6 @@ def test_bad_input_through_the_shell_has_no_traceback(tmp_path):
     done = run("regression", "--lr", "fast", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr == "python -m experiments.sweep: --lr accepts positive numbers, not 'fast'\n"
-    assert run("regression", "--steps", "many").returncode == 2  # argparse's own
 
 
 def test_out_must_be_given_and_be_fit(tmp_path, capsys):
