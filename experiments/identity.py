@@ -14,7 +14,7 @@ from experiments import optimizers
 from experiments.data import Dataset
 from experiments.grid import AXES
 from experiments.plan import Plan
-from optim import parts
+from optim import backends
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
@@ -59,7 +59,7 @@ def compiler(device: str) -> str:
     if device == "cuda":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
         return f"triton {version('triton')}{', interpreted' * interpreted}"
-    return f"numba {version('numba')}" if parts.has_numba() else "none"
+    return f"numba {version('numba')}" if backends.has_numba() else "none"
 
 
 def checksum(dataset: Dataset) -> str:

@@ -7,11 +7,10 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from kernels.rules import RULES
-from optim import dispatched, lanes, memory, parts, watch
+from optim import checks, dispatched, lanes, memory, parts, saved, watch
 from optim.arguments import Value, accepted
+from optim.backends import BACKENDS
 
-FAMILY_STATES = {name for rule in RULES.values() for name in (*rule.states, *rule.scalars)}
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 ROUNDINGS = ("nearest", "stochastic")
 
@@ -57,7 +56,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rounding: str = "nearest",
         seed: int = 0,
     ):
-        accepted(backend, "backend", (*parts.BACKENDS, None))
+        accepted(backend, "backend", (*BACKENDS, None))
         accepted(state_dtype, "state_dtype", (*STATE_DTYPES, None))
         accepted(rounding, "rounding", ROUNDINGS)
         if not (isinstance(seed, int) and 0 <= seed < 2**31):
@@ -103,7 +102,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         try:
             group = self.param_groups[-1]
             self.check_group(group)
-            parts.lanes_of(self, group)
+            checks.lanes_of(self, group)
             lanes.adopt(self, group)
         except (ValueError, RuntimeError):
             self.param_groups.pop()
@@ -126,7 +125,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         def inspect(_, final: dict) -> None:
             # The last hook to be called: it sees what the others made of the dictionary.
             for i, state in final["state"].items():
-                self._check_names(i, state)
+                saved.check_names(self, i, state)
             found.update(final)
 
         hook = self.register_load_state_dict_pre_hook(inspect)
@@ -135,24 +134,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         finally:
             hook.remove()
         own = {"step", *self.state_names}
-        for group, saved in zip(self.param_groups, found["param_groups"], strict=True):
-            for p, i in zip(group["params"], saved["params"], strict=True):
+        for group, of_group in zip(self.param_groups, found["param_groups"], strict=True):
+            for p, i in zip(group["params"], of_group["params"], strict=True):
                 for name, value in found["state"].get(i, {}).items():
                     if name in own and isinstance(value, torch.Tensor):
                         watch.own(self.state, p)[name] = value.to(device=p.device, copy=True)
                     elif isinstance(value, str):  # Of which torch would make a generator.
                         watch.own(self.state, p)[name] = value
         self._forget_tables()
-
-    def _check_names(self, parameter: int | str, state: dict) -> None:
-        if not isinstance(state, dict) or any(name in state for name in self.state_names):
-            return
-        others = [name for name in state if name in FAMILY_STATES]
-        if others and len(self.late_states) < len(self.state_names):
-            raise ValueError(
-                f"The loaded state of parameter {parameter} has {', '.join(others)}: it is not one of "
-                f"{type(self).__name__}, which keeps {', '.join(self.state_names)}"
-            )
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -183,7 +172,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         if self._sharded:
             grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
-        hyper = [[*map(in_memory, row)] for row in hyper]
+        hyper = [[*map(watch.in_memory, row)] for row in hyper]
         structure = self._structure(groups, hyper)
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
             self._look_again(structure, params, grads)
@@ -235,7 +224,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             now = watch.Seen(structure, params, grads, self.state, names)
         if before is None or not before.agrees(now):
             self._forget_tables()
-            parts.check(self, params, grads)
+            checks.check(self, params, grads)
             # What is made here is also for steps outside of inference mode.
             with torch.inference_mode(False), torch.no_grad():
                 self._parts = parts.build(self, params, grads)
@@ -245,7 +234,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _refresh_hyper(self, hyper: list[list]) -> None:
         """Bring the tables up to date with the groups' values, if one has changed."""
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for row in hyper for v in row)
-        changed = self._hyper_seen is None or not all(map(same_values, hyper, self._hyper_seen))
+        changed = self._hyper_seen is None or not all(map(watch.same_values, hyper, self._hyper_seen))
         if not changed and not on_device:
             return
         for table, *_ in self._parts:
@@ -276,38 +265,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self.state = watch.States(dict, self.state)
         for group in self.param_groups:
-            for name, value in ABSENT.items():
+            for name, value in saved.ABSENT.items():
                 if name in self.defaults:
                     group.setdefault(name, value)
         self._forget_tables()
-
-
-ABSENT = {
-    **dict.fromkeys(("maximize", "capturable", "differentiable", "amsgrad", "nesterov", "centered"), False),
-    **dict.fromkeys(("foreach", "fused"), None),
-    **{"decoupled_weight_decay": False, "momentum": 0},
-}
-"""What torch takes groups to mean that were saved before there were these options."""
-
-
-def in_memory(value):
-    """A hyperparameter as what tables are compared by: a float, or a tensor of several values or on a GPU."""
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
-
-
-def same_values(row: list, before: list) -> bool:
-    """Whether hyperparameters of a group, those on a GPU excepted, are what they were."""
-    if not any(isinstance(v, torch.Tensor) for v in row):
-        return row == before
-    return all(same_value(v, kept) for v, kept in zip(row, before, strict=True))
-
-
-def same_value(value, before) -> bool:
-    if not isinstance(value, torch.Tensor):
-        return value == before
-    return value.is_cuda or (value.dtype == before.dtype and torch.equal(value, before))
 
 
 def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: torch.Tensor | None) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from kernels import eager
 from kernels.rule import check_portable
-from optim import memory, parts, watch
+from optim import checks, memory, parts, watch
 
 
 def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
@@ -29,7 +29,7 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
     grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
     if found_inf is not None and watch.is_plain(found_inf) and found_inf.item() != 0:
         return
-    parts.check(optimizer, params, grads)
+    checks.check(optimizer, params, grads)
     members = parts.members_of(optimizer, params, grads)
     for rule in {member.rule for member in members}:
         check_portable(rule)

@@ -1,21 +1,16 @@
 """From parameters and gradients to launches: which tensors go together, with which states, over which copies."""
 
 import functools
-import importlib
 import logging
-import os
-import warnings
 from collections import defaultdict
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import memory, watch
+from optim import backends, checks, memory, watch
 
-BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
 LOG = logging.getLogger("optim")
 
 
@@ -38,7 +33,7 @@ class Part(NamedTuple):
 
 
 def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[Part]:
-    """Make the states that are missing, and lay the tables out; to be called after `check`.
+    """Make the states that are missing, and lay the tables out; to be called after `checks.check`.
 
     Args:
         optimizer: a `RuleOptimizer`, as in all functions here.
@@ -58,7 +53,7 @@ def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[P
     for member, wave in zip(members, waves, strict=True):
         i, p, grad, group, rule, lanes, state = member
         template = state[rule.states[0]] if rule.states else memory.like(p, p.dtype, lanes)
-        backend = backend_of(optimizer, p, grad)
+        backend = backends.backend_of(optimizer, p, grad)
         dtypes = tuple(map(memory.real_dtype, (p, grad, template)))
         copy = None
         if memory.lazy(p) or memory.layout(memory.real(p)) != memory.layout(memory.real(template)):
@@ -109,21 +104,13 @@ class Member(NamedTuple):
     state: dict[str, torch.Tensor]
 
 
-def check(optimizer, params: list, grads: list) -> None:
-    """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `build`."""
-    lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
-    for i, grad in enumerate(grads):
-        if grad is not None:
-            check_tensors(optimizer, params[i], grad, lanes[i], i)
-
-
 def members_of(optimizer, params: list, grads: list) -> list[Member]:
     """Every parameter that has a gradient, with the states that it has or lacks; arguments as of `build`.
 
     Nothing is changed: `keep` puts the states where they belong.
     """
     groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    lanes_of_group = [lanes_of(optimizer, group) for group in optimizer.param_groups]
+    lanes_of_group = [checks.lanes_of(optimizer, group) for group in optimizer.param_groups]
     rules = [optimizer.rule(group) for group in optimizer.param_groups]
     members, states = [], {}
     for i in (i for i, grad in enumerate(grads) if grad is not None):
@@ -153,7 +140,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     begun = [*(["step"] if "step" in state else []), *found]
     if lacking := [name for name in rule.states if begun and name not in state and name not in optimizer.late_states]:
         raise ValueError(
-            f"{name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not "
+            f"{checks.name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not "
             f"what {type(optimizer).__name__} keeps"
         )
     fresh = not (found if rule.states else begun)
@@ -168,7 +155,9 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
         if lanes == 1 and value.numel() > 1 and (value == value[0]).all():  # There were lanes before.
             value = value[:1]
         if value.numel() not in (1, lanes):
-            raise ValueError(f"{name_of(optimizer, p, i)} has {lanes} lanes, and {name} of its state {value.numel()}")
+            raise ValueError(
+                f"{checks.name_of(optimizer, p, i)} has {lanes} lanes, and {name} of its state {value.numel()}"
+            )
         made[name] = value.expand(lanes).reshape(shape).clone(memory_format=torch.contiguous_format)
 
     dtype = optimizer.state_dtype or next((state[name].dtype for name in found), None)
@@ -181,7 +170,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
                 real, value = memory.real(new), torch.as_tensor(value, dtype=torch.float64, device=p.device)
                 real.copy_(value.reshape(-1, *[1] * (real.ndim - 1)) if value.numel() > 1 else value.reshape(()))
         elif old.shape != p.shape:
-            raise ValueError(f"{name_of(optimizer, p, i)}: {name} of its state has shape {list(old.shape)}")
+            raise ValueError(f"{checks.name_of(optimizer, p, i)}: {name} of its state has shape {list(old.shape)}")
         elif old.dtype == dtype and old.device == p.device and is_laid_out_like(old, new):
             new = old
         else:
@@ -207,100 +196,6 @@ def is_laid_out_like(old: torch.Tensor, new: torch.Tensor) -> bool:
     return memory.layout(memory.real(old)) == memory.layout(memory.real(new))
 
 
-def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
-    """Raise if p or its gradient is of a kind that the backend cannot update."""
-
-    def name() -> str:
-        return name_of(optimizer, p, i)
-
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name()}"
-        )
-    if p.layout != torch.strided:
-        raise RuntimeError(f"{type(optimizer).__name__} does not support parameters of {p.layout}: {name()}")
-    if grad.shape != p.shape or grad.device != p.device:
-        raise RuntimeError(f"{name()} on {p.device} has a gradient of shape {list(grad.shape)} on {grad.device}")
-    if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
-        raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
-    for tensor, what in ((p, "parameter"), (grad, "gradient")):
-        if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):
-            raise RuntimeError(f"{name()}: the memory of the {what} has been freed or made smaller")
-    if p.is_inference() and not torch.is_inference_mode_enabled():
-        raise RuntimeError(f"{name()} was made in inference mode, and can be updated nowhere else")
-    backend = backend_of(optimizer, p, grad)
-    for tensor, what in ((p, "parameter"), (grad, "gradient")):
-        if memory.real_dtype(tensor) not in backend.DTYPES:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in backend.DTYPES)
-            raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
-    if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
-        raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
-    if lanes > 1 and hasattr(p, "to_local"):
-        raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
-
-
-def name_of(optimizer, p: torch.Tensor, i: int) -> str:
-    """What messages call parameter i of all groups laid end to end."""
-    names = [name for group in optimizer.param_groups for name in group.get("param_names", group["params"])]
-    called = f" ({names[i]})" if isinstance(names[i], str) else ""
-    return f"parameter {i}{called} of shape {list(p.shape)}"
-
-
-def lanes_of(optimizer, group: dict) -> int:
-    """The number of lanes of a group: 1 where all its hyperparameters are single values.
-
-    Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
-    """
-    values = dict(zip(optimizer.rule(group).hyper, optimizer.hyper(group), strict=True)) | dict(
-        optimizer.initial(group)
-    )
-    hyper = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
-    for name, value in hyper.items():
-        for p in group["params"]:
-            if value.device.type != "cpu" and value.device != p.device:
-                raise ValueError(f"{name} is on {value.device}, and a parameter of shape {list(p.shape)} on {p.device}")
-    sizes = {name: v.numel() for name, v in hyper.items() if v.numel() != 1}
-    if not sizes:
-        return 1
-    lanes = max(sizes.values())
-    if min(sizes.values()) != lanes:
-        counts = ", ".join(f"{name} has {n}" for name, n in sizes.items())
-        raise ValueError(f"Hyperparameter tensors of a group must have as many lanes as each other: {counts}")
-    for i, p in enumerate(group["params"]):
-        if p.ndim == 0 or p.shape[0] != lanes:
-            raise ValueError(
-                f"Tensor {next(iter(sizes))} must be 1-element, or have as many elements as parameters have lanes: "
-                f"it has {lanes}, so parameter {i} must be stacked [{lanes}, ...]; its shape is {list(p.shape)}"
-            )
-    return lanes
-
-
-def backend_of(optimizer, p: torch.Tensor, grad: torch.Tensor):
-    """The module that updates p: the one asked for, or else the fastest that takes the tensors."""
-    if optimizer.backend:
-        return backend_module(optimizer.backend)
-    module = backend_module({"cuda": "triton", "cpu": "cpu"}.get(p.device.type, "eager"))
-    takes_both = all(memory.real_dtype(tensor) in module.DTYPES for tensor in (p, grad))
-    return module if takes_both else backend_module("eager")
-
-
-def backend_module(name: str):
-    if name == "cpu" and not has_numba():
-        name = "eager"
-    return importlib.import_module(BACKENDS[name])
-
-
 @functools.cache
 def debug_once(message: str) -> None:
     LOG.debug(message)
-
-
-@functools.cache
-def has_numba() -> bool:
-    """Whether Numba is installed, and compiles; says once what it means if not."""
-    if find_spec("numba"):
-        return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
-    warnings.warn(
-        "Numba is not installed: CPU tensors are updated by eager formulas, about twenty times slower", stacklevel=2
-    )
-    return False

@@ -213,3 +213,23 @@ def in_a_mode() -> bool:
 def in_a_transform() -> bool:
     """Whether torch.func (grad, vmap, ...) is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_memory(value):
+    """A hyperparameter as what tables are compared by: a float, or a tensor of several values or on a GPU."""
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
+
+
+def same_values(row: list, before: list) -> bool:
+    """Whether hyperparameters of a group, those on a GPU excepted, are what they were."""
+    if not any(isinstance(v, torch.Tensor) for v in row):
+        return row == before
+    return all(same_value(v, kept) for v, kept in zip(row, before, strict=True))
+
+
+def same_value(value, before) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return value == before
+    return value.is_cuda or (value.dtype == before.dtype and torch.equal(value, before))

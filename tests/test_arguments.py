@@ -94,7 +94,7 @@ def test_what_is_none_of_them_is_refused_in_a_sentence_that_names_the_option(nam
     "lr",
     ["1e-3", "1e-3 1e-2", ["1e-3", 1e-2], "1e-3..1e-2:2", torch.tensor(1e-3), np.array([1e-3, 1e-2]), (1e-3,)]
     + [pd.Series([1e-3, 1e-2]), (10.0**-i for i in (2, 3)), {"adam": "1e-3..1e-2:2"}, "adam=1e-3", Fraction(1, 1000)],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_an_axis_takes_in_python_what_it_takes_on_the_command_line(lr):
     found = planned(lr=lr).identity["optimizers"]["adam"]["lr"]

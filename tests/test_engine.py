@@ -352,7 +352,7 @@ def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monke
     process = start(out, "--steps", 150, "--checkpoint-every", 0)
     wait_for(lambda: list(out.glob("parts/[!.]*.pt")), process)
     kill(process)
-    axes = {"lr": sweep.grid.parse_axis("lr", ["1e-3..1e-1:6"]), "beta1": [0.0, 0.9], "seeds": 2, "steps": 150}
+    axes = {"lr": "1e-3..1e-1:6", "beta1": [0.0, 0.9], "seeds": 2, "steps": 150}
     whole = train(None, **axes, evaluations=8)
 
     def spy(*arguments, resume: dict, **options):

@@ -202,7 +202,7 @@ def test_states_of_another_shape_or_lane_count_are_refused_by_sizes():
     optimizer = optim.Adam(saved, lr=torch.full((4,), 0.1))
     train(optimizer, saved, 2, torch.float32)
     for shape, lr, message in (
-        ((2, 12), 0.1, r"parameter 0 of shape \[2, 12\] has 1 lanes, and step of its state 4"),
+        ((2, 12), 0.1, r"parameter 0 of shape \[2, 12\]: exp_avg of its state has shape \[4, 6\]"),
         ((2, 6), torch.full((2,), 0.1), r"parameter 0 of shape \[2, 6\] has 2 lanes, and step of its state 4"),
         ((4, 7), torch.full((4,), 0.1), r"shape \[4, 7\]: exp_avg of its state has shape \[4, 6\]"),
     ):

@@ -47,7 +47,7 @@ def test_the_page_says_what_the_markdown_says(folder):
         if line.startswith("| ") and not line.startswith("| ---")
     ]
     assert rows == markdown
-    assert next(tree.iter("title")).text == next(tree.iter("h1")).text == "adam on MNIST: mlp 784-32-32-10"
+    assert next(tree.iter("title")).text == next(tree.iter("h1")).text == "adam on MNIST, 3000 steps: mlp 784-32-32-10"
     assert next(tree.iter("pre")).find("code").text == "python -m x --name '<b>&amp;'\n"
 
 

@@ -1,0 +1,82 @@
+"""What a step refuses, by name and before anything changes. An `optimizer` is a `RuleOptimizer` everywhere here."""
+
+import torch
+
+from optim import memory, watch
+from optim.backends import backend_of
+
+
+def check(optimizer, params: list, grads: list) -> None:
+    """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `build`."""
+    lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            check_tensors(optimizer, params[i], grad, lanes[i], i)
+
+
+def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
+    """Raise if p or its gradient is of a kind that the backend cannot update."""
+
+    def name() -> str:
+        return name_of(optimizer, p, i)
+
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name()}"
+        )
+    if p.layout != torch.strided:
+        raise RuntimeError(f"{type(optimizer).__name__} does not support parameters of {p.layout}: {name()}")
+    if grad.shape != p.shape or grad.device != p.device:
+        raise RuntimeError(f"{name()} on {p.device} has a gradient of shape {list(grad.shape)} on {grad.device}")
+    if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
+        raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
+    for tensor, what in ((p, "parameter"), (grad, "gradient")):
+        if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):
+            raise RuntimeError(f"{name()}: the memory of the {what} has been freed or made smaller")
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{name()} was made in inference mode, and can be updated nowhere else")
+    backend = backend_of(optimizer, p, grad)
+    for tensor, what in ((p, "parameter"), (grad, "gradient")):
+        if memory.real_dtype(tensor) not in backend.DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in backend.DTYPES)
+            raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
+    if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
+        raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
+    if lanes > 1 and hasattr(p, "to_local"):
+        raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
+
+
+def name_of(optimizer, p: torch.Tensor, i: int) -> str:
+    """What messages call parameter i of all groups laid end to end."""
+    names = [name for group in optimizer.param_groups for name in group.get("param_names", group["params"])]
+    called = f" ({names[i]})" if isinstance(names[i], str) else ""
+    return f"parameter {i}{called} of shape {list(p.shape)}"
+
+
+def lanes_of(optimizer, group: dict) -> int:
+    """The number of lanes of a group: 1 where all its hyperparameters are single values.
+
+    Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
+    """
+    values = dict(zip(optimizer.rule(group).hyper, optimizer.hyper(group), strict=True)) | dict(
+        optimizer.initial(group)
+    )
+    hyper = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
+    for name, value in hyper.items():
+        for p in group["params"]:
+            if value.device.type != "cpu" and value.device != p.device:
+                raise ValueError(f"{name} is on {value.device}, and a parameter of shape {list(p.shape)} on {p.device}")
+    sizes = {name: v.numel() for name, v in hyper.items() if v.numel() != 1}
+    if not sizes:
+        return 1
+    lanes = max(sizes.values())
+    if min(sizes.values()) != lanes:
+        counts = ", ".join(f"{name} has {n}" for name, n in sizes.items())
+        raise ValueError(f"Hyperparameter tensors of a group must have as many lanes as each other: {counts}")
+    for i, p in enumerate(group["params"]):
+        if p.ndim == 0 or p.shape[0] != lanes:
+            raise ValueError(
+                f"Tensor {next(iter(sizes))} must be 1-element, or have as many elements as parameters have lanes: "
+                f"it has {lanes}, so parameter {i} must be stacked [{lanes}, ...]; its shape is {list(p.shape)}"
+            )
+    return lanes
