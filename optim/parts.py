@@ -140,8 +140,8 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     begun = [*(["step"] if "step" in state else []), *found]
     if lacking := [name for name in rule.states if begun and name not in state and name not in optimizer.late_states]:
         raise ValueError(
-            f"{checks.name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not "
-            f"what {type(optimizer).__name__} keeps"
+            f"{checks.name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is "
+            f"not what {type(optimizer).__name__} keeps"
         )
     fresh = not (found if rule.states else begun)
     # torch.optim.SGD does not count: it has taken a step if it has a momentum buffer.
