@@ -138,10 +138,11 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     state = {name: value for name, value in state.items() if value is not None}  # torch.optim.SGD of old saved None.
     found = [name for name in rule.states if name in state]
     begun = [*(["step"] if "step" in state else []), *found]
-    if lacking := [name for name in rule.states if begun and name not in state and name not in optimizer.late_states]:
+    lacking = [name for name in rule.states if name not in state and name not in optimizer.late_states]
+    if begun and lacking:
+        called, kind = checks.name_of(optimizer, p, i), type(optimizer).__name__
         raise ValueError(
-            f"{checks.name_of(optimizer, p, i)}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is "
-            f"not what {type(optimizer).__name__} keeps"
+            f"{called}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not what {kind} keeps"
         )
     fresh = not (found if rule.states else begun)
     # torch.optim.SGD does not count: it has taken a step if it has a momentum buffer.
