@@ -81,14 +81,17 @@ def side(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int
 def compare(name: str, device_work: bool, rounds: int) -> dict:
     """A row of the table: one list, timed with or without device work."""
     sides, counts = {}, {"uploads": 0, "builds": 0}
+    makers = {"torch": functools.partial(torch.optim.AdamW, fused=True), "ours": optim.AdamW, "known": optim.AdamW}
     for moves in (False, True):
-        for whose, make in (("torch", functools.partial(torch.optim.AdamW, fused=True)), ("ours", optim.AdamW)):
+        for whose, make in makers.items():
             params = tiny(name)
             move_grads(params)
             optimizer = make(params)
             optimizer.step()
             sides[whose, moves] = functools.partial(side, optimizer, params, moves)
-            if whose == "ours" and not device_work:
+            if whose == "known":
+                optimizer.state_dict()  # Who has it can change every state.
+            if whose != "torch" and not device_work:
                 drop_launches_(optimizer)
             if whose == "ours" and not moves:
                 sides[whose, moves] = functools.partial(counted, optimizer, sides[whose, moves], counts)
@@ -102,6 +105,8 @@ def compare(name: str, device_work: bool, rounds: int) -> dict:
         row[f"torch us, gradients {where}"] = torch_seconds.median() * 1e6
         row[f"ours us, gradients {where}"] = our_seconds.median() * 1e6
         row |= timing.with_interval(f"ours / torch, gradients {where}", our_seconds / torch_seconds)
+        known = f"ours / torch, gradients {where}, states known"
+        row |= timing.with_interval(known, seconds["known", moves] / torch_seconds)
     ratios = {where: f"ours / torch, gradients {where}" for where in ("stay", "move")}
     reached = [
         where

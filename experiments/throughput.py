@@ -69,8 +69,9 @@ at most 2. Medians over {args.rounds} rounds, each the median of {bench_host.STE
 {INTERVALS}.
 All sides were timed in turn in every round. Device work "no": torch's kernels and our launch are replaced by nothing,
 all Python and the address table's work are timed. Gradients move: autograd put every one elsewhere before each step,
-which is not timed. At most 1/3: all of the 95 % interval is. Uploads and builds: how often tables were written or built
-in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
+which is not timed. States known: somebody has asked for `optimizer.state` or `state_dict()` and may change what is in
+it, so that every step looks at all states. At most 1/3: all of the 95 % interval is. Uploads and builds: how often
+tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
 """,
     )
 

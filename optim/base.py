@@ -172,14 +172,21 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         if self._sharded:
             grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
-        hyper = [[*map(watch.in_memory, row)] for row in hyper]
-        structure = self._structure(groups, hyper)
+        are_numbers = watch.are_numbers(hyper)
+        if not are_numbers:
+            hyper = [(*map(watch.in_memory, row),) for row in hyper]
+        structure = [
+            (self.backend, self.state_dtype, self.rounding, self.seed),
+            *[(self.rule(group), len(group["params"])) for group in groups],
+            *([] if are_numbers else map(watch.lanes, hyper)),
+        ]
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
             self._look_again(structure, params, grads)
             if self._seen is None:
                 dispatched.step(self, params, grads, hyper)
                 return
-        self._refresh_hyper(hyper)
+        if not are_numbers or hyper != self._hyper_seen:
+            self._refresh_hyper(hyper)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for table, launch, index, special, gaps in self._parts:
             own = grads if len(index) == len(grads) and not special else [grads[i] for i in index]
@@ -200,14 +207,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             torch.autograd.graph.increment_version(self._seen.states)
         if grad_scale is not None:
             unscale_([g for g in grads if g is not None], grad_scale, found_inf)
-
-    def _structure(self, groups: list[dict], hyper: list[list]) -> list:
-        """What tables depend on beside tensors: our own options, and each group's rule, size and lanes."""
-        structure: list = [(self.backend, self.state_dtype, self.rounding, self.seed)]
-        for group, row in zip(groups, hyper, strict=True):
-            lanes = [(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)]
-            structure.append((self.rule(group), len(group["params"]), lanes))
-        return structure
 
     def _look_again(self, structure: list, params: list, grads: list) -> None:
         """Lay the tables out anew, unless those that there are fit; `_seen` is None where tables cannot serve."""
@@ -231,7 +230,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             now = watch.Seen(structure, params, grads, self.state, names)
         self._seen = now
 
-    def _refresh_hyper(self, hyper: list[list]) -> None:
+    def _refresh_hyper(self, hyper: list[tuple]) -> None:
         """Bring the tables up to date with the groups' values, if one has changed."""
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for row in hyper for v in row)
         changed = self._hyper_seen is None or not all(map(watch.same_values, hyper, self._hyper_seen))
@@ -249,7 +248,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 table.set_hyper(hyper)
         if changed:
             self._hyper_seen = [
-                [v.detach().clone() if isinstance(v, torch.Tensor) else v for v in row] for row in hyper
+                tuple(v.detach().clone() if isinstance(v, torch.Tensor) else v for v in row) for row in hyper
             ]
 
     def _forget_tables(self) -> None:

@@ -215,6 +215,16 @@ def in_a_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def are_numbers(rows: list[tuple]) -> bool:
+    """Whether no hyperparameter is a tensor or the like."""
+    return {float, int, bool}.issuperset(map(type, chain.from_iterable(rows)))
+
+
+def lanes(row: tuple) -> list[tuple[int, int]]:
+    """Which hyperparameters of a group are tensors, and of how many values."""
+    return [(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)]
+
+
 def in_memory(value):
     """A hyperparameter as what tables are compared by: a float, or a tensor of several values or on a GPU."""
     if not isinstance(value, torch.Tensor):
@@ -222,7 +232,7 @@ def in_memory(value):
     return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
 
 
-def same_values(row: list, before: list) -> bool:
+def same_values(row: tuple, before: tuple) -> bool:
     """Whether hyperparameters of a group, those on a GPU excepted, are what they were."""
     if not any(isinstance(v, torch.Tensor) for v in row):
         return row == before
