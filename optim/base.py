@@ -172,13 +172,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         if self._sharded:
             grads = [None if g is None else memory.aligned(g, p) for g, p in zip(grads, params, strict=True)]
-        are_numbers = watch.are_numbers(hyper)
+        are_numbers, lanes_of = watch.are_numbers(hyper), []
         if not are_numbers:
             hyper = [(*map(watch.in_memory, row),) for row in hyper]
+            lanes_of = [*map(watch.lanes, hyper)]
         structure = [
             (self.backend, self.state_dtype, self.rounding, self.seed),
             *[(self.rule(group), len(group["params"])) for group in groups],
-            *([] if are_numbers else map(watch.lanes, hyper)),
+            *(lanes_of if any(lanes_of) else []),
         ]
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
             self._look_again(structure, params, grads)
