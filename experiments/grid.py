@@ -18,7 +18,7 @@ AXES = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0
 BETAS = ("beta1", "beta2", "momentum")
 """Those that are below 1, and differ from each other by 1 - value."""
 
-RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,6}))?")
+RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,5}))?")
 ACCEPTED = {
     "lr": "positive numbers",
     "beta1": "numbers in [0, 1)",
@@ -93,6 +93,8 @@ def parse_values(axis: str, tokens: list[str], sampled: bool) -> Values:
             values.extend(parse_range(axis, token))
         else:
             values.append(number(axis, token))
+        if len(values) > meant.MOST_VALUES:
+            raise OptionError(f"{option(axis)} accepts at most {meant.MOST_VALUES} values")
     return check_axis(axis, values)
 
 
@@ -100,8 +102,8 @@ def parse_range(axis: str, token: str) -> list[float]:
     match = RANGE.fullmatch(token)
     if not match or not match["count"]:
         raise OptionError(
-            f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, or alone with --sample "
-            f"START..STOP, not {shown(token)}"
+            f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, of at most 99999 values, or "
+            f"alone with --sample START..STOP, not {shown(token)}"
         )
     start, stop = number(axis, match["start"]), number(axis, match["stop"])
     count = int(match["count"])

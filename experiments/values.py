@@ -10,6 +10,8 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 MOST = 10**9
 """No count is larger: nothing that is counted here ends before then, or fits into a memory."""
 MOST_VALUES = 10**5
@@ -100,7 +102,10 @@ def is_number(text: str) -> bool:
 
 def plain(value: Any) -> Any:
     """The number in a tensor or array without dimensions, or in a scalar of numpy's; all else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    # What float32 prints as 0.1 is meant as 0.1.
+    return float(str(np.float32(value.item()))) if str(value.dtype).endswith("float32") else value.item()
 
 
 def number(value: Any) -> float:
@@ -179,7 +184,7 @@ FLAG = Kind("True or False", flag)
 def folder(value: Any) -> Path:
     """A path, with ~ replaced by the home. Raises: TypeError, ValueError, or RuntimeError if nobody has that home."""
     text = os.fsdecode(value)
-    if not text or "\0" in text:
+    if not text or b"\0" in os.fsencode(text):
         raise ValueError
     return Path(text).expanduser()
 
@@ -193,7 +198,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def several(value: Any) -> list:
-    """One value, or several, as a list. Raises: TypeError if there are too many, or keys with values of their own."""
+    """One value, or several, as a list. Raises: TooLarge if there are too many, TypeError for keys with values."""
     value = plain(value)
     if isinstance(value, str | type) or not isinstance(value, Iterable):
         return [value]
@@ -202,5 +207,5 @@ def several(value: Any) -> list:
         raise TypeError
     found = [plain(one) for one in itertools.islice(value, MOST_VALUES + 1)]
     if len(found) > MOST_VALUES:
-        raise TypeError
+        raise TooLarge(f"at most {MOST_VALUES} values")
     return found

@@ -141,8 +141,24 @@ def _language() -> ModuleType:
 
 def single(function: FunctionType):
     """Compile it with its constants in float32: Python's float64 would make float64 of everything they touch."""
-    constants = tuple(np.float32(c) if type(c) is float else c for c in function.__code__.co_consts)
+
+    def cast(constant):
+        if isinstance(constant, tuple):
+            return tuple(map(cast, constant))
+        return np.float32(constant) if type(constant) is float else constant
+
+    constants = cast(function.__code__.co_consts)
     return jit(FunctionType(function.__code__.replace(co_consts=constants), function.__globals__, function.__name__))
+
+
+def casting(n: int, number: type) -> Callable:
+    """A function that makes `number`s of the first n elements of a tuple: integers in a rule make float64 of some."""
+    if n == 0:
+        return jit(lambda values: values)
+    others, i = casting(n - 1, number), n - 1
+    if n == 1:
+        return jit(lambda values: (number(values[0]),))
+    return jit(lambda values: (*others(values), number(values[i])))
 
 
 @functools.cache
@@ -171,6 +187,8 @@ def compile_rule(
         coefficients_and_scalars = coefficients
     else:
         coefficients_and_scalars = jit(lambda hyper, step, scalars: (coefficients(hyper, step), scalars))
+    # Two bytes are made of the bits of a float32.
+    cast_states = casting(n_states, np.float32 if state_bytes == 2 else number)
     if n_states:
         update_and_state = update
     else:
@@ -203,8 +221,9 @@ def compile_rule(
         for i in range(n_states):
             state = tuple_setitem(state, i, number(load_state(pointer_to(addresses[i], state_element), j)))
         p, state = update_and_state(load_p(p_ptr, j), factor * number(load_grad(grad_ptr, j)), state, c)
+        state = cast_states(state)
         element = np.uint32(low + np.uint32(j))
-        store_p(p_ptr, j, p, mix(np.uint32(element ^ key[0])) if stochastic else no_noise)
+        store_p(p_ptr, j, number(p), mix(np.uint32(element ^ key[0])) if stochastic else no_noise)
         for i in range(n_states):
             noise = mix(np.uint32(element ^ key[1 + i])) if stochastic else no_noise
             store_state(pointer_to(addresses[i], state_element), j, state[i], noise)

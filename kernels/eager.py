@@ -28,6 +28,16 @@ def lift(function: Callable) -> Callable:
     return lifted
 
 
+def where(dtype: torch.dtype) -> Callable:
+    """`torch.where` that takes Python numbers as numbers of this dtype, and not of torch's default."""
+
+    def chosen(condition, *values):
+        make = functools.partial(torch.full, (), dtype=dtype, device=condition.device)
+        return torch.where(condition, *(v if isinstance(v, torch.Tensor) else make(v) for v in values))
+
+    return chosen
+
+
 def out_of_place(function: FunctionType) -> FunctionType:
     """The function in which `x += y` makes a new x, as with numbers: torch would change what shares x's memory, too."""
     code = bytearray(function.__code__.co_code)
@@ -73,9 +83,14 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
 
 
 @functools.cache
-def functions(rule: Rule) -> tuple[Callable, Callable]:
-    """Coefficients and update of a rule, over torch's operations."""
-    return rebind(rule.coefficients, LANGUAGE, out_of_place), rebind(rule.update, LANGUAGE, out_of_place)
+def functions(rule: Rule, dtype: torch.dtype) -> tuple[Callable, Callable]:
+    """Coefficients of a rule over float64 tensors, and its update over tensors of this dtype."""
+
+    def over(function: Callable, dtype: torch.dtype) -> Callable:
+        language = SimpleNamespace(**{**vars(LANGUAGE), "where": where(dtype)})
+        return rebind(function, language, out_of_place)
+
+    return over(rule.coefficients, torch.float64), over(rule.update, dtype)
 
 
 def advance(
@@ -97,8 +112,8 @@ def advance(
         hyper: float64 tensors of `lanes` elements or one: the gradient's factor, then as `rule.hyper`.
         grad_scale: what gradients are divided by, one element.
     """
-    coefficients_of, update = functions(rule)
     dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    coefficients_of, update = functions(rule, dtype)
     shape = (-1, *[1] * (p.ndim - 1)) if lanes > 1 else ()
     factor, *values = hyper
     step.add_(1)
@@ -116,7 +131,9 @@ def advance(
     factor, *coefficients = (
         value.to(dtype).to(p.device).expand(lanes).reshape(shape) for value in (factor, *coefficients)
     )
-    return update(p.to(dtype), factor * grad.to(dtype), tuple(s.to(dtype) for s in states), tuple(coefficients))
+    # Copies: what a rule returns may be what it was given, which is then written before it is read.
+    p, *states = (t.to(dtype, copy=True) for t in (p, *states))
+    return update(p, factor * grad.to(dtype), tuple(states), tuple(coefficients))
 
 
 def launcher(table: Table) -> Launch:

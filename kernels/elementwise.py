@@ -83,9 +83,6 @@ def expect(x, what: str, condition: bool = False) -> None:
 
 def operator(symbol: str, takes_conditions: bool = False, gives_condition: bool = False) -> Callable:
     def operation(*operands):
-        # A condition times a number is the same everywhere; plus or minus one it is not.
-        if symbol == "*" and sum(map(is_condition, operands)) == 1:
-            operands = [x for x in operands if not is_condition(x)]
         for x in operands:
             expect(x, symbol, takes_conditions)
         return Value(gives_condition)
@@ -140,6 +137,8 @@ def operate(name: str, arguments: tuple) -> Value:
         raise Refused(f"calls tl.{name} of constants alone")
     for i, x in enumerate(arguments):
         expect(x, f"tl.{name}", condition=(name, i) == ("where", 0))
+    if name == "where" and all(type(x) is int for x in arguments[1:]):
+        raise Refused(f"chooses between whole numbers (write {arguments[1]:.1f} and {arguments[2]:.1f})")
     return Value()
 
 

@@ -4,6 +4,7 @@ A *row* is one run of memory: a whole parameter, or one lane of a parameter that
 `[lanes, ...]`. Every backend walks the same rows.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ class Table:
             of `groups` laid end to end.
         seed: of stochastic rounding; None rounds to nearest.
         choice: how a GPU is to walk it; None where no configuration was looked up.
+        grad_bytes: of each entry, how many bytes its gradient has.
     """
 
     rule: Rule
@@ -80,6 +82,7 @@ class Table:
     lane_of_row: torch.Tensor
     seed: int | None = None
     choice: Choice | None = None
+    grad_bytes: tuple[int, ...] = ()
     grad_addresses: list[int] | None = None
     uploaded: "torch.cuda.Event | None" = None
 
@@ -99,13 +102,14 @@ class Table:
         """Let the rows read these gradients, one an entry, laid out like its parameter.
 
         Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has.
-        Raises: RuntimeError if one has moved while a CUDA graph is being captured, or its memory has been freed.
+        Raises: RuntimeError if one has moved while a CUDA graph is being captured, or its storage is too small.
         """
         addresses = [*map(torch.Tensor.data_ptr, grads)]
         if addresses == self.grad_addresses:
             return
-        if not all(addresses) and any(not a and g.numel() for a, g in zip(addresses, grads, strict=True)):
-            raise RuntimeError("The memory of a gradient has been freed")
+        sizes = map(torch.UntypedStorage.nbytes, map(torch.Tensor.untyped_storage, grads))
+        if not all(map(operator.ge, sizes, self.grad_bytes)):
+            raise RuntimeError("The memory of a gradient has been freed or made smaller")
         if capturing(self.rows.device):
             raise RuntimeError(
                 "A gradient has moved since the last step, and a CUDA graph is being captured: the address table is "
@@ -247,4 +251,5 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
         groups=tuple(lanes_of_group),
         lane_of_row=torch.from_numpy(lane_of_row),
         seed=seed,
+        grad_bytes=tuple(entry.p.numel() * grad_dtype.itemsize for entry in entries),
     )

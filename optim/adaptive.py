@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
+from optim import parts
 from optim.arguments import Value, check, check_non_negative, options
 from optim.base import RuleOptimizer
 
@@ -39,6 +40,14 @@ class Adagrad(RuleOptimizer):
         **own,
     ):
         super().__init__(params, options(locals()), **own)
+        # As torch's, which has its states from the start.
+        parts.make_states(self)
+
+    def share_memory(self) -> None:
+        """Move the states to memory that other processes can share, in place."""
+        for state in self.state.values():
+            state["sum"].share_memory_()
+            state["step"].share_memory_()
 
     def rule(self, group: dict) -> rules.Rule:
         return rules.adagrad

@@ -65,12 +65,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._forget_tables()
         self.check_group(defaults)
         super().__init__(params, defaults)
-        self.state = watch.States(dict, self.state)
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler leaves it to the step to divide by its scale: where fused=True, as in torch."""
-        return bool(self.defaults.get("fused"))
+        self.state = watch.States.of(self.state)
+        if defaults.get("fused"):
+            # GradScaler then leaves it to the step to divide by its scale.
+            self._step_supports_amp_scaling = True
 
     def rule(self, group: dict) -> Rule:
         """The rule that the group's parameters are updated by."""
@@ -133,6 +131,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
+        # Nobody else has these dictionaries, nor the copies of states that go into them.
+        self.state = watch.States(
+            dict, {p: dict(state) if isinstance(state, dict) else state for p, state in dict.items(self.state)}
+        )
         own = {"step", *self.state_names}
         for group, of_group in zip(self.param_groups, found["param_groups"], strict=True):
             for p, i in zip(group["params"], of_group["params"], strict=True):
@@ -211,7 +213,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _look_again(self, structure: list, params: list, grads: list) -> None:
         """Lay the tables out anew, unless those that there are fit; `_seen` is None where tables cannot serve."""
-        if not all(watch.is_plain(memory.local(t)) for t in (*params, *grads) if t is not None):
+        present = [t for pair in zip(params, grads, strict=True) if pair[1] is not None for t in pair]
+        if not all(watch.is_plain(memory.local(t)) for t in present):
             self._forget_tables()
             return
         names = [
@@ -263,7 +266,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self.state = watch.States(dict, self.state)
+        self.state = watch.States.of(self.state)
         for group in self.param_groups:
             for name, value in saved.ABSENT.items():
                 if name in self.defaults:

@@ -20,15 +20,15 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
     def name() -> str:
         return name_of(optimizer, p, i)
 
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"{type(optimizer).__name__} does not support sparse gradients, consider SparseAdam instead: {name()}"
-        )
-    if p.layout != torch.strided:
-        raise RuntimeError(f"{type(optimizer).__name__} does not support parameters of {p.layout}: {name()}")
+    kind = type(optimizer).__name__
+    if grad.is_sparse:
+        raise RuntimeError(f"{kind} does not support sparse gradients, consider SparseAdam instead: {name()}")
+    for tensor, what in ((p, "parameters"), (grad, "gradients")):
+        if tensor.layout != torch.strided:
+            raise RuntimeError(f"{kind} does not support {what} of {tensor.layout}: {name()}")
     if grad.shape != p.shape or grad.device != p.device:
         raise RuntimeError(f"{name()} on {p.device} has a gradient of shape {list(grad.shape)} on {grad.device}")
-    if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
+    if memory.overlaps_itself(p):
         raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
         if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):

@@ -4,7 +4,10 @@ Fake and meta tensors have no memory, subclasses and modes (FakeTensorMode, trac
 operation. What happens here is slow, and visible to all of them.
 """
 
+import contextlib
+
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import eager
 from kernels.rule import check_portable
@@ -29,21 +32,24 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
     grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
     if found_inf is not None and watch.is_plain(found_inf) and found_inf.item() != 0:
         return
-    checks.check(optimizer, params, grads)
-    members = parts.members_of(optimizer, params, grads)
-    for rule in {member.rule for member in members}:
-        check_portable(rule)
-    parts.keep(optimizer, members)
-    for _, p, grad, group, rule, lanes, state in members:
-        # Not every device has float64.
-        device = "cpu" if p.device.type == "mps" else p.device
-        values = [torch.as_tensor(v, dtype=torch.float64, device=device).reshape(-1) for v in hyper[group]]
-        states = [state[name] for name in rule.states]
-        real = [memory.real(t) for t in (p, grad, *states)]
-        scalars = [state[name] for name in rule.scalars]
-        new_p, new_states = eager.advance(
-            rule, real[0], real[1], real[2:], state["step"], scalars, values, lanes, grad_scale
-        )
-        for tensor, value in zip((p, *states), (new_p, *new_states), strict=True):
-            value = value.to(tensor.dtype.to_real())
-            tensor.copy_(torch.view_as_complex(value.contiguous()) if tensor.is_complex() else value)
+    # Fake parameters may be stepped outside of the mode that made them, and nothing real goes with them.
+    fake = next((p.fake_mode for p in params if isinstance(p, FakeTensor)), None)
+    with fake or contextlib.nullcontext():
+        checks.check(optimizer, params, grads)
+        members = parts.members_of(optimizer, params, grads)
+        for rule in {member.rule for member in members}:
+            check_portable(rule)
+        parts.keep(optimizer, members)
+        for _, p, grad, group, rule, lanes, state in members:
+            # Not every device has float64.
+            device = "cpu" if p.device.type == "mps" else p.device
+            values = [torch.as_tensor(v, dtype=torch.float64, device=device).reshape(-1) for v in hyper[group]]
+            states = [state[name] for name in rule.states]
+            real = [memory.real(t) for t in (p, grad, *states)]
+            scalars = [state[name] for name in rule.scalars]
+            new_p, new_states = eager.advance(
+                rule, real[0], real[1], real[2:], state["step"], scalars, values, lanes, grad_scale
+            )
+            for tensor, value in zip((p, *states), (new_p, *new_states), strict=True):
+                value = value.to(tensor.dtype.to_real())
+                tensor.copy_(torch.view_as_complex(value.contiguous()) if tensor.is_complex() else value)

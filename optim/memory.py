@@ -4,6 +4,9 @@ import itertools
 
 import torch
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What states may be kept in."""
+
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The shard of a DTensor that is here; any other tensor itself."""
@@ -31,6 +34,17 @@ def real_dtype(tensor: torch.Tensor) -> torch.dtype:
 def lazy(tensor: torch.Tensor) -> bool:
     """Whether what lies in memory are not the tensor's values, but their negatives or conjugates."""
     return tensor.is_neg() or tensor.is_conj()
+
+
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements share one place in memory."""
+    reached = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reached:  # Rows may interlock without meeting, which is rare.
+            places = torch.arange(extent(tensor), device="cpu").as_strided(tensor.shape, tensor.stride())
+            return places.unique().numel() < tensor.numel()
+        reached += (size - 1) * stride
+    return False
 
 
 def extent(tensor: torch.Tensor) -> int:

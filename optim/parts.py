@@ -128,6 +128,16 @@ def keep(optimizer, members: list[Member]) -> None:
         watch.own(optimizer.state, member.p).update(member.state)
 
 
+def make_states(optimizer) -> None:
+    """Make all states before the first step."""
+    i = 0
+    for group in optimizer.param_groups:
+        rule, lanes = optimizer.rule(group), checks.lanes_of(optimizer, group)
+        for p in group["params"]:
+            watch.own(optimizer.state, p).update(state_of(optimizer, p, group, rule, lanes, i))
+            i += 1
+
+
 def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i: int) -> dict[str, torch.Tensor]:
     """The state of p as a launch needs it, made or mended where it is not.
 
@@ -161,7 +171,9 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
             )
         made[name] = value.expand(lanes).reshape(shape).clone(memory_format=torch.contiguous_format)
 
-    dtype = optimizer.state_dtype or next((state[name].dtype for name in found), None)
+    dtype = optimizer.state_dtype or next(
+        (state[name].dtype for name in found if state[name].dtype in memory.DTYPES), None
+    )
     dtype = memory.state_dtype(p.dtype, dtype)
     for name in rule.states:
         old, new = state.get(name), memory.like(p, dtype, lanes)

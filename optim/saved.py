@@ -5,7 +5,7 @@ from kernels.rules import RULES
 ABSENT = {
     **dict.fromkeys(("maximize", "capturable", "differentiable", "amsgrad", "nesterov", "centered"), False),
     **dict.fromkeys(("foreach", "fused"), None),
-    **{"decoupled_weight_decay": False, "momentum": 0},
+    **{"decoupled_weight_decay": False, "momentum": 0, "initial_accumulator_value": 0},
 }
 """What torch takes groups to mean that were saved before there were these options."""
 FAMILY_STATES = {name for rule in RULES.values() for name in (*rule.states, *rule.scalars)}

@@ -11,9 +11,10 @@ with what they were when the tables were laid out,
   for them (`States`), nobody can have changed them, and this is left out;
 - hyperparameters: their values. Those on a GPU are read anew in every step, by the GPU.
 
-This suffices: an address, a dtype, sizes and strides say which bytes a tensor is, and its dispatch keys say how they
-are to be read (conjugated, negated, through a subclass). A storage that was freed cannot lie at the same address,
-unless it is what the tensor has now.
+Of parameters without a gradient only who they are counts. This suffices: an address, a dtype, sizes and strides say
+which bytes a tensor is, and its dispatch keys say how they are to be read (conjugated, negated, through a subclass).
+Memory that was freed cannot lie at the same address, unless it is what the tensor has now. Whether a storage holds all
+elements is looked at when it has moved, as it does when it is made smaller.
 """
 
 from collections import defaultdict
@@ -40,6 +41,13 @@ class States(defaultdict):
     """
 
     handed_out = False
+
+    @classmethod
+    def of(cls, states: dict) -> "States":
+        """The same states, which somebody else may know already."""
+        made = cls(dict, states)
+        made.handed_out = bool(states)
+        return made
 
     # Where this is not dict's own, dict(states) and {**states} fetch what they copy through the methods below.
     def __iter__(self):
@@ -116,10 +124,11 @@ class Seen:
         ]
         self.sharded = any(hasattr(p, "to_local") for p in params)
         self.structure, self.params, self.absent = structure, params, [grad is None for grad in grads]
-        places = self._local(params)
+        self.written = [p for p, *_ in present]
+        places = self._local(self.written)
         self.addresses = addresses(places)
         self.metadata = Metadata([*places, *(grad for _, grad, _ in present)])
-        self.written = [p for p, *_ in present] + (self._local([p for p, *_ in present]) if self.sharded else [])
+        self.written = [*self.written, *places] if self.sharded else self.written
 
         self.state, self.keys, self.dicts = state, [*dict.keys(state)], [*dict.values(state)]
         by_names = defaultdict(dict)
@@ -142,13 +151,17 @@ class Seen:
             grads: their gradients, None where there is none.
             state: `optimizer.state`.
         """
-        places, present = self._local(params), [grad for grad in grads if grad is not None]
+        moving, present = params, [grad for grad in grads if grad is not None]
+        if len(present) != len(params):
+            if [grad is None for grad in grads] != self.absent:
+                return False
+            moving = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+        places = self._local(moving)
         return (
             structure == self.structure
             and len(params) == len(self.params)
             and all(map(is_, params, self.params))
             and addresses(places) == self.addresses
-            and (len(present) == len(params) or [grad is None for grad in grads] == self.absent)
             and self.metadata.same([*places, *present])
             and (self.is_untold(state) or self._has_states(state))
         )

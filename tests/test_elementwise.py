@@ -98,6 +98,8 @@ REFUSED = {
     "tl.where(~(grad > 0), grad, 0.0)": "uses ~",
     "tl.where(grad, grad, 0.0)": "tl.where with what is no condition",
     "(grad > 0) - 1": "- with a condition",
+    "(grad > 0) * 2.0": r"\* with a condition",
+    "tl.where(grad > 0, 1, -1)": r"whole numbers \(write 1.0 and -1.0\)",
     "tl.exp(2.0)": "constants alone",
     "tl.exp(grad, p)": "2 arguments instead of 1",
     "[x for x in (grad,)][0]": "ListComp",
@@ -121,7 +123,14 @@ def moved(x, y):
 
 
 UNARY = ("-{}", "tl.abs({})", "tl.exp({})", "tl.floor({})", "moved({}, 2)", "(1 - {})")
-BINARY = ("({} + {})", "{} * {}", "{} / {}", "tl.minimum({}, {})", "tl.where({} > {}, grad, 0.5)", "({} <= {}) * c[0]")
+BINARY = (
+    "({} + {})",
+    "{} * {}",
+    "{} / {}",
+    "tl.minimum({}, {})",
+    "tl.where({} > {}, grad, 0.5)",
+    "tl.where({} <= {}, c[0], 0.25)",
+)
 EXPRESSIONS = st.recursive(
     st.sampled_from(["grad", "p", "c[0]"]),
     lambda inner: st.one_of(

@@ -68,7 +68,7 @@ def allowed_coefficients(hyper, step):
     for i in tl.static_range(2):
         x += hyper[i]
     lr *= 0.5
-    return lr, x, 1.0 * (a > 0.5)
+    return lr, x, tl.where(a > 0.5, 1.0, 0.0)
 
 
 def allowed_update(p, grad, state, coefficients):
@@ -77,7 +77,7 @@ def allowed_update(p, grad, state, coefficients):
     a = tl.abs(grad) + 0.1
     x = x + tl.exp(a) + tl.exp2(a) + tl.log(a) + tl.log2(a) + tl.sqrt(a) + tl.rsqrt(a) + tl.sin(a) + tl.cos(a)
     x = x + tl.floor(a) + tl.ceil(a) + tl.abs(a) + tl.minimum(a, 0.5) + tl.maximum(0.25, m) + tl.where(a > 1, a, 0.5)
-    x = x + tl.sqrt_rn(a) + tl.div_rn(1.0, a) + (a > 0.5) * x + (a > 1) * 2
+    x = x + tl.sqrt_rn(a) + tl.div_rn(1.0, a) + tl.where(a > 0.5, x, 0.0) + tl.where(a > 1, 2.0, 0)
     for i in tl.static_range(len(state)):
         x -= state[i] if i == 0 else 2 * state[i]
     if len(state) == 2:
@@ -112,6 +112,40 @@ def test_all_that_rules_may_use_does_the_same_everywhere(backend):
         expected, m, v = (np.array(column) for column in zip(*((q, *state) for q, state in rows), strict=True))
     torch.testing.assert_close(p.detach().double().cpu(), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(optimizer.state[p]["m"].double().cpu(), torch.from_numpy(m), rtol=1e-5, atol=1e-5)
+
+
+def chosen_coefficients(hyper, step):
+    # In float32, 1 - 0.9999 is 1.7e-4 of itself off.
+    b = tl.where(step > 0, 0.9999, 0.9)
+    return hyper[0] * (1 - b), tl.where(step > 0, 0.1, -0.3)
+
+
+def chosen_update(p, grad, state, coefficients):
+    before, total = p, 0
+    for x in tl.static_range(2):
+        total += (0.3, 0.7)[x] * grad
+    return p - coefficients[0] * 2 * total - tl.where(grad > 0, 0.1, -0.3) * coefficients[1], (before, 2 * grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_constants_are_of_the_rules_dtypes_and_inputs_may_be_returned(backend, dtype):
+    made = optim.from_rule(chosen_update, chosen_coefficients, states=("before", "twice"), defaults={"lr": 1.0})
+    start, grad = torch.linspace(-2, 2, 7).to(dtype), torch.linspace(2, -1, 7).to(dtype)
+    expected = start.double() - 2e-4 * grad.double() - torch.where(grad > 0, 0.1, -0.3).double() * 0.1
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        try:
+            p = start.to(device_of(backend), copy=True).requires_grad_()
+            optimizer = made([p], backend=backend, state_dtype=torch.bfloat16)
+            p.grad = grad.to(p.device)
+            optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        bound = torch.finfo(dtype).eps * expected.abs() + 1e-7
+        assert ((p.detach().double().cpu() - expected).abs() <= bound).all()
+        state = {name: value.double().cpu() for name, value in optimizer.state[p].items()}
+        torch.testing.assert_close(state["before"], start.double(), rtol=2**-8, atol=0)
+        torch.testing.assert_close(state["twice"], 2 * grad.double(), rtol=2**-8, atol=0)
 
 
 COMPILES = """

@@ -268,14 +268,15 @@ def test_memory_that_is_cut_anew_is_followed_or_refused(old, new, strides, of):
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("size", [0, 16])
 @pytest.mark.parametrize("what", ["parameter", "gradient"])
-def test_memory_that_was_freed_is_refused_before_anything_changes(what):
+def test_memory_that_was_freed_is_refused_before_anything_changes(what, size):
     p, q = (torch.nn.Parameter(torch.ones(8)) for _ in range(2))
     o = optim.SGD([("a", p), ("b", q)], lr=1.0)
     for t in (p, q):
         t.grad = torch.ones(8)
     o.step()
-    (q if what == "parameter" else q.grad).untyped_storage().resize_(0)
+    (q if what == "parameter" else q.grad).untyped_storage().resize_(size)
     with pytest.raises(RuntimeError, match=rf"[Tt]he memory of (the|a) {what} has been freed"):
         o.step()
     assert p.tolist() == [0.0] * 8
