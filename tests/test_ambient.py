@@ -104,7 +104,7 @@ def test_an_explorer_refuses_axes_and_values_that_are_none(plain):
 
 def test_what_computes_is_a_part_of_a_runs_identity(monkeypatch):
     assert identity.compiler("cpu").startswith("numba")
-    monkeypatch.setattr(identity.parts, "has_numba", lambda: False)
+    monkeypatch.setattr(identity.backends, "has_numba", lambda: False)
     assert identity.compiler("cpu") == "none"
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")

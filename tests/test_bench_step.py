@@ -358,7 +358,14 @@ def test_models_writes_milliseconds_and_a_figure(tmp_path):
     assert (tmp_path / "throughput_models.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (RuntimeError("CUDA error\nmore"), 1), (None, 0)])
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (KeyboardInterrupt, 130),
+        pytest.param(RuntimeError("CUDA error\nmore"), 1, marks=pytest.mark.slow),
+        pytest.param(None, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, code, tmp_path, monkeypatch, capsys):
     real, files = bench_step.compare, []
 

@@ -42,6 +42,7 @@ def check(fact: dict) -> None:
     assert fact["registers"] <= ceiling, fact
 
 
+@pytest.mark.slow
 def test_every_rule_moves_128_bits_at_a_time_without_spills_on_sm_90():
     facts = machine_code("sm_90", "--dtype", "float32")
     assert {rule for _, rule, _ in facts} == set(rules.RULES)

@@ -94,7 +94,13 @@ def test_edge_warnings_name_the_optimizer():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("case", ["fine", "every run diverged", "one seed", "one lr each"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "fine",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("every run diverged", "one seed", "one lr each")),
+    ],
+)
 def test_reports_of_several_optimizers_are_written_without_warnings(case, tmp_path):
     options = {"diverged": lambda row: True} if case == "every run diverged" else {}
     runs, curves = sweep(1 if case == "one seed" else 3, **options)

@@ -151,6 +151,7 @@ def test_damaged_files_are_named_and_only_their_runs_repeated(tmp_path, monkeypa
     assert_same(store.load(tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_its_chunk_starts_over(tmp_path, monkeypatch, capsys):
     whole, write = train(None), parts.save_checkpoint
 
@@ -211,6 +212,7 @@ def test_a_users_optimizer_is_known_by_its_file(tmp_path, monkeypatch):
     assert first == identity.own_source("own_sgd:Own") == (tmp_path / "own_sgd.py").read_text()
 
 
+@pytest.mark.slow
 def test_chunks_that_memory_is_too_small_for_are_halved(tmp_path, monkeypatch, capsys):
     whole, original = train(None), population.train
 
@@ -347,6 +349,7 @@ def test_two_processes_on_one_folder_are_refused_until_the_first_is_gone(tmp_pat
         pass
 
 
+@pytest.mark.slow
 def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     out, resumed_at, original = tmp_path / "killed", [], population.train
     process = start(out, "--steps", 150, "--checkpoint-every", 0)

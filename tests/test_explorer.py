@@ -217,6 +217,7 @@ def test_an_optimizer_with_one_axis_has_no_slider(box):
     assert "6 of 30 runs" in leaf(box).value
 
 
+@pytest.mark.slow
 def test_another_folder_can_be_typed(box, folder):
     typed = box.children[0].children[1]
     typed.value = "/no/such/folder"
@@ -227,6 +228,7 @@ def test_another_folder_can_be_typed(box, folder):
     assert "of 30 runs" in leaf(box).value
 
 
+@pytest.mark.slow
 def test_redrawing_leaves_no_widgets_behind(box):
     widgets = pytest.importorskip("ipywidgets.widgets.widget")
     find(box, "optimizer").value = "adam"

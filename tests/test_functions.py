@@ -38,6 +38,7 @@ def test_lanes_follow_solo_runs_in_float64(kind, optimizer):
 EDGES = [("adam", 0.0, 2), ("adam", 0.5, 6), ("momentum", 0.5, 6), ("momentum", 0.9, 38), ("momentum", 0.95, 78)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "beta1", "threshold"), EDGES)
 def test_half_a_percent_above_the_stability_edge_diverges_and_below_converges(optimizer, beta1, threshold):
     """Cohen et al. 2022 (arXiv:2207.14484): (2 + 2 beta1) / ((1 - beta1) lr), with the preconditioner frozen.
@@ -129,7 +130,10 @@ def test_heavy_tailed_classes_have_the_sizes_asked_for():
     assert torch.equal(dataset.x_train, data.heavy_tailed(n_classes=8, largest=120).x_train)
 
 
-@pytest.mark.parametrize("kind", functions.FUNCTIONS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if i else ()) for i, kind in enumerate(functions.FUNCTIONS)],
+)
 def test_functions_are_swept_with_defaults_of_their_own(kind, tmp_path):
     out = tmp_path / "out"
     words = ["function", "--model", kind, "--lr", "1e-4", "1e-3", "--steps", "30", "--out", str(out)]

@@ -172,6 +172,7 @@ def test_gradients_are_pointed_at_again_only_when_one_has_moved(monkeypatch):
     assert len(built) == 1  # the table itself is laid out once
 
 
+@pytest.mark.slow
 def test_rules_serve_the_cpu_where_triton_is_missing():
     script = (
         "import sys; sys.modules['triton'] = None\n"

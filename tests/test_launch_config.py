@@ -62,7 +62,7 @@ def test_every_element_of_a_row_is_updated_once_and_no_other(chosen, config, off
         assert (buffer[offset + n :] == SENTINEL).all()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("rounding", ["nearest", pytest.param("stochastic", marks=pytest.mark.slow)])
 def test_no_configuration_changes_a_bit(chosen, rounding):
     stored = {}
     for config in CONFIGS:
@@ -187,6 +187,7 @@ for machine_code in (code.digest, "another", "a third"):
 """
 
 
+@pytest.mark.slow
 def test_another_triton_is_warned_of_once_unless_the_machine_code_is_the_same():
     done = subprocess.run([sys.executable, "-c", OTHER_TRITON], capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr

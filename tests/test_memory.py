@@ -98,7 +98,16 @@ def test_any_strided_view_follows_torch(shape, data):
     assert_same_updates([p], [q], before, 2, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam", "SGD", "Adagrad", "RMSprop", "Adadelta"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["Adam", "SGD"],
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("AdamW", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adadelta")
+        ),
+    ],
+)
 def test_complex_parameters_step_through_their_real_view_as_in_torch(backend, name):
     generator = torch.Generator().manual_seed(0)
     double = torch.randn(3, 5, dtype=torch.complex128, generator=generator)
@@ -181,6 +190,7 @@ def test_parameters_that_are_moved_to_other_memory_are_followed():
     assert p.tolist() == [-3.0] * 5
 
 
+@pytest.mark.slow
 def test_several_dtypes_share_an_optimizer(backend):
     if backend == "triton":
         pytest.skip("float64 is not for the Triton kernel")

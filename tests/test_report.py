@@ -268,6 +268,7 @@ def command(folder):
     return subprocess.run(words, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
+@pytest.mark.slow
 def test_command_draws_again_from_the_tables(folder, tmp_path):
     for table in TABLES:
         shutil.copy(folder / table, tmp_path)
@@ -277,6 +278,7 @@ def test_command_draws_again_from_the_tables(folder, tmp_path):
     assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
 
 
+@pytest.mark.slow
 def test_a_folder_older_than_an_axis_is_drawn_as_before(folder, tmp_path):
     for table in TABLES:
         shutil.copy(folder / table, tmp_path)

@@ -68,6 +68,7 @@ def test_a_range_with_a_count_is_a_list_of_values():
         sweep.sweep("regression", lr=Range(1e-3, 1e-1))
 
 
+@pytest.mark.slow
 def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     words = ["--optimizer", "adam", "momentum", "--lr", "1e-3..0.1", "--sample", "sobol:4"]

@@ -29,6 +29,7 @@ def run(*arguments: object, **env: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
     out = tmp_path / "results" / "first"
     done = run("mnist", *GRID, "--seeds", 2, "--hidden", 8, "--data-dir", mnist_folder, "--out", out, "--compare-alone")
@@ -174,6 +175,7 @@ def test_logistic_regression_trains(mnist_folder):
     assert set(result.runs.model) == {"logistic 784-10"}
 
 
+@pytest.mark.slow
 def test_dry_run_prints_the_plan_and_writes_nothing(mnist_folder, tmp_path):
     out = tmp_path / "out"
     done = run("mnist", *GRID, "--seeds", 3, "--data-dir", mnist_folder, "--out", out, "--dry-run")
@@ -241,7 +243,7 @@ BAD = [
         "--hidden accepts a width of at least 1 and goes with --model mlp or",
     ),
     (["regression", "--sample", "random:8"], "--sample accepts sobol:N with a power of two, or halton:N"),
-    (["regression", "--lr", "1e-3..1"], "--lr: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, or alone with"),
+    (["regression", "--lr", "1e-3..1"], "--lr: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, of at most 99999"),
     (["regression", "--target", "95%"], "--target accepts a loss where nothing is classified, not the accuracy '95%'"),
     (["regression", "--target", "soon"], "--target accepts a loss (0.2) or an accuracy (95%), not 'soon'"),
     (["regression", "--confirm", "0"], "--confirm accepts whole numbers from 1, not 0"),
@@ -301,6 +303,7 @@ def test_python_callers_get_the_same_sentences():
         sweep.sweep("mnist", data_dir="/nowhere")
 
 
+@pytest.mark.slow
 def test_interrupting_says_what_is_kept_and_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     command = [*MODULE, "regression", "--steps", "1000000", "--checkpoint-every", "0", "--out", str(out)]
