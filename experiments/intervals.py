@@ -94,6 +94,6 @@ def explained(counts: Iterable[int]) -> str:
         kinds.append(f"{label(n)}: from {ends} of {n} seeds{exactly}")
     few = "; of fewer than six seeds no interval has 95 %" if coverage(known[0]) < LEVEL else ""
     return (
-        f"{'; '.join(kinds)}. So often, or more, it holds the median over all seeds, whatever their distribution, if "
-        f"the configuration was not chosen by these seeds{few}."
+        f"{'; '.join(kinds)}. It contains the median over all seeds at least that often, whatever their "
+        f"distribution, if the configuration was not chosen by these seeds{few}."
     )

@@ -127,6 +127,7 @@ def test_fused_excludes_foreach_and_differentiable_as_in_torch():
             assert str(ours.value) == str(theirs.value)
 
 
+@pytest.mark.slow
 @given(
     name=st.sampled_from(OURS),
     dtype=st.sampled_from([torch.float32, torch.float64]),

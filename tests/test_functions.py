@@ -54,7 +54,7 @@ def test_half_a_percent_above_the_stability_edge_diverges_and_below_converges(op
     assert (above > 1e6).all()
 
 
-@pytest.mark.parametrize(("optimizer", "sign"), [("adam", 1), ("amsgrad", -1)])
+@pytest.mark.parametrize(("optimizer", "sign"), [("adam", 1), pytest.param("amsgrad", -1, marks=pytest.mark.slow)])
 def test_amsgrads_counter_example_leads_adam_to_the_worst_point(optimizer, sign):
     """Reddi et al. 2018, with twice their lr, so that 2,000 steps show where 500,000 lead to."""
     problem = problems.make("function", "counter-example")

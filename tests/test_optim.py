@@ -58,6 +58,7 @@ def test_step_moves_parameters_as_torch_does_in_float64(backend, name, options):
         assert all((p.detach().double().cpu() != p0).all() for p, p0 in zip(ours, before, strict=True) if p.numel())
 
 
+@pytest.mark.slow
 def test_states_follow_torch_over_many_steps_at_large_beta2(backend):
     """Coefficients formed in float32 would be off by 1.7e-4 here."""
     steps, betas = 300, (0.9, 0.9999)

@@ -54,7 +54,12 @@ PROBLEMS = [digits, logistic, regression, linear, cnn, gru]
 
 
 CASES = [(make, "adam") for make in PROBLEMS]
-CASES += [(linear, name) for name, choice in optimizers.OPTIMIZERS.items() if choice.alone and name != "adam"]
+CASES += [
+    # Each takes Numba a compilation in float64.
+    pytest.param(linear, name, marks=() if name in ("sgd", "nadam") else pytest.mark.slow)
+    for name, choice in optimizers.OPTIMIZERS.items()
+    if choice.alone and name != "adam"
+]
 
 
 @pytest.mark.parametrize(("make", "optimizer"), CASES)

@@ -127,7 +127,11 @@ def chosen_update(p, grad, state, coefficients):
     return p - coefficients[0] * 2 * total - tl.where(grad > 0, 0.1, -0.3) * coefficients[1], (before, 2 * grad)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float32))],
+    ids=str,
+)
 def test_constants_are_of_the_rules_dtypes_and_inputs_may_be_returned(backend, dtype):
     made = optim.from_rule(chosen_update, chosen_coefficients, states=("before", "twice"), defaults={"lr": 1.0})
     start, grad = torch.linspace(-2, 2, 7).to(dtype), torch.linspace(2, -1, 7).to(dtype)

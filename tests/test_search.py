@@ -292,7 +292,7 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
 
 
 @pytest.mark.parametrize("rule", rules.RULES)
-@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_check_passes_what_the_kernel_does(rule, aligned):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = Case(rule, "bfloat16-states", "short", 12, aligned)

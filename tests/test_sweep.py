@@ -243,7 +243,10 @@ BAD = [
         "--hidden accepts a width of at least 1 and goes with --model mlp or",
     ),
     (["regression", "--sample", "random:8"], "--sample accepts sobol:N with a power of two, or halton:N"),
-    (["regression", "--lr", "1e-3..1"], "--lr: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, of at most 99999"),
+    (
+        ["regression", "--lr", "1e-3..1"],
+        "--lr: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, of at most 99999",
+    ),
     (["regression", "--target", "95%"], "--target accepts a loss where nothing is classified, not the accuracy '95%'"),
     (["regression", "--target", "soon"], "--target accepts a loss (0.2) or an accuracy (95%), not 'soon'"),
     (["regression", "--confirm", "0"], "--confirm accepts whole numbers from 1, not 0"),

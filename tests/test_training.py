@@ -32,7 +32,7 @@ CASES += [(gru, {"accumulate": 2}), (dropping, {}), (dropping, {"accumulate": 4}
 
 
 @pytest.mark.parametrize(("make", "options"), CASES)
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_lanes_follow_solo_runs_with_torchs_schedulers_in_float64(make, options, optimizer):
     problem, steps = make(), 12
     runs, curves = final(problem, steps=steps, optimizer=optimizer, **options)

@@ -222,7 +222,7 @@ def test_own_options_can_be_changed_between_steps(option):
     assert torch.equal(p, fresh)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 def test_a_gradient_of_another_dtype_is_read_as_such(dtype):
     results = []
     for module in (optim, torch.optim):
