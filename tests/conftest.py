@@ -21,7 +21,17 @@ mpl.use("Agg")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+COMPILED_QUICKLY = ("Adam", "AdamW", "SGD")
+"""Classes that quick tests try on the cpu backend: for each rule and dtype Numba compiles for seconds."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        name = params.get("name")
+        if params.get("backend") == "cpu" and isinstance(name, str) and name not in COMPILED_QUICKLY:
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA GPU")
         for item in items:
@@ -43,9 +53,8 @@ def mnist_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[int]:
-    """How many runs each call of `population.train` had."""
+def spy_on_training(monkeypatch) -> list[int]:
+    """Returns how many runs each call of `population.train` has from now on."""
     from experiments import population
 
     sizes, original = [], population.train
@@ -56,6 +65,12 @@ def trained(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(population, "train", spy)
     return sizes
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[int]:
+    """How many runs each call of `population.train` in the test had."""
+    return spy_on_training(monkeypatch)
 
 
 @pytest.fixture(params=["triton", "cpu", "eager"])

@@ -20,6 +20,7 @@ import torch
 
 from experiments import chunks, cluster, identity, parts, plan, population, store, sweep
 from experiments.grid import OptionError
+from tests.conftest import spy_on_training
 
 AXES = {"lr": [1e-3, 1e-2, 1e-1], "beta1": [0.0, 0.9], "seeds": 2, "steps": 12, "batch_size": 64, "evaluations": 3}
 
@@ -54,18 +55,6 @@ def forbid_training(monkeypatch) -> None:
         raise AssertionError("this was trained before")
 
     monkeypatch.setattr(population, "train", refuse)
-
-
-def spy_on_training(monkeypatch) -> list[int]:
-    """Returns how many runs each call of `population.train` had from now on."""
-    sizes, original = [], population.train
-
-    def spy(problem, configs, seeds, **options):
-        sizes.append(len(configs) * len(seeds))
-        return original(problem, configs, seeds, **options)
-
-    monkeypatch.setattr(population, "train", spy)
-    return sizes
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 24])
