@@ -160,7 +160,7 @@ def train(
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = models.stack(problem.model, seeds, n_configs, dtype, device)
-    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(), len(seeds)), device=device) for axis in configs}
+    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     per_step = batch_size * accumulate

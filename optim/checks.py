@@ -26,9 +26,9 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
     for tensor, what in ((p, "parameters"), (grad, "gradients")):
         if tensor.layout != torch.strided:
             raise RuntimeError(f"{kind} does not support {what} of {tensor.layout}: {name()}")
-    if grad.shape != p.shape or grad.device != p.device:
+    if memory.local(grad).shape != memory.local(p).shape or grad.device != p.device:
         raise RuntimeError(f"{name()} on {p.device} has a gradient of shape {list(grad.shape)} on {grad.device}")
-    if memory.overlaps_itself(p):
+    if memory.overlaps_itself(memory.local(p)):
         raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
         if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):
