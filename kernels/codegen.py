@@ -1,8 +1,9 @@
 """Compile the kernel for a GPU that need not be there, and read what the machine code does.
 
-    python -m kernels.codegen sm_90 gfx942 --rule adam nadam --dtype float32
+    python -m kernels.codegen sm_90 gfx942 --rule adam nadam --dtype float32 --run
 
-prints one JSON object for each target, rule and dtype, by default all of ours.
+prints one JSON object for each target, rule and dtype, by default all of ours; with --run the compiled step is also
+simulated on the CPU, and compared with the eager formulas. It is never timed.
 Must run without TRITON_INTERPRET, which replaces the compiler.
 """
 
@@ -74,18 +75,24 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
     Args:
         target: sm_NN or gfx9NN.
         arguments: names and Triton's types (as "*fp32" or "i32") of its arguments, in order. Of pointers the compiler
-            is told that they are multiples of 16.
+            is told that they are multiples of 16, unless the function has them among its `do_not_specialize`.
         constants: values of its `tl.constexpr` arguments, which come after the others, in order.
         num_warps: of a program.
     Returns: Triton's compiled kernel: `asm["ptx"]`, the text, and `asm["cubin"]`, its machine code (AMD:
         `asm["amdgcn"]`), for `facts`; and `metadata`.
-    Raises: ValueError for an unknown target.
+    Raises: ValueError for an unknown target; RuntimeError under TRITON_INTERPRET, which replaces the compiler.
     """
     gpu, names = parse_target(target), [*arguments, *constants]
+    if not isinstance(kernel, triton.JITFunction):
+        raise RuntimeError("kernels are compiled only where TRITON_INTERPRET was not set when Triton was imported")
     # As a launch describes its arguments, so that it finds in Triton's cache what is compiled here: Triton 3.6 names
     # constants that are strings, 3.7 all.
     described = [(names.index(name),) for name, value in constants.items() if ALL_DESCRIBED or isinstance(value, str)]
-    pointers = [(i,) for i, kind in enumerate(arguments.values()) if kind.startswith("*")]
+    pointers = [
+        (i,)
+        for i, (kind, parameter) in enumerate(zip(arguments.values(), kernel.params, strict=False))
+        if kind.startswith("*") and not parameter.do_not_specialize
+    ]
     source = ASTSource(
         fn=kernel,
         signature={**arguments, **dict.fromkeys(constants, "constexpr")},
@@ -104,11 +111,23 @@ def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | N
     Raises: ValueError for an unknown target.
     """
     p_dtype, state_dtype, stochastic = VARIANTS[dtype]
+    return traversal(rule, target, (p_dtype, p_dtype, state_dtype), stochastic, config)
+
+
+def traversal(rule: Rule, target: str, dtypes: tuple, stochastic: bool = False, config: Config | None = None):
+    """`compiled` for any dtypes of parameters, gradients and states."""
     config = config or default(parse_target(target).warp_size)
-    constants = multi_tensor.update_constants(rule, p_dtype, p_dtype, state_dtype, stochastic, config)
+    constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= {"keys_ptr": "*i32"}
     return compile_kernel(multi_tensor.multi_tensor_kernel, target, pointers, constants, config.num_warps)
+
+
+def prologue(rule: Rule, target: str):
+    """The kernel that makes a rule's coefficients; see `compile_kernel`."""
+    arguments = {"rows_ptr": "*i64", "hyper_ptr": "*fp64", "coefficients_ptr": "*fp32", "keys_ptr": "*i32"}
+    arguments |= {"grad_scale_ptr": "*fp32", "found_inf_ptr": "*fp32", "n_rows": "i32", "seed": "i32"}
+    return compile_kernel(multi_tensor.prologue_kernel, target, arguments, multi_tensor.prologue_constants(rule))
 
 
 def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
@@ -193,14 +212,26 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_argument("targets", nargs="*", default=["sm_90"], metavar="TARGET", help="sm_NN or gfx9NN (default sm_90)")
     cli.add_argument("--rule", nargs="+", choices=rules.RULES, default=[*rules.RULES], help="default: all")
     cli.add_argument("--dtype", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="default: all")
+    cli.add_argument("--run", action="store_true", help="simulate the compiled step, and compare what it updates")
     args = cli.parse_args(argv)
+    if not isinstance(multi_tensor.multi_tensor_kernel, triton.JITFunction):
+        print(f"{cli.prog}: TRITON_INTERPRET accepts nothing here: it replaces the compiler", file=sys.stderr)
+        return 2
     if unknown := [target for target in args.targets if target not in LIMITS]:
         # What the compilers make of others is no sentence, and may be the end of the process.
         print(f"{cli.prog}: TARGET accepts {', '.join(LIMITS)}, not {unknown[0]!r}", file=sys.stderr)
         return 2
+    failed = False
     for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
-        print(json.dumps(asdict(compile_update(rules.RULES[rule], target, dtype))), flush=True)
-    return 0
+        found, agrees = asdict(compile_update(rules.RULES[rule], target, dtype)), True
+        if args.run:
+            from kernels.simulator import trial  # which compiles by this module
+
+            result = trial.compare(rules.RULES[rule], target, dtype)
+            found, agrees = found | {"run": result._asdict()}, result.passed
+        failed |= not agrees
+        print(json.dumps(found), flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":

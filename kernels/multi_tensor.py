@@ -196,9 +196,10 @@ def multi_tensor_kernel(
         else:
             update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
     else:
-        left = tl.minimum(n_elements - start, BLOCK_SIZE * BLOCKS_PER_CHUNK).to(tl.int32)
-        n_blocks = tl.maximum(left + BLOCK_SIZE - 1, 0) // BLOCK_SIZE
-        n_full = tl.where(all_addresses % 16 == 0, tl.maximum(left, 0) // BLOCK_SIZE, 0)
+        # Of a row without elements a late chunk has so few left that 32 bits could not hold it.
+        left = tl.minimum(tl.maximum(n_elements - start, 0), BLOCK_SIZE * BLOCKS_PER_CHUNK).to(tl.int32)
+        n_blocks = (left + BLOCK_SIZE - 1) // BLOCK_SIZE
+        n_full = tl.where(all_addresses % 16 == 0, left // BLOCK_SIZE, 0)
         # Two loops, for the compiler starts loads of a later block early only where no branch surrounds them.
         for block in tl.range(0, n_full, num_stages=LOOP_STAGES):
             at = start + block * BLOCK_SIZE
@@ -206,6 +207,19 @@ def multi_tensor_kernel(
         for block in tl.range(n_full, n_blocks, num_stages=1):
             at = start + block * BLOCK_SIZE
             update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
+
+
+def prologue_constants(rule: Rule) -> dict:
+    """All that `prologue_kernel` is specialised for."""
+    return {
+        "coefficients": rule.coefficients,
+        "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),
+        "N_STATES": len(rule.states),
+        "N_SCALARS": len(rule.scalars),
+        "N_HYPER": len(rule.hyper),
+        "N_COEFFICIENTS": rule.n_coefficients,
+        "BLOCK_SIZE": PROLOGUE_BLOCK_SIZE,
+    }
 
 
 def update_constants(
@@ -288,17 +302,9 @@ def launcher(table: Table) -> Launch:
     each configuration that was chosen.
     """
     rule, device = table.rule, table.rows.device
-    n_rows, n_columns = table.rows.shape
-    n_chunks, seed = len(table.chunk_row), table.seed
+    n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed
     one, zero = constant(1.0, device), constant(0.0, device)
-    sizes = {"N_COLUMNS": n_columns, "N_STATES": len(rule.states), "N_SCALARS": len(rule.scalars)}
-    prologue_constants = {
-        "coefficients": rule.coefficients,
-        **sizes,
-        "N_HYPER": len(rule.hyper),
-        "N_COEFFICIENTS": rule.n_coefficients,
-        "BLOCK_SIZE": PROLOGUE_BLOCK_SIZE,
-    }
+    first_constants = prologue_constants(rule)
     config = table.choice.config if table.choice else DEFAULT
     if table.chunk_size != config.chunk_size:
         raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
@@ -320,7 +326,7 @@ def launcher(table: Table) -> Launch:
                 zero if found_inf is None else found_inf,
                 n_rows,
                 seed or 0,
-                **prologue_constants,
+                **first_constants,
             )
             if n_chunks > 0:
                 compiled = multi_tensor_kernel[(n_chunks,)](

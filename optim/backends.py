@@ -8,9 +8,21 @@ from importlib.util import find_spec
 
 import torch
 
+from kernels.occupancy import LIMITS
 from optim import memory
+from optim.arguments import accepted
 
 BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
+COMPILED = "compiled:"
+"""Begins the names of those that simulate what Triton compiles for a GPU, as in compiled:sm_90."""
+
+
+def check_name(name: str | None) -> None:
+    """Raise ValueError unless there is a backend of that name."""
+    if not (isinstance(name, str) and name.startswith(COMPILED)):
+        accepted(name, "backend", (*BACKENDS, None))
+    elif (target := name.removeprefix(COMPILED)) not in LIMITS:
+        raise ValueError(f"Invalid backend: {name!r} ({COMPILED} and one of {', '.join(LIMITS)}, not {target!r})")
 
 
 def backend_of(optimizer, p: torch.Tensor, grad: torch.Tensor):
@@ -25,6 +37,8 @@ def backend_of(optimizer, p: torch.Tensor, grad: torch.Tensor):
 def backend_module(name: str):
     if name == "cpu" and not has_numba():
         name = "eager"
+    if name.startswith(COMPILED):
+        return importlib.import_module("kernels.simulator.backend").for_target(name.removeprefix(COMPILED))
     return importlib.import_module(BACKENDS[name])
 
 

@@ -9,7 +9,7 @@ from kernels import table as tables
 from kernels.rule import Rule
 from optim import checks, dispatched, lanes, memory, parts, saved, watch
 from optim.arguments import Value, accepted
-from optim.backends import BACKENDS
+from optim.backends import check_name
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 ROUNDINGS = ("nearest", "stochastic")
@@ -26,7 +26,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     Args:
         params: iterable of parameters or of group dictionaries, as in torch.
         defaults: hyperparameters of groups that do not set their own.
-        backend: "triton" (GPU; CPU tensors under TRITON_INTERPRET=1), "cpu" (Numba) or "eager".
+        backend: "triton" (GPU; CPU tensors under TRITON_INTERPRET=1), "cpu" (Numba) or "eager"; for CPU tensors also
+            "compiled:sm_90" and the like: what Triton compiles for that GPU, simulated, slowly.
             None chooses triton for CUDA tensors, cpu for CPU tensors, and eager where those lack the dtype.
         state_dtype: torch.float32 or torch.bfloat16, in which to keep states; None is float32 (float64 for float64
             parameters) for new states, and for loaded ones the dtype in which they were saved.
@@ -56,7 +57,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rounding: str = "nearest",
         seed: int = 0,
     ):
-        accepted(backend, "backend", (*BACKENDS, None))
+        check_name(backend)
         accepted(state_dtype, "state_dtype", (*STATE_DTYPES, None))
         accepted(rounding, "rounding", ROUNDINGS)
         if not (isinstance(seed, int) and 0 <= seed < 2**31):

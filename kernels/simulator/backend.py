@@ -1,0 +1,85 @@
+"""The launches of a step, compiled for a GPU that need not be there, and simulated: slow, and never timed."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import triton
+
+from kernels import codegen, multi_tensor
+from kernels import table as tables
+from kernels.config import Config, default
+from kernels.rule import Rule
+from kernels.simulator.program import Program
+from kernels.table import Launch, Table
+
+
+def program(compiled, warp_size: int) -> Program:
+    """The simulated kernel of what `codegen.compile_kernel` returns."""
+    metadata = compiled.metadata
+    n_threads = metadata.num_warps * warp_size
+    return Program(compiled.asm["llir"], n_threads=n_threads, n_shared=metadata.shared, warp_size=warp_size)
+
+
+@functools.cache
+def programs(rule: Rule, target: str, dtypes: tuple, stochastic: bool, config: Config) -> tuple[Program, Program]:
+    """Prologue and traversal of a rule."""
+    warp_size = codegen.parse_target(target).warp_size
+    traversal = codegen.traversal(rule, target, dtypes, stochastic, config)
+    return program(codegen.prologue(rule, target), warp_size), program(traversal, warp_size)
+
+
+def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
+    """See `table.Launch`: what `multi_tensor.launcher` does on a GPU, simulated on CPU tensors.
+
+    Args:
+        table: whose chunks are of the configuration's size.
+        target: sm_NN or gfx9NN.
+        config: by default what a GPU of which nothing is known gets.
+    Raises: ValueError for an unknown target, or for chunks of another size. A launch raises `Fault` for what a GPU
+        would trap, or get wrong.
+    """
+    config = config or default(codegen.parse_target(target).warp_size)
+    if table.chunk_size != config.chunk_size:
+        raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
+    dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
+    prologue, traversal = programs(table.rule, target, dtypes, table.seed is not None, config)
+    n_rows, n_chunks = len(table.rows), len(table.chunk_row)
+    one, zero = torch.ones(1), torch.zeros(1)
+    counts = [t for entry in table.entries for t in (entry.step, *entry.scalars)]
+    updated = [t for entry in table.entries for t in (entry.p, *entry.states)]
+
+    def launch(grads, grad_scale, found_inf) -> None:
+        table.point_at(grads)
+        scaler = one if grad_scale is None else grad_scale, zero if found_inf is None else found_inf
+        prologue.launch(
+            triton.cdiv(n_rows, multi_tensor.PROLOGUE_BLOCK_SIZE),
+            (table.rows, table.hyper, table.coefficients, table.keys, *scaler, n_rows, table.seed or 0),
+            read=(table.rows, table.hyper, *scaler),
+            written=(table.coefficients, table.keys, *counts),
+        )
+        if n_chunks:
+            arguments = table.rows, table.chunk_row, table.chunk_index, table.coefficients, table.keys
+            traversal.launch(n_chunks, arguments, read=(*arguments, *grads), written=updated)
+
+    return launch
+
+
+class Backend(NamedTuple):
+    """What an optimizer asks of a backend, as `multi_tensor` has it."""
+
+    DTYPES: tuple
+    build: Callable
+    launcher: Callable
+
+
+@functools.cache
+def for_target(target: str) -> Backend:
+    """The backend `compiled:TARGET`. Raises: ValueError for an unknown target."""
+    chunk_size = default(codegen.parse_target(target).warp_size).chunk_size
+
+    def build(rule, entries, grad_dtype, seed=None) -> Table:
+        return tables.build(rule, entries, grad_dtype, chunk_size, seed)
+
+    return Backend(multi_tensor.DTYPES, build, functools.partial(launcher, target=target))

@@ -1,0 +1,235 @@
+"""What functions do that LLVM, NVIDIA and AMD define: numpy for mathematics, the manuals for the rest."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from kernels.simulator.faults import Fault, refuse
+from kernels.simulator.values import both, dtype_of, fma, from_bytes, signed, to_bytes, unsigned
+
+
+def flushed(x: np.ndarray) -> np.ndarray:
+    """Subnormal float32 numbers are 0."""
+    return np.where(abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
+
+
+def extreme(function: Callable, of_signed: bool) -> Callable:
+    return (lambda a, b: unsigned(function(signed(a), signed(b)))) if of_signed else function
+
+
+def words(x: np.ndarray) -> np.ndarray:
+    """A double as [..., 2] 32-bit words, the low one first."""
+    return np.ascontiguousarray(x).view(np.uint32).reshape(*x.shape, 2)
+
+
+def double(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.stack(np.broadcast_arrays(low, high), axis=-1)).view(np.float64)[..., 0]
+
+
+def ldexp(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    return np.ldexp(x, signed(exponent))
+
+
+FUNCTIONS = {
+    **dict.fromkeys(("llvm.sqrt", "llvm.nvvm.sqrt.rn", "llvm.nvvm.sqrt.approx", "llvm.amdgcn.sqrt"), np.sqrt),
+    **dict.fromkeys(("llvm.nvvm.div.rn", "llvm.nvvm.div.full", "llvm.nvvm.div.approx"), np.divide),
+    **dict.fromkeys(("llvm.nvvm.rcp.approx", "llvm.nvvm.rcp.rn", "llvm.amdgcn.rcp"), np.reciprocal),
+    **dict.fromkeys(("llvm.nvvm.rsqrt.approx", "llvm.amdgcn.rsq"), lambda x: 1 / np.sqrt(x)),
+    **dict.fromkeys(("llvm.fma", "llvm.fmuladd", "llvm.nvvm.fma.rn"), fma),
+    **dict.fromkeys(("llvm.nvvm.add.rn",), np.add),
+    **dict.fromkeys(("llvm.nvvm.mul.rn",), np.multiply),
+    **dict.fromkeys(("llvm.fabs", "llvm.nvvm.fabs"), np.abs),
+    **dict.fromkeys(("llvm.exp2", "llvm.nvvm.ex2.approx", "llvm.amdgcn.exp2"), np.exp2),
+    **dict.fromkeys(("llvm.log2", "llvm.nvvm.lg2.approx", "llvm.amdgcn.log"), np.log2),
+    **dict.fromkeys(("llvm.sin", "llvm.nvvm.sin.approx"), np.sin),
+    **dict.fromkeys(("llvm.cos", "llvm.nvvm.cos.approx"), np.cos),
+    **dict.fromkeys(("llvm.minnum", "llvm.nvvm.fmin"), np.fmin),
+    **dict.fromkeys(("llvm.maxnum", "llvm.nvvm.fmax"), np.fmax),
+    "llvm.minimum": np.minimum,
+    "llvm.maximum": np.maximum,
+    "llvm.floor": np.floor,
+    "llvm.ceil": np.ceil,
+    "llvm.trunc": np.trunc,
+    "llvm.rint": np.rint,
+    "llvm.copysign": np.copysign,
+    "llvm.exp": np.exp,
+    "llvm.log": np.log,
+    "llvm.ldexp": ldexp,
+    "llvm.frexp": lambda x: (lambda fraction, power: (fraction, unsigned(power.astype(np.int32))))(*np.frexp(x)),
+    "llvm.smax": extreme(np.maximum, True),
+    "llvm.smin": extreme(np.minimum, True),
+    "llvm.umax": extreme(np.maximum, False),
+    "llvm.umin": extreme(np.minimum, False),
+    "llvm.nvvm.d2i.lo": lambda x: words(x)[..., 0],
+    "llvm.nvvm.d2i.hi": lambda x: words(x)[..., 1],
+    "llvm.nvvm.lohi.i2d": double,
+}
+"""By name without types and roundings: functions of operands alone. Approximations are exact here."""
+
+SUFFIX = re.compile(r"(\.(ftz|f|d|[if](16|32|64)|v\d+[if](16|32|64)))*$")
+
+
+def plain(name: str) -> str:
+    """The name without the types at its end, and without how subnormal numbers are treated."""
+    return SUFFIX.sub("", name)
+
+
+def warps(launch, mask: np.ndarray | None, *operands: np.ndarray, what: str) -> list[np.ndarray]:
+    """Operands as [programs, warps, threads of a warp]. Raises: Fault if only a part of a warp takes part."""
+    shape = (launch.shape[0], launch.shape[1] // launch.warp_size, launch.warp_size)
+    if mask is not None:
+        here = np.broadcast_to(mask, launch.shape).reshape(shape)
+        if (here.any(axis=2) & ~here.all(axis=2)).any():
+            raise Fault(f"some threads of a warp come to {what}, and others do not")
+    return [np.broadcast_to(x, launch.shape).reshape(shape) for x in operands]
+
+
+def first_lane(launch, mask, value: np.ndarray) -> np.ndarray:
+    """llvm.amdgcn.readfirstlane: what the first thread of each warp has."""
+    (value,) = warps(launch, mask, value, what="readfirstlane")
+    return np.broadcast_to(value[..., :1], value.shape).reshape(launch.shape)
+
+
+def load_matrices(n: int, transposed: bool) -> Callable:
+    """ldmatrix of n 8x8 matrices of 16-bit elements: thread i of a warp names row i % 8 of matrix i // 8."""
+
+    def loaded(launch, mask, address):
+        (rows,) = warps(launch, mask, address, what="ldmatrix")
+        refuse((rows % 16 != 0).any(axis=2), "ldmatrix of a row that is misaligned")
+        lane, found = np.arange(32), []
+        for j in range(n):
+            if transposed:
+                halves = [rows[..., 8 * j + 2 * (lane % 4) + k] + (2 * (lane // 4)).astype(np.uint64) for k in (0, 1)]
+                parts = [launch.shared.load(half.reshape(launch.shape), 2, 2, mask) for half in halves]
+                part = np.concatenate(parts, axis=2)
+            else:
+                words_ = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
+                part = launch.shared.load(words_.reshape(launch.shape), 4, 4, mask)
+            found.append(from_bytes(part, "i32"))
+        return tuple(found) if n > 1 else found[0]
+
+    return loaded
+
+
+def store_matrices(launch, mask, address, *parts) -> None:
+    """stmatrix: the reverse."""
+    (rows,) = warps(launch, mask, address, what="stmatrix")
+    refuse((rows % 16 != 0).any(axis=2), "stmatrix of a row that is misaligned")
+    lane = np.arange(32)
+    for j, part in enumerate(parts):
+        at = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
+        launch.shared.store(at.reshape(launch.shape), to_bytes(part), 4, mask)
+
+
+def buffer_load(kind: str) -> Callable:
+    """A load at an offset from a buffer's start; beyond its end it is 0."""
+    dtype, n = dtype_of(kind)
+    size = dtype.itemsize * max(1, n)
+
+    def loaded(launch, mask, buffer, offset, more, _flags):
+        address, inside = within(buffer, offset, more, size)
+        found = launch.memory.load(address, dtype, max(1, n), min(4, size), both(mask, inside))
+        return found if n else found[..., 0]
+
+    return loaded
+
+
+def buffer_store(kind: str) -> Callable:
+    """A store likewise; beyond the end it does nothing."""
+    dtype, n = dtype_of(kind)
+    size = dtype.itemsize * max(1, n)
+
+    def stored(launch, mask, value, buffer, offset, more, _flags):
+        address, inside = within(buffer, offset, more, size)
+        launch.memory.store(address, value if n else value[..., None], min(4, size), both(mask, inside))
+
+    return stored
+
+
+def within(buffer: tuple, offset: np.ndarray, more: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Addresses, and whether they are within the buffer."""
+    start, length = buffer
+    offset = (offset + more).astype(np.uint64)
+    return start + offset, offset + np.uint64(size) <= length
+
+
+def reflect(flushes: bool) -> Callable:
+    """__nvvm_reflect: how the compiler was asked to treat float32."""
+
+    def answered(_launch, _mask, question: str):
+        if question != "__CUDA_FTZ":
+            raise NotImplementedError(f"__nvvm_reflect of {question}")
+        return np.full((1, 1), flushes, np.uint32)
+
+    return answered
+
+
+def nothing(_launch, _mask, *_) -> None:
+    pass
+
+
+def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
+    """A function (launch, mask, *operands) -> value of a call.
+
+    Args:
+        name: of what is called; kind, of: types of its value and its operands.
+        flushes: whether float32 results that are subnormal become 0 where a function leaves that open.
+    Raises: NotImplementedError for what is not known.
+    """
+    if (function := FUNCTIONS.get(plain(name))) is not None:
+        if ".ftz" in name:
+            return lambda _launch, _mask, *operands: flushed(function(*operands))
+        # Of llvm.frexp the second operand, of llvm.ctlz and the like a flag, are not of the value's type.
+        return lambda _launch, _mask, *operands: function(*operands)
+    if match := re.fullmatch(r"llvm\.nvvm\.(ld|st)matrix\.sync\.aligned\.m8n8\.x(\d)(\.trans)?\.b16\.p3", name):
+        if match[1] == "ld":
+            return load_matrices(int(match[2]), bool(match[3]))
+        if not match[3]:
+            return store_matrices
+    if match := re.fullmatch(r"llvm\.nvvm\.cp\.async\.c[ag]\.shared\.global\.(\d+)(\.s)?", name):
+        return asynchronous_copy(int(match[1]))
+    match name.removeprefix("llvm."):
+        case "nvvm.read.ptx.sreg.tid.x" | "amdgcn.workitem.id.x":
+            return lambda launch, _mask: launch.thread
+        case "nvvm.read.ptx.sreg.ctaid.x" | "amdgcn.workgroup.id.x":
+            return lambda launch, _mask: launch.program
+        case "nvvm.barrier.cta.sync.aligned.all" | "nvvm.barrier0" | "amdgcn.s.barrier":
+            return lambda launch, mask, *_: launch.shared.barrier(mask)
+        case "nvvm.cp.async.commit.group":
+            return lambda launch, mask: launch.shared.commit(mask)
+        case "nvvm.cp.async.wait.group":
+            return lambda launch, mask, n: launch.shared.wait(int(n[0, 0]), mask)
+        case "nvvm.cp.async.wait.all":
+            return lambda launch, mask: (launch.shared.commit(mask), launch.shared.wait(0, mask))[1]
+        case "amdgcn.readfirstlane.i32":
+            return first_lane
+        case "amdgcn.make.buffer.rsrc.p8.p1":
+            return lambda _launch, _mask, start, _stride, length, _flags: (start, length.astype(np.uint64))
+        case "amdgcn.s.waitcnt" | "assume":
+            return nothing
+    if name.startswith("llvm.amdgcn.raw.ptr.buffer.load."):
+        return buffer_load(kind)
+    if name.startswith("llvm.amdgcn.raw.ptr.buffer.store."):
+        return buffer_store(of[0])
+    if name == "__nvvm_reflect":
+        return reflect(flushes)
+    raise NotImplementedError(f"a call of {name}")
+
+
+def asynchronous_copy(n_bytes: int) -> Callable:
+    """cp.async: n_bytes go from global to shared memory, all from `size` on as 0."""
+
+    def copied(launch, mask, target, source, size=None):
+        size = np.full((1, 1), n_bytes, np.uint32) if size is None else size
+        shape = np.broadcast_shapes(source.shape, size.shape)
+        value = np.zeros((*shape, n_bytes), np.uint8)
+        for n in np.unique(size):
+            refuse(size > n_bytes, f"copies {{}} of at most {n_bytes} bytes", size)
+            if n:
+                here = both(mask, size == n)
+                found = launch.memory.load(source, np.dtype(np.uint8), int(n), n_bytes, here)
+                value = value + np.pad(found, ((0, 0), (0, 0), (0, n_bytes - int(n))))
+        launch.shared.copy(target, value, mask)
+
+    return copied

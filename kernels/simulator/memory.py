@@ -1,0 +1,227 @@
+"""The memories of a simulated GPU: tensors in global memory, and each program's shared memory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from kernels.simulator.faults import Fault, refuse
+
+BASE = 64
+NOBODY, SEVERAL = -1, -2
+
+
+def everything(dtype: np.dtype) -> np.ndarray:
+    """This process's memory from address `BASE` on, as one array. Only what is known to exist may be touched."""
+
+    class Interface:
+        __array_interface__ = {"data": (BASE, False), "shape": (2**47 // dtype.itemsize,), "typestr": dtype.str}  # noqa: RUF012
+
+    Interface.__array_interface__["version"] = 3
+    return np.asarray(Interface())
+
+
+class Regions:
+    """Runs of memory, in order of their addresses."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
+        self.starts = np.array([start for start, _ in spans], np.uint64)
+        # Where a later one begins within an earlier, both reach to the end of whichever is longer.
+        self.ends = np.maximum.accumulate(np.array([end for _, end in spans], np.uint64)) if spans else self.starts
+
+    def hold(self, address: np.ndarray, n_bytes: int) -> np.ndarray:
+        """Whether n_bytes from each address on lie in one of them."""
+        i = np.searchsorted(self.starts, address, side="right").astype(np.int64) - 1
+        if not len(self.starts):
+            return np.zeros(address.shape, bool)
+        # An address near 2^64 must not come round to a small one.
+        return (i >= 0) & (address < self.ends[i]) & (np.uint64(n_bytes) <= self.ends[i] - address)
+
+
+class Global:
+    """The tensors that a launch may touch, at the addresses that they have in this process."""
+
+    def __init__(self, read: Sequence[torch.Tensor], written: Sequence[torch.Tensor]):
+        """read: tensors that may be read; written: those that may be written, too.
+
+        Raises: ValueError for one that is elsewhere, or has gaps: what lies in them is not the launch's to touch.
+        """
+        for t in (*read, *written):
+            last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+            if t.device.type != "cpu" or (t.numel() and last != t.numel() - 1):
+                raise ValueError("a simulated launch takes CPU tensors without gaps in memory")
+        self.readable, self.writable = Regions([*read, *written]), Regions(written)
+
+    def check(self, address: np.ndarray, n_bytes: int, align: int, mask: np.ndarray | None, writes: bool) -> None:
+        taking_part = True if mask is None else mask
+        what = f"{'writes' if writes else 'reads'} {n_bytes} bytes at {{:#x}}"
+        refuse(taking_part & (address % align != 0), f"{what}, which is misaligned", address)
+        outside = taking_part & ~self.readable.hold(address, n_bytes)
+        refuse(outside, f"{what}, outside of all tensors that the launch was given", address)
+        if writes:
+            kept = taking_part & ~self.writable.hold(address, n_bytes)
+            refuse(kept, f"{what}, in a tensor that it may only read", address)
+
+    def load(
+        self, address: np.ndarray, dtype: np.dtype, n: int, align: int, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """[programs, threads, n] elements from each address on, 0 where the mask does not hold.
+
+        Args:
+            align: bytes of which addresses must be multiples.
+        Raises: Fault if one is not, or the n elements are not all within one readable tensor.
+        """
+        self.check(address, n * dtype.itemsize, align, mask, writes=False)
+        if mask is None:
+            return everything(dtype)[self.index(address, dtype, n)]
+        address, mask = np.broadcast_arrays(address, mask)
+        whole = np.zeros((*address.shape, n), dtype)
+        whole[mask] = everything(dtype)[self.index(address[mask], dtype, n)]
+        return whole
+
+    def store(self, address: np.ndarray, value: np.ndarray, align: int, mask: np.ndarray | None = None) -> None:
+        """Write [programs, threads, n] elements to each address. Raises: Fault as `load`, for writable tensors."""
+        n = value.shape[2]
+        self.check(address, n * value.dtype.itemsize, align, mask, writes=True)
+        taking_part = np.ones((1, 1), bool) if mask is None else mask
+        shape = np.broadcast_shapes(address.shape, value.shape[:2], taking_part.shape)
+        address, taking_part = np.broadcast_to(address, shape), np.broadcast_to(taking_part, shape)
+        value = np.broadcast_to(value, (*shape, n))
+        everything(value.dtype)[self.index(address[taking_part], value.dtype, n)] = value[taking_part]
+
+    @staticmethod
+    def index(address: np.ndarray, dtype: np.dtype, n: int) -> np.ndarray:
+        first = ((address - np.uint64(BASE)) // np.uint64(dtype.itemsize)).astype(np.int64)
+        return first[..., None] + np.arange(n)
+
+
+class Shared:
+    """Each program's shared memory, byte by byte, and who has touched which byte since which barrier."""
+
+    def __init__(self, n_programs: int, n_bytes: int, n_threads: int, warp_size: int):
+        shape = (n_programs, n_bytes)
+        self.data = np.zeros(shape, np.uint8)
+        self.epoch = np.zeros((n_programs, 1), np.int32)
+        """How many barriers each program has passed."""
+        self.written, self.writer = np.full(shape, NOBODY, np.int32), np.full(shape, NOBODY, np.int32)
+        """In which epoch, and by which warp; likewise for reads, by `SEVERAL` warps perhaps."""
+        self.read, self.reader = self.written.copy(), self.writer.copy()
+        self.in_flight = np.zeros(shape, bool)
+        """What an asynchronous copy is to fill and has not."""
+        self.warp = (np.arange(n_threads, dtype=np.int32) // warp_size)[None, :]
+        self.programs = np.arange(n_programs)[:, None]
+        self.pending: list[tuple[np.ndarray, ...]] = []
+        """Asynchronous copies: of each touch its group (`NOBODY` before a commit), program, byte, warp and value."""
+        self.groups = np.zeros(n_programs, np.int32)
+
+    def places(self, address: np.ndarray, n_bytes: int, align: int, mask: np.ndarray | None, verb: str) -> tuple:
+        """(program, byte, warp) of each byte that the threads touch, each [touches, n_bytes], or [touches, 1].
+
+        Raises: Fault if one is misaligned or beyond the end.
+        """
+        taking_part = True if mask is None else mask
+        what = f"{verb} {n_bytes} bytes of shared memory at {{}}"
+        refuse(taking_part & (address % align != 0), f"{what}, which is misaligned", address)
+        end = self.data.shape[1]
+        refuse(taking_part & (address + np.uint64(n_bytes) > end), f"{what}, and there are {end}", address)
+        programs, address, warp, mask = np.broadcast_arrays(self.programs, address, self.warp, np.asarray(taking_part))
+        byte = address[mask].astype(np.int64)[:, None] + np.arange(n_bytes)
+        return programs[mask][:, None], byte, warp[mask][:, None]
+
+    def load(self, address: np.ndarray, n_bytes: int, align: int, mask: np.ndarray | None = None) -> np.ndarray:
+        """uint8 [programs, threads, n_bytes], 0 where the mask does not hold.
+
+        Raises: Fault for what `places` refuses, and for bytes that nobody has written, that an asynchronous copy is
+            still to fill, or that another warp has written since the last barrier.
+        """
+        program, byte, warp = self.places(address, n_bytes, align, mask, "reads")
+        at = program, byte
+        self.complain(self.in_flight[at], at, "is read before the asynchronous copy into it was waited for")
+        self.complain(self.written[at] == NOBODY, at, "is read, and nobody has written it")
+        now = self.epoch[program, 0]
+        unseen = (self.written[at] == now) & (self.writer[at] != warp)
+        self.complain(unseen, at, "is read after another warp wrote it, with no barrier between")
+        others = (self.read[at] == now) & (self.reader[at] != warp)
+        self.reader[at] = np.where(others, SEVERAL, warp)
+        # Two warps may read a byte in this very instruction: the second must not hide the first.
+        first = np.broadcast_to(warp, byte.shape)
+        self.reader[at] = np.where(self.reader[at] != first, SEVERAL, self.reader[at])
+        self.read[at] = now
+        found = self.data[at]
+        shape = np.broadcast_shapes(self.data.shape[:1] + (1,), self.warp.shape, address.shape)
+        whole = np.zeros((*shape, n_bytes), np.uint8)
+        whole[np.broadcast_to(True if mask is None else mask, shape)] = found
+        return whole
+
+    def store(self, address: np.ndarray, value: np.ndarray, align: int, mask: np.ndarray | None = None) -> None:
+        """Write uint8 [programs, threads, n_bytes]. Raises: Fault as `load`, and for bytes that another warp reads."""
+        program, byte, warp = self.places(address, value.shape[2], align, mask, "writes")
+        value = self.taken(value, mask)
+        at = program, byte
+        self.claim(at, warp, value)
+        self.data[at], self.written[at], self.writer[at] = value, self.epoch[program, 0], warp
+
+    def claim(self, at: tuple, warp: np.ndarray, value: np.ndarray | None) -> None:
+        """Raise Fault unless these bytes may be written now: by one warp, or with what they hold already."""
+        self.complain(self.in_flight[at], at, "is written while an asynchronous copy fills it")
+        now = self.epoch[at[0], 0]
+        read = (self.read[at] == now) & (self.reader[at] != warp)
+        self.complain(read, at, "is written after another warp read it, with no barrier between")
+        written = (self.written[at] == now) & (self.writer[at] != warp)
+        same = False if value is None else self.data[at] == value
+        self.complain(written & ~np.asarray(same), at, "is written by two warps, with no barrier between")
+
+    def taken(self, value: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """What the threads that take part have of a value of all of them: [touches, n_bytes]."""
+        shape = np.broadcast_shapes(self.data.shape[:1] + (1,), self.warp.shape, value.shape[:2])
+        value = np.broadcast_to(value, (*shape, value.shape[2]))
+        return value[np.broadcast_to(True if mask is None else mask, shape)]
+
+    def copy(self, address: np.ndarray, value: np.ndarray, mask: np.ndarray | None) -> None:
+        """Begin an asynchronous copy of uint8 [programs, threads, n_bytes], which `wait` completes."""
+        n_bytes = value.shape[2]
+        program, byte, warp = self.places(address, n_bytes, n_bytes, mask, "copies")
+        self.claim((program, byte), warp, None)
+        self.in_flight[program, byte] = True
+        group = np.full_like(program, NOBODY)
+        self.pending.append((group, program, byte, warp, self.taken(value, mask)))
+
+    def commit(self, mask: np.ndarray | None) -> None:
+        """Make a group of all copies that are in none, of the programs that take part."""
+        takes_part = self.came(mask).any(axis=1)
+        for group, program, *_ in self.pending:
+            joins = (group == NOBODY) & takes_part[program]
+            group[joins] = self.groups[program[joins]]
+        self.groups += takes_part
+
+    def wait(self, n: int, mask: np.ndarray | None) -> None:
+        """Complete all groups but the last n, of the programs that take part."""
+        takes_part, left = self.came(mask).any(axis=1), []
+        for copy in self.pending:
+            group, program, *_ = copy
+            done = ((group != NOBODY) & (group < self.groups[program] - n) & takes_part[program])[:, 0]
+            _, program, byte, warp, value = (x[done] for x in copy)
+            at = program, byte
+            self.in_flight[at] = False
+            self.data[at], self.written[at], self.writer[at] = value, self.epoch[program, 0], warp
+            if not done.all():
+                left.append(tuple(x[~done] for x in copy))
+        self.pending = left
+
+    def came(self, mask: np.ndarray | None) -> np.ndarray:
+        """Who takes part, bool [programs, threads]."""
+        return np.broadcast_to(np.True_ if mask is None else mask, (len(self.data), self.warp.shape[1]))
+
+    def barrier(self, mask: np.ndarray | None) -> None:
+        """Begin an epoch. Raises: Fault unless all threads of a program, or none, have come here."""
+        came = self.came(mask)
+        parted = came.any(axis=1) & ~came.all(axis=1)
+        if parted.any():
+            raise Fault(f"program {int(parted.argmax())}: some of its threads come to a barrier, and others do not")
+        self.epoch += came[:, :1]
+
+    def complain(self, wrong: np.ndarray, at: tuple, what: str) -> None:
+        if wrong.any():
+            program, byte = (np.broadcast_to(x, wrong.shape)[wrong][0] for x in at)
+            raise Fault(f"program {program}: byte {byte} of shared memory {what}")

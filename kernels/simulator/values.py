@@ -1,0 +1,127 @@
+"""LLVM's types and values as numpy arrays: scalars [programs, threads], vectors [programs, threads, elements].
+
+Where all threads or all programs have the same value, that axis has length 1. Integers and pointers are unsigned;
+operations that want them signed say so. A bfloat is its 16 bits, which no arithmetic takes. A struct is a tuple.
+"""
+
+import re
+
+import numpy as np
+
+DTYPES = {
+    **{"i1": np.bool_, "i8": np.uint8, "i16": np.uint16, "i32": np.uint32, "i64": np.uint64},
+    **{"half": np.float16, "bfloat": np.uint16, "float": np.float32, "double": np.float64},
+}
+GARBAGE = 0xA5
+"""What every byte of a value is that the program left undefined: if it counts, the results are wrong."""
+
+
+def dtype_of(kind: str) -> tuple[np.dtype, int]:
+    """numpy's dtype of an LLVM type, and how many elements a vector has (0: it is a scalar).
+
+    Raises: NotImplementedError for what has none.
+    """
+    if match := re.fullmatch(r"<(\d+) x (.*)>", kind):
+        return dtype_of(match[2])[0], int(match[1])
+    if kind.startswith("ptr"):
+        return np.dtype(np.uint64), 0
+    if kind not in DTYPES:
+        raise NotImplementedError(f"LLVM's type {kind}")
+    return np.dtype(DTYPES[kind]), 0
+
+
+def scalar(kind: str, text: str) -> np.generic:
+    """One literal, 0-dimensional."""
+    dtype, _ = dtype_of(kind)
+    if text in ("poison", "undef"):
+        return np.frombuffer(bytes([GARBAGE] * dtype.itemsize), dtype)[0] if dtype.kind != "b" else np.bool_(True)
+    if text in ("true", "false", "zeroinitializer", "null", "none"):
+        return dtype.type(text == "true")
+    if text.startswith(("0xH", "0xR")):  # the bits of a half, or of a bfloat
+        return np.uint16(int(text[3:], 16)).view(dtype)
+    if dtype.kind == "f":
+        # LLVM writes the bits of a double, also for narrower types.
+        wide = np.uint64(int(text, 16)).view(np.float64) if text.startswith("0x") else np.float64(text)
+        return dtype.type(wide)
+    if kind == "bfloat":
+        return np.uint16(np.float32(text).view(np.uint32) >> np.uint32(16))
+    return dtype.type(int(text) & (2 ** (8 * dtype.itemsize) - 1))
+
+
+def constant(kind: str, text: str):
+    """A constant as LLVM writes it behind its type: the same for all threads."""
+    if kind.startswith("{") and text in ("poison", "undef", "zeroinitializer"):
+        return tuple(constant(member, text) for member in kind[1:-1].strip().split(", "))
+    dtype, n = dtype_of(kind)
+    if not n:
+        return scalar(kind, text).reshape(1, 1)
+    element = kind.partition(" x ")[2][:-1]
+    if text.startswith("<"):
+        found = [scalar(element, literal[len(element) :].strip()) for literal in text[1:-1].split(", ")]
+    else:
+        literal = re.fullmatch(r"splat \(\w+ (.*)\)", text)
+        found = [scalar(element, literal[1] if literal else text)] * n
+    return np.array(found, dtype).reshape(1, 1, n)
+
+
+def signed(x: np.ndarray) -> np.ndarray:
+    """The same bits as signed integers; of a bool, 1 is -1."""
+    return -x.astype(np.int8) if x.dtype.kind == "b" else x.view(x.dtype.str.replace("u", "i"))
+
+
+def unsigned(x: np.ndarray) -> np.ndarray:
+    return x.view(x.dtype.str.replace("i", "u"))
+
+
+def to_bytes(x: np.ndarray) -> np.ndarray:
+    """The bytes of a scalar or a vector, uint8 [programs, threads, bytes]."""
+    x = np.ascontiguousarray(x)
+    return x.view(np.uint8).reshape(*x.shape[:2], -1)
+
+
+def from_bytes(x: np.ndarray, kind: str) -> np.ndarray:
+    """The value of this type that uint8 [programs, threads, bytes] are."""
+    dtype, n = dtype_of(kind)
+    found = np.ascontiguousarray(x).view(dtype)
+    return found if n else found[..., 0]
+
+
+def merge(mask: np.ndarray | None, new, old):
+    """new where the mask holds, else old: None, where no thread has ever had it, or of the same type."""
+    if mask is None or old is None:
+        return new
+    if isinstance(new, tuple):
+        return tuple(merge(mask, a, b) for a, b in zip(new, old, strict=True))
+    return np.where(mask[..., None] if new.ndim == 3 else mask, new, old)
+
+
+def both(mask: np.ndarray | None, other: np.ndarray) -> np.ndarray:
+    """Who takes part of those who did, None being all."""
+    return other if mask is None else mask & other
+
+
+def bfloat_to_float(x: np.ndarray) -> np.ndarray:
+    return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def float_to_bfloat(x: np.ndarray) -> np.ndarray:
+    """To nearest, ties to even."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(x), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+
+
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c, rounded once; of float64, but for the last bit in rare ties."""
+    if a.dtype == np.float32:
+        return (a.astype(np.float64) * b + c).astype(np.float32)
+    product = a * b
+    # Dekker's product and Knuth's sum: what the roundings of a * b and of its sum with c have lost.
+    split = np.float64(2**27 + 1)
+    a_high, b_high = split * a - (split * a - a), split * b - (split * b - b)
+    a_low, b_low = a - a_high, b - b_high
+    lost = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    total = product + c
+    part = total - product
+    lost = lost + ((product - (total - part)) + (c - part))
+    return np.where(np.isfinite(lost), total + lost, total)

@@ -1,0 +1,198 @@
+"""Steps as Triton compiles them for GPUs that need not be there, simulated and compared with the eager formulas.
+
+What this shows: that layouts, masks, widths, alignment, shared memory, asynchronous copies and their waits, as they
+are in the LLVM IR of each target, update every element once and rightly. What it cannot show is in the docstring of
+`kernels.simulator`: what ptxas and AMD's back end make of it, races in global memory, launches, streams and graphs.
+
+The compiler needs processes without the interpreter, in which the other tests run.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import optim
+from kernels import rules
+from kernels.codegen import VARIANTS
+from kernels.config import Config, candidates, default
+from tests.test_codegen import CLEAN
+
+TARGETS = ("sm_90", "gfx942")
+WARP_SIZE = {"sm_90": 32, "gfx942": 64}
+
+SCRIPT = """
+import json, sys
+from dataclasses import astuple
+from kernels import rules
+from kernels.config import Config
+from kernels.simulator import Fault, trial
+
+for rule, target, dtype, config in json.loads(sys.argv[1]):
+    try:
+        found = trial.compare(rules.RULES[rule], target, dtype, Config(*config))._asdict()
+    except (Fault, NotImplementedError) as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(found), flush=True)
+"""
+
+
+def python(script: str, *arguments: str) -> str:
+    """What a script prints in a process without the interpreter."""
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=CLEAN)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True, scope="module")
+def parses():
+    """Skip all where llvmlite's LLVM cannot read this Triton's IR: that of another Triton, or llvmlite, perhaps can."""
+    pytest.importorskip("llvmlite", reason="the simulator reads LLVM IR by llvmlite")
+    script = (
+        "import llvmlite.binding as llvm; from kernels import codegen, rules\n"
+        "for target in ('sm_90', 'gfx942'):\n"
+        "    ir = codegen.compiled(rules.RULES['sgd'], target).asm['llir']\n"
+        "    try: llvm.parse_assembly(ir)\n"
+        "    except RuntimeError as error: print(str(error).splitlines()[0]); break"
+    )
+    if reason := python(script):
+        pytest.skip(f"llvmlite cannot parse this Triton's IR: {reason}")
+
+
+def compared(cases: list[tuple[str, str, str, Config]]) -> None:
+    """All of the cases, in one process."""
+    given = [(rule, target, dtype, list(vars(config).values())) for rule, target, dtype, config in cases]
+    found = [json.loads(line) for line in python(SCRIPT, json.dumps(given)).splitlines()]
+    wrong = [
+        (case, result)
+        for case, result in zip(cases, found, strict=True)
+        if not ("error" not in result and result["deviation"] <= 1 and result["left_out"] and result["elements"])
+    ]
+    assert not wrong, wrong
+
+
+def walk(target: str, stages: int = 3, eviction: str = "") -> Config:
+    return Config(512, 512 // (4 * WARP_SIZE[target]), 4, stages, eviction)
+
+
+ONE_QUICK = [TARGETS[0], pytest.param(TARGETS[1], marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("target", ONE_QUICK)
+def test_every_rule_updates_as_its_formulas_say(target):
+    compared([(rule, target, "float32", default(WARP_SIZE[target])) for rule in rules.RULES])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_adam_does_so_in_every_dtype_and_rounding(target):
+    compared([("adam", target, dtype, default(WARP_SIZE[target])) for dtype in VARIANTS if dtype != "float32"])
+
+
+@pytest.mark.parametrize("target", ONE_QUICK)
+def test_adam_does_so_in_a_pipelined_walk(target):
+    compared([("adam", target, dtype, walk(target)) for dtype in VARIANTS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_rule_does_so_in_a_pipelined_walk(target):
+    compared([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16-states"])
+def test_every_candidate_of_the_search_does_so(target, dtype):
+    compared([("adam", target, dtype, config) for config in candidates(WARP_SIZE[target])])
+
+
+LARGE = """
+import mmap, sys
+import torch
+from kernels import rules, table as tables
+from kernels.config import Config
+from kernels.simulator import backend
+
+target, warp_size = sys.argv[1], int(sys.argv[2])
+config, n = Config(512, 512 // (4 * warp_size), 4), 2**32
+# Memory that exists where it is touched (0x4000 is MAP_NORESERVE).
+maps = [mmap.mmap(-1, 4 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000) for _ in range(2)]
+p, grad = (torch.frombuffer(m, dtype=torch.float32) for m in maps)
+last = config.chunk_size
+entry = tables.Entry(p, (), torch.zeros(1))
+table = tables.build(rules.RULES["sgd"], [entry], torch.float32, config.chunk_size)
+# Weight decay moves p even where the gradient's factor is 0.
+values = {"lr": 0.5, "l2": 0.5}
+table.set_hyper([(1.0, *(values.get(name, 0.0) for name in rules.RULES["sgd"].hyper))])
+# Of two million chunks the last alone.
+chosen = (table.chunk_index == n // last - 1).nonzero()[0]
+table.chunk_row, table.chunk_index = table.chunk_row[chosen], table.chunk_index[chosen]
+launch = backend.launcher(table, target, config)
+for found_inf, moved in ((1.0, 0.0), (0.0, 0.75)):
+    p[-2 * last:], grad[-2 * last:] = 1.0, 1.0
+    launch([grad], None, torch.tensor([found_inf]))
+    print((p[-last:] == 1 - moved).all().item(), (p[-2 * last:-last] == 1).all().item())
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_beyond_2_31_elements_a_step_is_taken_and_one_that_is_left_out_writes_nothing(target):
+    assert python(LARGE, target, str(WARP_SIZE[target])).split() == ["True"] * 4
+
+
+def test_the_comparison_tells_a_wrong_rule():
+    """The same IR with one sign changed fails."""
+    script = """
+from kernels import rules
+from kernels.simulator import backend, trial, program
+
+read = program.llvm.parse_assembly
+changed = staticmethod(lambda ir: read(ir.replace("fsub float", "fadd float")))
+program.llvm = type("Changed", (), {"parse_assembly": changed})
+print(trial.compare(rules.RULES["sgd"], "sm_90").deviation > 1)
+"""
+    assert python(script) == "True\n"
+
+
+OPTIMIZER = """
+import sys
+import torch, optim
+
+results = []
+for module, options in ((optim, {"backend": "compiled:" + sys.argv[1]}), (torch.optim, {})):
+    p = torch.linspace(-1, 1, 3000).reshape(3, 1000).requires_grad_()
+    optimizer = module.AdamW([p], lr=0.1, **options)
+    for step in range(3):
+        p.grad = torch.cos(torch.arange(3000.0) + step).reshape(3, 1000)
+        optimizer.step()
+    results.append(p.detach())
+torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.parametrize("target", ONE_QUICK)
+def test_an_optimizer_takes_it_as_a_backend(target):
+    python(OPTIMIZER, target)
+
+
+def test_run_prints_what_came_of_it():
+    command = [sys.executable, "-m", "kernels.codegen", "sm_90", "--rule", "sgd", "--dtype", "float32", "--run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=True)
+    found = json.loads(done.stdout)["run"]
+    assert found["deviation"] <= 1
+    assert found["left_out"]
+
+
+def test_under_the_interpreter_a_sentence_says_that_nothing_is_compiled():
+    command = [sys.executable, "-m", "kernels.codegen"]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN | {"TRITON_INTERPRET": "1"})
+    assert done.returncode == 2
+    assert done.stderr == "python -m kernels.codegen: TRITON_INTERPRET accepts nothing here: it replaces the compiler\n"
+
+
+def test_a_target_that_is_not_known_is_named():
+    with pytest.raises(
+        ValueError, match=r"Invalid backend: 'compiled:sm_9' \(compiled: and one of sm_80, .* not 'sm_9'"
+    ):
+        optim.Adam([], backend="compiled:sm_9")
