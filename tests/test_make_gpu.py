@@ -1,6 +1,8 @@
 """`make gpu` without a GPU: what it says then; and with stages of our own, how it runs them and what it keeps."""
 
+import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import autotune, gpu, processes, throughput
+from experiments import autotune, gpu, preflight, processes, throughput
 from experiments.processes import Stage
+from tests import conftest
 from tests.test_registry import H100
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('# Title\\n\\n## Part\\n\\ntext\\n'); print('last words')"
@@ -272,7 +275,6 @@ def test_handlers_of_signals_are_put_back_and_what_nohup_started_stays():
 def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
     stages = gpu.stages(tmp_path, 240.0, tests=True)
     assert [each.name for each in stages] == ["tests", "tuning", "steps", "networks", "populations"]
-    assert sum(each.limit for each in stages) < 560
     assert {os.path.basename(path) for path in gpu.gpu_tests()} >= {"test_gpu.py", "test_search.py", "test_cuda.py"}
     parsers = {"experiments.autotune": autotune.parser(), "experiments.throughput": throughput.parser()}
     for each in stages[1:]:
@@ -281,3 +283,67 @@ def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
         assert Path(parsers[module].parse_args(arguments).out) == tmp_path
     kept = {f for each in stages for f in each.figures}
     assert len(kept | {gpu.REPORT, gpu.ROWS, f"{H100.slug}.json", "search.csv"}) == 8
+
+
+def test_limits_budgets_and_the_kernel_before_them_add_up_to_nine_minutes(tmp_path):
+    args = gpu.parser().parse_args([])
+    stages = gpu.stages(tmp_path, args.budget, args.tests)
+    assert preflight.LIMIT + sum(each.limit for each in stages) <= args.limit == gpu.LIMIT
+    # Python starts before, and what cannot be killed is waited for; lent machines end a command after ten minutes.
+    assert gpu.LIMIT + processes.REAP < 540
+    for each in stages:
+        # A budget leaves time to start, to end what is being measured, and to draw, before and after an interrupt.
+        budget = float(each.command[each.command.index("--budget") + 1]) if "--budget" in each.command else 0.0
+        assert budget + 2 * processes.GRACE <= each.limit
+
+
+def test_quick_tests_are_what_make_gpu_runs(tmp_path):
+    command = gpu.stages(tmp_path, 1.0, tests=True)[0].command
+    assert command[command.index("pytest") + 1 :][:2] == ["-m", "gpu and not slow"]
+    # Where a package of the tests is missing, the others run.
+    assert "--continue-on-collection-errors" in command
+
+
+def test_a_test_that_gets_triton_is_among_those_of_a_gpu(backend, request):
+    assert conftest.has_cuda_tensors(request.node) == (backend == "triton")
+    marked = request.node.get_closest_marker("gpu") is not None
+    assert marked == (backend == "triton" and torch.cuda.is_available())
+
+
+def test_every_test_that_asks_where_triton_runs_is_among_those_of_a_gpu():
+    for path in (gpu.ROOT / "tests").glob("test_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and "device_of" in names:
+                marks = " ".join(map(ast.unparse, node.decorator_list))
+                arguments = [argument.arg for argument in node.args.args]
+                assert "backend" in arguments or "gpu_too" in marks, f"{path.name}: {node.name}"
+
+
+PRETENDS = """
+import torch
+import torch.testing._internal.common_optimizers  # asks for a GPU of its own accord
+torch.cuda.is_available = lambda: True
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends that there is a GPU")
+def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
+    (tmp_path / "pretends.py").write_text(PRETENDS)
+    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    stage, *_ = gpu.stages(tmp_path, 1.0, tests=True)
+    command = [sys.executable, *stage.command, "-p", "pretends", "--collect-only", "-q"]
+    environment = {**clean, "PYTHONPATH": os.pathsep.join([str(gpu.ROOT), str(tmp_path)])}
+    done = subprocess.run(command, cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    files = [name.split("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in names]
+    assert {"family", "kernels", "memory", "rounding", "optim", "launch_config", "gpu", "cuda"} <= set(files)
+    assert files[0] == "kernels"
+    last_of = {name: max(i for i, file in enumerate(files) if file == name) for name in set(files)}
+    assert max(last_of[name] for name in ("kernels", "memory", "rounding")) < files.index("cuda") < len(files) - 10
+    others = [i for i, name in enumerate(names) if "[triton-Adadelta" in name or "[Adadelta-triton" in name]
+    assert others
+    assert min(others) > last_of["bench_step"]
+    assert not any(re.search(r"\b(cpu|eager)\b", name.partition("[")[2]) for name in names)

@@ -47,8 +47,8 @@ def test_what_cc_names_and_cannot_be_run_is_named(bare, tmp_path):
 @needs_gcc
 def test_missing_headers_of_python_are_named_in_any_language(bare, tmp_path):
     # As on a system without the package of headers: what -I names has none.
-    script = '#!/bin/bash\nfor word; do [[ $word == -I*/include/python* ]] || words+=("$word"); done; exec gcc "${words[@]}"\n'
-    environment = {**bare, "CC": executable(tmp_path / "cc", script), "LANG": "de_DE.UTF-8"}
+    script = 'for word; do [[ $word == -I*/include/python* ]] || words+=("$word"); done; exec gcc "${words[@]}"'
+    environment = {**bare, "CC": executable(tmp_path / "cc", f"#!/bin/bash\n{script}\n"), "LANG": "de_DE.UTF-8"}
     assert preflight.refusal(environment, BUILDS) == (
         f"{NEEDS} Python.h, which the C compiler does not find: install the headers of {sys.executable}, in a package "
         "python3-dev or python3-devel for one of the system's"

@@ -291,6 +291,7 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
         assert total.bit_length() - 1 == case.bucket
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("rule", rules.RULES)
 @pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_check_passes_what_the_kernel_does(rule, aligned):
@@ -304,6 +305,7 @@ def test_the_check_passes_what_the_kernel_does(rule, aligned):
         assert moved.float().mean() > 0.8
 
 
+@pytest.mark.gpu_too
 def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
     launcher = scratch.multi_tensor.launcher
 
