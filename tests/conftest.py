@@ -29,11 +29,10 @@ MEASURING = ("test_cuda", "test_search", "test_bench_step", "test_throughput")
 
 
 def has_cuda_tensors(item: pytest.Item) -> bool:
-    """Whether a test that also runs without a GPU has CUDA tensors where there is one: it is marked, or gets "triton"."""
+    """Whether a test that runs anywhere has CUDA tensors where there is a GPU: it is marked so, or gets "triton"."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    return bool(item.get_closest_marker("gpu_too")) or any(
-        isinstance(v, str) and v == "triton" for v in params.values()
-    )
+    gets_triton = any(isinstance(value, str) and value == "triton" for value in params.values())
+    return gets_triton or item.get_closest_marker("gpu_too") is not None
 
 
 def rank(item: pytest.Item) -> tuple[int, int]:
