@@ -89,8 +89,18 @@ def take_rows(stage: Stage, out: Path) -> None:
     (out / stage.rows).unlink()
 
 
-def take_page(outcome: Outcome, out: Path) -> str:
-    """The stage's part of the report; the page itself is removed, and so is what nobody looks at."""
+def clear(stage: Stage, out: Path) -> None:
+    """Remove the page and the table that a run that was killed has left, which would be taken for this one's."""
+    for name in (stage.page, stage.rows):
+        if name:
+            (out / name).unlink(missing_ok=True)
+
+
+def take_page(outcome: Outcome, out: Path, since: float) -> str:
+    """The stage's part of the report; the page itself is removed, and so is what nobody looks at.
+
+    since: seconds since the epoch; figures that are older are another run's, and not shown.
+    """
     stage = outcome.stage
     if stage.page and (out / stage.page).exists():
         text = (out / stage.page).read_text(encoding="utf-8")
@@ -98,7 +108,8 @@ def take_page(outcome: Outcome, out: Path) -> str:
         text = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
     else:
         text = f"## {stage.name.capitalize()}"
-    text += "".join(f"\n\n![{stage.name}]({name})" for name in stage.figures if (out / name).exists())
+    drawn = [name for name in stage.figures if (out / name).exists() and (out / name).stat().st_mtime >= since]
+    text += "".join(f"\n\n![{stage.name}]({name})" for name in drawn)
     if stage.name == "tests" or outcome.ended != "done":
         # Progress bars write over their line again and again.
         lines = [line.split("\r")[-1] for line in outcome.tail.splitlines()][-TAIL.get(stage.name, 30) :]
@@ -167,10 +178,12 @@ def run(args: argparse.Namespace, device: torch.device, until: float) -> int:
             outcomes.append(Outcome(stage, "left out, the limit was reached", 0.0, ""))
         else:
             print(f"{stage.name}: at most {min(stage.limit, left):.0f} s", flush=True)
+            clear(stage, args.out)
+            since = time.time()
             # Progress bars are for who watches; where nobody does, errors are for the report.
             outcomes.append(processes.run(stage, min(stage.limit, left), environment, watched=sys.stderr.isatty()))
             take_rows(stage, args.out)
-            parts.append(take_page(outcomes[-1], args.out))
+            parts.append(take_page(outcomes[-1], args.out, since))
         text = report(device, provenance, outcomes, parts)
         store.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n", encoding="utf-8"))
         print(f"{stage.name}: {outcomes[-1].ended} after {outcomes[-1].seconds:.0f} s", flush=True)

@@ -68,7 +68,7 @@ def pretended(replace, out: Path, stages: list[Stage]) -> None:
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
     """A function of stages of the test's own and further options, which runs them as if there were a GPU."""
-    monkeypatch.setattr(processes, "GRACE", 2.0)
+    monkeypatch.setattr(processes, "GRACE", 1.0)
 
     def run(stages, *arguments):
         pretended(monkeypatch.setattr, tmp_path / "out", stages)
@@ -84,8 +84,8 @@ def test_stages_fail_and_hang_alone_and_the_report_says_how_each_ended(pretend, 
         [
             stage("writes", WRITES, 30, "page.md", str(out / "page.md")),
             stage("fails", FAILS),
-            stage("stops", STOPS, 5, "late.md", str(out / "late.md")),
-            stage("ignores", IGNORES, 3),
+            stage("stops", STOPS, 3, "late.md", str(out / "late.md")),
+            stage("ignores", IGNORES, 2),
             stage("writes again", WRITES, 30, "page.md", str(out / "page.md")),
         ]
     )
@@ -104,10 +104,27 @@ def test_stages_fail_and_hang_alone_and_the_report_says_how_each_ended(pretend, 
     assert "png" not in text
 
 
+def test_what_an_earlier_run_has_left_is_not_taken_for_this_ones(pretend, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("page.md", "rows.csv", "fails.png"):
+        (out / name).write_text("of an earlier run")
+        os.utime(out / name, (1, 1))
+    # In this run a figure is drawn, and then something fails.
+    draws = f"open({str(out / 'draws.png')!r}, 'w').close(); raise SystemExit(1)"
+    fails = stage("fails", FAILS, 30, "page.md")._replace(rows="rows.csv")
+    assert pretend([fails, stage("draws", draws)]) == 1
+    text = (out / "report.md").read_text()
+    assert "of an earlier run" not in text
+    assert "(fails.png)" not in text
+    assert "![draws](draws.png)" in text
+    assert sorted(path.name for path in out.iterdir()) == ["draws.png", "fails.png", "report.md"]
+
+
 def test_what_the_limit_leaves_no_time_for_is_left_out_and_named(pretend, tmp_path):
-    slow = "import time; time.sleep(3)"
-    # Of which the last two are kept for what is cut short.
-    assert pretend([stage("first", slow), stage("second", slow)], "--limit", "6") == 0
+    slow = "import time; time.sleep(1)"
+    # Of which the last one is kept for what is cut short.
+    assert pretend([stage("first", slow), stage("second", slow)], "--limit", "3") == 0
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| first | done |" in text
     assert "| second | left out, the limit was reached |" in text
@@ -171,7 +188,7 @@ def gone(pids: str, within: float = 5.0) -> bool:
 def test_no_process_of_a_stage_outlives_it_or_keeps_anybody_waiting(how, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 1.0)
     started = time.monotonic()
-    made = processes.run(stage("holds", HOLDS.replace("END", ENDS[how]), 30, None, str(tmp_path / "pids")), 5, {})
+    made = processes.run(stage("holds", HOLDS.replace("END", ENDS[how]), 30, None, str(tmp_path / "pids")), 3, {})
     assert time.monotonic() - started < 10
     assert made.ended == {"killed": "cut short"}.get(how, how)
     assert "at work" in made.tail
@@ -283,6 +300,34 @@ def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
         assert Path(parsers[module].parse_args(arguments).out) == tmp_path
     kept = {f for each in stages for f in each.figures}
     assert len(kept | {gpu.REPORT, gpu.ROWS, f"{H100.slug}.json", "search.csv"}) == 8
+
+
+TESTS = """
+import signal, time
+import pytest
+pytestmark = pytest.mark.gpu
+def test_passes(): pass
+def test_fails(): assert 1 == 2
+def test_hangs():
+    DEAF
+    print("hangs")
+    time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [False, True])
+def test_tests_that_are_cut_short_tell_which_have_passed_and_failed(deaf, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 1.5)
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else ""
+    (tmp_path / "test_three.py").write_text(TESTS.replace("DEAF", ignore))
+    monkeypatch.setattr(gpu, "gpu_tests", lambda: [str(tmp_path / "test_three.py")])
+    made = processes.run(gpu.stages(tmp_path, 1.0, tests=True)[0], 6.0, gpu.surroundings(tmp_path))
+    assert made.ended == "cut short"
+    assert re.search(r"test_three.py \.\s*(\[ *\d+%\]\s*)?F", made.tail)
+    if not deaf:
+        assert "FAILED" in made.tail
+        assert re.search(r"1 failed, 1 passed.* in ", made.tail)
 
 
 def test_limits_budgets_and_the_kernel_before_them_add_up_to_nine_minutes(tmp_path):
