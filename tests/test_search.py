@@ -235,7 +235,8 @@ def test_an_interrupt_while_a_case_is_written_comes_when_it_is_written(tmp_path)
     assert found.notes[-1] == f"Interrupted after {CASE.work.key} was measured"
     assert [*found.entries] == [CASE.work.key]
     assert pd.read_csv(table)["case"].unique().tolist() == [CASE.work.key]
-    assert registry.read_now(found.file)[2] == found.entries
+    _, _, recorded = registry.read_now(found.file)
+    assert recorded == found.entries
 
 
 TUNES = """
