@@ -1,4 +1,7 @@
-"""A process with a limit, of which nothing is left when it is over: neither it nor any process that it has started."""
+"""A process with a limit, after which nothing is left of it and of what it has started.
+
+What leaves its process group, as daemons do, is not followed.
+"""
 
 import contextlib
 import os

@@ -378,12 +378,17 @@ def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
     (tmp_path / "pretends.py").write_text(PRETENDS)
     clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     stage, *_ = gpu.stages(tmp_path, 1.0, tests=True)
-    command = [sys.executable, *stage.command, "-p", "pretends", "--collect-only", "-q"]
+    listed = gpu.gpu_tests()
+    assert stage.command[-len(listed) :] == listed
+    # All files, so that one which is not listed is seen.
+    options = stage.command[: -len(listed)]
+    command = [sys.executable, *options, "tests", "-p", "pretends", "--collect-only", "-q"]
     environment = {**clean, "PYTHONPATH": os.pathsep.join([str(gpu.ROOT), str(tmp_path)])}
     done = subprocess.run(command, cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     names = [line for line in done.stdout.splitlines() if "::" in line]
     files = [name.split("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in names]
+    assert set(files) <= {Path(path).stem.removeprefix("test_") for path in listed}
     assert {"family", "kernels", "memory", "rounding", "optim", "launch_config", "gpu", "cuda"} <= set(files)
     assert files[0] == "kernels"
     last_of = {name: max(i for i, file in enumerate(files) if file == name) for name in set(files)}
