@@ -24,6 +24,7 @@ import torch
 
 from experiments import atlas, figures, origin, scratch, search, search_report, store, tuner
 from experiments.bars import progress_bar
+from experiments.engine import interrupts
 from experiments.grid import OptionError
 from experiments.timing import markdown_table
 from experiments.values import SECONDS, taken, whole
@@ -139,7 +140,8 @@ def tune(args: argparse.Namespace) -> int:
         table=args.out / tuner.TABLE,
         again=args.again,
     )
-    text = search_report.write(found, device_facts(device), origin.provenance(str(device)), args.out)
+    with interrupts():
+        text = search_report.write(found, device_facts(device), origin.provenance(str(device)), args.out)
     print(text)
     return 130 if found.interrupted else 0
 

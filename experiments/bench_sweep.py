@@ -15,6 +15,7 @@ SIZES = {
 }
 """Model, lanes and hidden width of the populations on MNIST, batch 128."""
 
+NOISE = "noise of MNIST's shapes"
 BATCH = 128
 SOLO_STEPS = 16
 MATRIX = 2048
@@ -118,26 +119,37 @@ def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callab
 
 
 def noise() -> data.Dataset:
-    """What is timed where MNIST cannot be had: tensors of its shapes, for no time depends on the values."""
+    """What is timed where MNIST is not to be had: tensors of its shapes, for no time depends on the values."""
     generator = torch.Generator().manual_seed(0)
     sets = [
         (torch.randn(n, 784, generator=generator), torch.randint(10, (n,), generator=generator)) for n in (60000, 10000)
     ]
-    return data.Dataset("noise of MNIST's shapes", "generated", *sets[0], *sets[1])
+    return data.Dataset(NOISE, "generated", *sets[0], *sets[1])
 
 
 def is_mlp(problem: problems.Problem) -> bool:
     return problem.model.forward is models.mlp_forward
 
 
-def compare(kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int) -> dict:
+def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> problems.Problem:
+    """A model on MNIST, or where it is not to be had on `noise`; what a folder holds that was named is never replaced.
+
+    download: whether MNIST is to be had, which may take minutes, if it is not on this machine.
+    """
+    if data_dir is not None or download or data.mnist_is_here():
+        try:
+            return problems.make("mnist", kind, hidden, data_dir)
+        except data.DataError:
+            if data_dir is not None:
+                raise
+    return problems.Problem("mnist", noise(), problems.networks(hidden)[kind])
+
+
+def compare(
+    kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int, download: bool = True
+) -> dict:
     """Time one size; returns a row of the table."""
-    try:
-        problem = problems.make("mnist", kind, hidden, data_dir)
-    except data.DataError:
-        if data_dir is not None:
-            raise
-        problem = problems.Problem("mnist", noise(), problems.networks(hidden)[kind])
+    problem = problem_of(kind, hidden, data_dir, download)
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
@@ -161,6 +173,9 @@ def compare(kind: str, lanes: int, hidden: int | None, data_dir, device: str, ro
 
 def markdown(rows: list[dict], provenance: dict) -> str:
     """The table for a reader: one column a size, ratios with their intervals."""
+    trained_on = f"Data {rows[0]['data']}, batch {BATCH}."
+    if rows[0]["data"] == NOISE:
+        trained_on += " This is not MNIST, which was not to be had, but random numbers: no time depends on the values."
     names = [name for name in rows[0] if not name.endswith(ENDS)]
     lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
     lines.append("| --- |" + " --- |" * len(rows))
@@ -177,7 +192,7 @@ def markdown(rows: list[dict], provenance: dict) -> str:
 
     {provenance["command"]}
 
-{origin.machine_line(provenance)}. Data {rows[0]["data"]}, batch {BATCH}.
+{origin.machine_line(provenance)}. {trained_on}
 
 {chr(10).join(lines)}
 

@@ -71,7 +71,7 @@ def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         return _from_folder(data_dir, "--data-dir")
     if os.environ.get("MNIST_DIR"):
         return _from_folder(os.environ["MNIST_DIR"], "MNIST_DIR")
-    cache = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "mnist")
+    cache = _cache()
     try:
         for stem, sha256 in FILES.items():
             if not _is_intact(cache / f"{stem}.gz", sha256):
@@ -79,6 +79,12 @@ def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     except OSError as error:
         return _mnist_5k(reason=f"could not download MNIST ({error})")
     return _from_folder(cache, "MNIST cache")
+
+
+def mnist_is_here() -> bool:
+    """Whether `mnist` would download nothing: MNIST_DIR names a folder, or the cache is whole."""
+    cached = (_is_intact(_cache() / f"{stem}.gz", sha256) for stem, sha256 in FILES.items())
+    return bool(os.environ.get("MNIST_DIR")) or all(cached)
 
 
 def teacher_regression(n_train: int = 8192, n_eval: int = 2048, seed: int = 0) -> Dataset:
@@ -223,6 +229,10 @@ def _normalise(images: np.ndarray) -> torch.Tensor:
     """uint8 [n, ...] to float32 [n, 784] with mean 0 and standard deviation 1 over MNIST's training pixels."""
     pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
     return pixels.div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
+
+
+def _cache() -> Path:
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "mnist")
 
 
 def _is_intact(path: Path, sha256: str) -> bool:

@@ -41,9 +41,9 @@ def git_state() -> dict:
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
             )
-        except (OSError, subprocess.CalledProcessError):
+        except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()
 

@@ -23,11 +23,13 @@ HOPELESS = 1.25
 LEVEL = 0.999
 """Of the intervals by which candidates leave: many of them are looked at, again and again."""
 FEWEST, LOOK_EVERY, MOST = 12, 4, 400
-"""Rounds: that are run even where the budget is spent, between two looks at who may leave, and at most.
+"""Rounds: the fewest that an entry is made of, between two looks at who may leave, and at most.
 
 The first are enough for an interval of `LEVEL`.
 """
 FIRST_LOOK = 3
+UNPREPARED = "the case's share of the budget was spent before it was prepared"
+"""Why a candidate was not measured that may well be faster."""
 SIZES = {"long": range(18, 64), "medium": range(16, 64), "short": range(12, 25)}
 """Of kinds of rows the buckets that are measured, the most telling kind first."""
 
@@ -128,11 +130,14 @@ def race(
 
     Args:
         anchor: one of configs, the default, which never leaves.
-        budget: seconds; the first rounds are run even if it is spent.
+        budget: seconds, in which candidates are prepared too: the anchor, whatever that takes, then the others in their
+            order, as long as there is time to measure those that are prepared in `FEWEST` rounds. If it is misjudged,
+            no more than twice as much passes in all. Where the anchor alone is prepared, nothing is measured.
         hopeless: see `HOPELESS`; with infinity every candidate stays for the first rounds.
         on_look: called now and then with all rounds of the candidates that were still there.
     """
     order, skipped, until = random.Random(seed), {}, clock() + budget
+    of_a_round, at_most = 0.0, until + budget
     seconds, n_rounds, ended = np.full((most, len(configs)), np.nan), 0, "rounds"
     alive, default_at = [*range(len(configs))], configs.index(anchor)
 
@@ -147,10 +152,18 @@ def race(
         return [i for i, stays in zip(alive, condition, strict=True) if stays or i == default_at]
 
     try:
-        # The first run of each prepares it, and is not counted.
-        for i in alive:
+        for i in sorted(alive, key=lambda i: i != default_at):
+            if i != default_at and clock() + FEWEST * of_a_round >= until:
+                skipped[configs[i]] = UNPREPARED
+                continue
+            # The first run of each prepares it; neither this one nor the next, which tells how long it takes, counts.
             run(i)
-        while n_rounds < most and anchor not in skipped:
+            if configs[i] not in skipped:
+                started = clock()
+                run(i)
+                of_a_round += clock() - started
+        alone = UNPREPARED in skipped.values() and len(skipped) == len(configs) - 1
+        while n_rounds < most and anchor not in skipped and not alone:
             alive = [i for i in alive if configs[i] not in skipped]
             times = {i: run(i) for i in order.sample(alive, len(alive))}
             alive = [i for i in alive if configs[i] not in skipped]
@@ -168,13 +181,15 @@ def race(
                 if ((high <= TIE) | (low > TIE)).all():
                     ended = "decided"
                     break
-            if n_rounds >= FEWEST and clock() > until:
+            if clock() > (until if n_rounds >= FEWEST else at_most):
                 ended = "budget"
                 break
     except KeyboardInterrupt:
         ended = "interrupted"
     if anchor in skipped:
         ended = "nothing ran"
+    elif n_rounds == 0 and ended == "rounds":
+        ended = "budget"
     return Race(pd.DataFrame(seconds[:n_rounds], columns=pd.Index(configs, dtype=object)), skipped, ended)
 
 
@@ -203,7 +218,13 @@ def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seco
         "default_over_this": [rounded(value) for value in (np.median(ratio), *intervals.interval(ratio))],
         "machine_code": codes[chosen],
         "triton": triton,
+        **({"unprepared": unprepared(found)} if unprepared(found) else {}),
     }
+
+
+def unprepared(found: Race) -> int:
+    """How many candidates there was no time for: what won may not be the fastest of all."""
+    return [*found.skipped.values()].count(UNPREPARED)
 
 
 def rounded(value: float) -> float:

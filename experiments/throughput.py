@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from experiments import bench_host, bench_step, bench_sweep, cuda, figures, origin, shapes, speed, store
 from experiments.bars import progress_bar
 from experiments.data import DataError
+from experiments.engine import interrupts
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
 from experiments.plan import resolve_device
@@ -46,21 +48,41 @@ def heading(title: str, device: torch.device | str = "cpu") -> str:
 {origin.machine_line(provenance)}."""
 
 
-def sweep(args: argparse.Namespace) -> tuple[list[dict], str]:
-    """Populations against one run after the other: rows and text."""
+def until_interrupted(compare: Callable[..., dict], asked: list[tuple], table: Path) -> tuple[list[dict], list[tuple]]:
+    """A row for each, written to the table as soon as it is known, and those that have none, for Ctrl-C came before."""
+    rows = []
+    try:
+        for one in progress_bar(asked, unit="size"):
+            rows.append(compare(*one))
+            save(table, rows)
+    except KeyboardInterrupt:
+        pass
+    return rows, asked[len(rows) :]
+
+
+def interrupted(rest: list[tuple]) -> str:
+    """A paragraph that names what was not timed, if there is any."""
+    names = "; ".join(" ".join(map(str, one)) for one in rest)
+    return f"\nInterrupted: not timed were {names}.\n" if rest else ""
+
+
+def sweep(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
+    """Populations against one run after the other: text, if anything was timed, and what was not."""
     device = resolve_device(args.device)
-    sizes = bench_sweep.SIZES[torch.device(device).type]
-    rows = [bench_sweep.compare(*size, args.data_dir, device, args.rounds) for size in sizes]
-    return rows, bench_sweep.markdown(rows, origin.provenance(device))
+    compare = partial(
+        bench_sweep.compare, data_dir=args.data_dir, device=device, rounds=args.rounds, download=args.download
+    )
+    rows, rest = until_interrupted(compare, list(bench_sweep.SIZES[torch.device(device).type]), table)
+    return bench_sweep.markdown(rows, origin.provenance(device)) if rows else "", rest
 
 
-def host(args: argparse.Namespace) -> tuple[list[dict], str]:
-    """What a step costs the host: rows and text."""
-    bars = progress_bar([(name, work) for work in (False, True) for name in shapes.LISTS], unit="list")
-    rows = [bench_host.compare(name, work, args.rounds) for name, work in bars]
-    return (
-        rows,
-        f"""{heading("What a step costs the host")}
+def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
+    """What a step costs the host: text, if anything was timed, and what was not."""
+    asked = [(name, work) for work in (False, True) for name in shapes.LISTS]
+    rows, rest = until_interrupted(partial(bench_host.compare, rounds=args.rounds), asked, table)
+    if not rows:
+        return "", rest
+    text = f"""{heading("What a step costs the host")}
 
 {markdown_table(rows)}
 
@@ -72,8 +94,8 @@ all Python and the address table's work are timed. Gradients move: autograd put 
 which is not timed. States known: somebody has asked for `optimizer.state` or `state_dict()` and may change what is in
 it, so that every step looks at all states. At most 1/3: all of the 95 % interval is. Uploads and builds: how often
 tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
-""",
-    )
+"""
+    return text, rest
 
 
 def step(args: argparse.Namespace, device: torch.device) -> list[bench_step.Group]:
@@ -100,39 +122,40 @@ def timed(args: argparse.Namespace, started: float) -> int:
     unasked = [name for name in IMPLEMENTATIONS if name not in args.implementations]
     rows, left_out, code = [], [(name, "", "only if it is named: --implementations") for name in unasked], 0
     deadline = started + (args.budget or math.inf)
-    table = args.out / f"throughput_{args.what}.csv"
-    for i, group in enumerate(progress_bar(groups, unit="size")):
-        if time.monotonic() > deadline:
-            left_out += [("", str(rest), f"the budget of {args.budget:g} s was spent") for rest in groups[i:]]
-            break
-        try:
-            found, missing = bench_step.compare(
-                group, device, args.rounds, args.implementations, args.compiled, deadline
-            )
-        except bench_step.TooLarge as error:
-            left_out.append(("", str(group), str(error)))
-            continue
-        except RuntimeError as error:
-            # A device that has failed once fails from then on: what is known is still reported.
-            left_out.append(("", str(group), str(error).strip().splitlines()[0]))
-            code = 1
-            continue
-        except KeyboardInterrupt:
-            left_out += [("", str(rest), "interrupted") for rest in groups[i:]]
-            code = 130
-            break
-        rows += found
-        left_out += [(name, str(group), reason) for name, reason in missing.items()]
-        if rows:
-            save(table, rows)
+    table, waiting = args.out / f"throughput_{args.what}.csv", list(groups)
+    try:
+        for group in progress_bar(groups, unit="size"):
+            if time.monotonic() > deadline:
+                left_out += [("", str(rest), f"the budget of {args.budget:g} s was spent") for rest in waiting]
+                break
+            try:
+                found, missing = bench_step.compare(
+                    group, device, args.rounds, args.implementations, args.compiled, deadline
+                )
+            except bench_step.TooLarge as error:
+                left_out.append(("", str(group), str(error)))
+            except RuntimeError as error:
+                # A device that has failed once fails from then on: what is known is still reported.
+                left_out.append(("", str(group), str(error).strip().splitlines()[0]))
+                code = 1
+            else:
+                rows += found
+                left_out += [(name, str(group), reason) for name, reason in missing.items()]
+                if rows:
+                    save(table, rows)
+            waiting.remove(group)
+    except KeyboardInterrupt:
+        left_out += [("", str(rest), "interrupted") for rest in waiting]
+        code = 130
     text = speed.not_timed(left_out)
     if rows:
         where = f"On {device}" if device.type == "cuda" else "On the CPU, its backends alone: no GPU was timed"
         states = f" Before: {sentence(before)}. After: {sentence(cuda.state(device))}." if before else ""
         text = speed.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
-        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
-        for name, figure in drawn(args.what, rows, device, matrix).items():
-            store.replace(table.with_name(f"{table.stem}{name}.png"), partial(figures.save, figure))
+        with interrupts():
+            store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+            for name, figure in drawn(args.what, rows, device, matrix).items():
+                store.replace(table.with_name(f"{table.stem}{name}.png"), partial(figures.save, figure))
     print(text)
     return code
 
@@ -196,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--threads", metavar="N", help="threads of all sides (default: torch's own)")
         if name == "sweep":
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+            without = f"time on {bench_sweep.NOISE} where MNIST is not on this machine"
+            command.add_argument("--no-download", dest="download", action="store_false", help=without)
         if name in ("step", "models"):
             classes, sizes = (CLASSES, SIZES) if name == "step" else (MODEL_CLASSES, MODELS)
             default = "some" if name == "step" else "all"
@@ -242,15 +267,16 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(args.threads)
         if args.what in TITLES:
             return timed(args, started)
-        rows, text = COMMANDS[args.what](args)
+        table = args.out / f"throughput_{args.what}.csv"
+        text, rest = COMMANDS[args.what](args, table)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    table = args.out / f"throughput_{args.what}.csv"
-    save(table, rows)
-    store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
-    print(text)
-    return 0
+    if text:
+        text += interrupted(rest)
+        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+    print(text or interrupted(rest))
+    return 130 if rest else 0
 
 
 if __name__ == "__main__":

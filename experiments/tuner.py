@@ -13,6 +13,7 @@ import triton
 
 from experiments import atlas, intervals, search, store
 from experiments.bars import progress_bar
+from experiments.engine import interrupts
 from experiments.search import Case, Machine
 from kernels import registry
 from kernels.config import canonical
@@ -62,11 +63,12 @@ def tune(
 ) -> Report:
     """Race the candidates of every case within a budget, and record who won.
 
-    A case that is recorded, by machine code that is still the same, is not raced again. Ctrl-C ends the search; what
-    was measured until then is recorded.
+    A case that is recorded, by machine code that is still the same, is not raced again, unless there were candidates
+    that its share had no time for. Ctrl-C ends the search; what was measured until then is recorded.
 
     Args:
-        budget: seconds for all of it, compilation included; each case gets its share of what is left.
+        budget: seconds for all of it, compilation included; each case gets its share of what is left, in which its
+            candidates are prepared as well (see `search.race`).
         into: folders for the registry's file, of which the first that lets itself be written to is taken.
         table: CSV to which a row for every candidate is added, replacing those of the same case.
         again: race what is recorded too.
@@ -76,54 +78,67 @@ def tune(
     file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
     anchor, versions = search.anchor_of(machine), {"triton": triton.__version__, "torch": version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
-    bar = progress_bar(cases, unit="case", disable=not progress)
-    for i, case in enumerate(bar):
-        key, left = case.work.key, until - clock()
-        if left <= 0:
-            notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
-            break
-        bar.set_description(key)
-        try:
-            kept, dropped = machine.candidates(case.rule, case.dtype)
-            entry = entries.get(key)
-            if entry and not again and kept.get(entry["config"]) == entry.get("machine_code"):
+    bar, key = progress_bar(cases, unit="case", disable=not progress), "the first case"
+    try:
+        for i, case in enumerate(bar):
+            key = case.work.key
+            bar.set_description(key)
+            # Once for each rule and dtype the candidates are compiled, which may spend what is left.
+            kept, dropped = machine.candidates(case.rule, case.dtype) if clock() < until else ({}, {})
+            left = until - clock()
+            if left <= 0:
+                notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
+                break
+            entry, share_until = entries.get(key), clock() + left / (len(cases) - i)
+            same_code = entry is not None and kept.get(entry["config"]) == entry.get("machine_code")
+            if same_code and not entry.get("unprepared") and not again:
                 continue
-            n_elements, sample = machine.sampler(case)
-            # First, for an interrupted race is still recorded.
-            copy = machine.copy_seconds(n_elements * case.bytes_per_element)
+            try:
+                n_elements, sample = machine.sampler(case)
+                # First, for an interrupted race is still recorded.
+                copy = machine.copy_seconds(n_elements * case.bytes_per_element)
+            except MemoryError as error:
+                notes.append(f"{key} was skipped: {error}")
+                continue
             found = search.race(
                 list(kept),
                 sample,
                 anchor,
-                budget=(until - clock()) / (len(cases) - i),
+                budget=share_until - clock(),
                 clock=clock,
                 on_look=lambda seconds: bar.set_postfix_str(standing(seconds, anchor)),
             )
-        except MemoryError as error:
-            notes.append(f"{key} was skipped: {error}")
-            continue
-        except KeyboardInterrupt:
-            interrupted = True
-            notes.append(f"Interrupted before {key} was measured")
-            break
-        del sample
-        entry = search.entry_of(found, anchor, kept, copy, triton.__version__)
-        states[key] = machine.state()
-        for config, why in found.skipped.items():
-            notes.append(f"{key}: {atlas.name(config)} was skipped: {why}")
-        if entry:
-            entries[key] = entry
-            file = registry.record(machine.facts, versions, {key: entry}, into)
-        else:
-            notes.append(f"{key} was not recorded: {found.ended} after {len(found.seconds)} rounds")
-        if table:
-            rows = [row for row in rows if row["case"] != key] + search.rows_of(case, found, entry, dropped, anchor)
-            store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
-        if found.ended == "interrupted":
-            interrupted = True
-            notes.append(f"Interrupted while {key} was measured")
-            break
+            del sample
+            with interrupts():
+                entry = search.entry_of(found, anchor, kept, copy, triton.__version__)
+                states[key] = machine.state()
+                notes += notes_on(key, found, entry)
+                if entry:
+                    entries[key] = entry
+                    file = registry.record(machine.facts, versions, {key: entry}, into)
+                if table:
+                    rows = [row for row in rows if row["case"] != key]
+                    rows += search.rows_of(case, found, entry, dropped, anchor)
+                    store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
+            if found.ended == "interrupted":
+                interrupted = True
+                notes.append(f"Interrupted while {key} was measured")
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+        notes.append(f"Interrupted {'after' if key in states else 'before'} {key} was measured")
     return Report(entries, notes, file, states, interrupted)
+
+
+def notes_on(key: str, found: search.Race, entry: dict | None) -> list[str]:
+    """Sentences on a race: who was skipped and why, how many there was no time for, and whether nothing came of it."""
+    named = {config: why for config, why in found.skipped.items() if why != search.UNPREPARED}
+    notes = [f"{key}: {atlas.name(config)} was skipped: {why}" for config, why in named.items()]
+    if n := search.unprepared(found):
+        notes.append(f"{key}: for {n} of {found.seconds.shape[1]} candidates its share of the budget was too short")
+    if entry is None:
+        notes.append(f"{key} was not recorded: {found.ended} after {len(found.seconds)} rounds")
+    return notes
 
 
 def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:

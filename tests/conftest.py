@@ -23,6 +23,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMPILED_QUICKLY = ("Adam", "AdamW", "SGD")
 """Classes that quick tests try on the cpu backend: for each rule and dtype Numba compiles for seconds."""
+FIRST = ("test_kernels", "test_gpu", "test_optim", "test_memory", "test_rounding", "test_capture")
+MEASURING = ("test_cuda", "test_search", "test_bench_step", "test_throughput")
+"""Files with tests of what matters most on a GPU, and of what `make gpu` measures with after its tests."""
+
+
+def has_cuda_tensors(item: pytest.Item) -> bool:
+    """Whether a test that runs anywhere has CUDA tensors where there is a GPU: it is marked so, or gets "triton"."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    gets_triton = any(isinstance(value, str) and value == "triton" for value in params.values())
+    return gets_triton or item.get_closest_marker("gpu_too") is not None
+
+
+def rank(item: pytest.Item) -> tuple[int, int]:
+    """Where a test comes in a run on a GPU, which may be cut short.
+
+    First whether kernels compute what they should and are launched as they should be, then what is measured with, then
+    classes whose kernels differ from the first ones by their formulas alone.
+    """
+    name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    if isinstance(name, str) and name not in COMPILED_QUICKLY:
+        return 2, 0
+    file = item.path.stem
+    return int(file in MEASURING), FIRST.index(file) if file in FIRST else len(FIRST)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +55,13 @@ def pytest_collection_modifyitems(items):
         name = params.get("name")
         if params.get("backend") == "cpu" and isinstance(name, str) and name not in COMPILED_QUICKLY:
             item.add_marker(pytest.mark.slow)
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        # The one place that decides which tests are among those of the GPU, and in which order.
+        for item in items:
+            if has_cuda_tensors(item):
+                item.add_marker(pytest.mark.gpu)
+        items.sort(key=rank)
+    else:
         skip = pytest.mark.skip(reason="needs a CUDA GPU")
         for item in items:
             if "gpu" in item.keywords:

@@ -542,6 +542,7 @@ def test_a_replayed_step_does_what_a_step_does(name):
         assert torch.equal(p, q)
 
 
+@pytest.mark.slow  # `make gpu` runs both as stages of their own.
 @pytest.mark.gpu
 @pytest.mark.parametrize("command", ["step --only Adam --sizes 2^10 2^20", "models --only Adam --sizes ResNet-50"])
 def test_commands_on_a_gpu_write_tables_and_figures(command, tmp_path, capsys):

@@ -7,6 +7,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import optim
+from tests.conftest import device_of
 
 CLASSES = ("Adam", "AdamW", "NAdam", "RAdam", "SGD", "Adagrad", "RMSprop", "Adadelta")
 
@@ -219,10 +220,10 @@ def test_a_default_dtype_changes_no_step(dtype, backend):
     for default in (torch.float32, dtype):
         torch.set_default_dtype(default)
         try:
-            p = torch.linspace(-1, 1, 5, dtype=torch.float32).requires_grad_()
+            p = torch.linspace(-1, 1, 5, dtype=torch.float32, device=device_of(backend)).requires_grad_()
             optimizer = optim.NAdam([p], lr=0.1, weight_decay=0.1, backend=backend)
             for _ in range(3):
-                p.grad = torch.linspace(1, 2, 5, dtype=torch.float32)
+                p.grad = torch.linspace(1, 2, 5, dtype=torch.float32, device=p.device)
                 optimizer.step()
         finally:
             torch.set_default_dtype(torch.float32)

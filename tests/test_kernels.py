@@ -55,6 +55,7 @@ def test_update_touches_its_elements_and_no_others(backend, n, offset):
     assert (p.grad == 1).all()
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_backends_agree(dtype):
     """bfloat16 bit by bit, float32 to the rounding that contraction into fused multiply-add changes."""
@@ -95,6 +96,7 @@ def test_cpu_bfloat16_store_rounds_as_torch_does(bits):
     assert (ours[~nan].view(torch.int16) == expected[~nan].view(torch.int16)).all()
 
 
+@pytest.mark.gpu_too
 def test_kernel_bfloat16_rounds_ties_infinities_and_nans_as_torch_does():
     device = device_of("triton")
     special = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF])

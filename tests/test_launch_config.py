@@ -38,6 +38,7 @@ def chosen(monkeypatch):
     return lambda config: monkeypatch.setattr(tuning, "choose", lambda *_: Choice(config, "test", "asked for"))
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_every_element_of_a_row_is_updated_once_and_no_other(chosen, config, offset):
@@ -62,6 +63,7 @@ def test_every_element_of_a_row_is_updated_once_and_no_other(chosen, config, off
         assert (buffer[offset + n :] == SENTINEL).all()
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("rounding", ["nearest", pytest.param("stochastic", marks=pytest.mark.slow)])
 def test_no_configuration_changes_a_bit(chosen, rounding):
     stored = {}
@@ -77,6 +79,7 @@ def test_no_configuration_changes_a_bit(chosen, rounding):
     assert all(torch.equal(first, other) for other in stored.values())
 
 
+@pytest.mark.gpu_too
 @needs_loops
 def test_a_left_out_step_leaves_every_block_of_a_walk_alone(chosen):
     chosen(WALK)
@@ -88,6 +91,7 @@ def test_a_left_out_step_leaves_every_block_of_a_walk_alone(chosen):
     assert (p == 1).all()
 
 
+@pytest.mark.gpu_too
 @needs_loops
 def test_a_walk_makes_fewer_programs(chosen):
     p = torch.ones(5000, device=device_of("triton"), requires_grad=True)
@@ -143,6 +147,7 @@ def test_candidates_are_in_order_and_hold_the_default(warp_size):
     assert {c.elements_per_thread(warp_size) for c in found} == {1, 2, 4, 8, 16}
 
 
+@pytest.mark.gpu_too
 def test_a_table_of_other_chunks_than_the_launch_is_refused():
     p = torch.zeros(8, device=device_of("triton"))
     entry = table.Entry(p, (), torch.zeros(1, device=p.device))
@@ -151,6 +156,7 @@ def test_a_table_of_other_chunks_than_the_launch_is_refused():
         multi_tensor.launcher(made)
 
 
+@pytest.mark.gpu_too
 def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chosen, monkeypatch):
     device, work = torch.device("cuda", 0), Work("adam", 2**24)
     monkeypatch.setattr(multi_tensor, "shared_bytes", lambda index: 100 * 1024)

@@ -1,6 +1,9 @@
 """`make gpu` without a GPU: what it says then; and with stages of our own, how it runs them and what it keeps."""
 
+import ast
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,8 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import autotune, gpu, throughput
-from experiments.gpu import Stage
+from experiments import autotune, gpu, preflight, processes, throughput
+from experiments.processes import Stage
+from tests import conftest
 from tests.test_registry import H100
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('# Title\\n\\n## Part\\n\\ntext\\n'); print('last words')"
@@ -49,19 +53,25 @@ def test_bad_options_are_named(arguments, capsys):
     assert capsys.readouterr().err.endswith(f"{arguments[0]} accepts seconds above 0, not {arguments[1]}\n")
 
 
-@pytest.fixture
-def pretend(monkeypatch, tmp_path):
-    """Run stages of the test's own, as if there were a GPU; returns a function of the stages and further options."""
-    monkeypatch.setattr(gpu, "device_facts", lambda device: H100)
-    monkeypatch.setattr(gpu, "GRACE", 2.0)
+def pretended(replace, out: Path, stages: list[Stage]) -> None:
+    """Have `gpu.main` run these stages, as if there were a GPU. replace: as `setattr`."""
 
     def check(args):
-        args.out = tmp_path / "out"
+        args.out = out
         return torch.device("cpu")
 
+    replace(gpu, "device_facts", lambda device: H100)
+    replace(gpu, "check", check)
+    replace(gpu, "stages", lambda out, budget, tests: stages)
+
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path):
+    """A function of stages of the test's own and further options, which runs them as if there were a GPU."""
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+
     def run(stages, *arguments):
-        monkeypatch.setattr(gpu, "check", check)
-        monkeypatch.setattr(gpu, "stages", lambda out, budget, tests: stages)
+        pretended(monkeypatch.setattr, tmp_path / "out", stages)
         return gpu.main([*arguments])
 
     return run
@@ -75,7 +85,7 @@ def test_stages_fail_and_hang_alone_and_the_report_says_how_each_ended(pretend, 
             stage("writes", WRITES, 30, "page.md", str(out / "page.md")),
             stage("fails", FAILS),
             stage("stops", STOPS, 3, "late.md", str(out / "late.md")),
-            stage("ignores", IGNORES, 1),
+            stage("ignores", IGNORES, 2),
             stage("writes again", WRITES, 30, "page.md", str(out / "page.md")),
         ]
     )
@@ -94,9 +104,27 @@ def test_stages_fail_and_hang_alone_and_the_report_says_how_each_ended(pretend, 
     assert "png" not in text
 
 
+def test_what_an_earlier_run_has_left_is_not_taken_for_this_ones(pretend, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("page.md", "rows.csv", "fails.png"):
+        (out / name).write_text("of an earlier run")
+        os.utime(out / name, (1, 1))
+    # In this run a figure is drawn, and then something fails.
+    draws = f"open({str(out / 'draws.png')!r}, 'w').close(); raise SystemExit(1)"
+    fails = stage("fails", FAILS, 30, "page.md")._replace(rows="rows.csv")
+    assert pretend([fails, stage("draws", draws)]) == 1
+    text = (out / "report.md").read_text()
+    assert "of an earlier run" not in text
+    assert "(fails.png)" not in text
+    assert "![draws](draws.png)" in text
+    assert sorted(path.name for path in out.iterdir()) == ["draws.png", "fails.png", "report.md"]
+
+
 def test_what_the_limit_leaves_no_time_for_is_left_out_and_named(pretend, tmp_path):
-    slow = "import time; time.sleep(3)"
-    assert pretend([stage("first", slow), stage("second", slow)], "--limit", "4") == 0
+    slow = "import time; time.sleep(1)"
+    # Of which the last one is kept for what is cut short.
+    assert pretend([stage("first", slow), stage("second", slow)], "--limit", "3") == 0
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| first | done |" in text
     assert "| second | left out, the limit was reached |" in text
@@ -120,10 +148,150 @@ def test_the_report_is_written_after_every_stage(pretend, tmp_path):
     assert pretend([stage("one", "pass"), stage("two", sees)]) == 0
 
 
+HOLDS = """
+import os, signal, subprocess, sys, time
+ignores = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(100)"
+workers = [subprocess.Popen([sys.executable, "-c", ignores], stdout=out) for out in (None, subprocess.PIPE)]
+workers[1].stdout.readline()  # Here it says that it ignores interrupts; the first one has the stage's stdout.
+open(sys.argv[1], "w").write(" ".join(str(worker.pid) for worker in workers))
+print("at work", flush=True)
+END
+"""
+"""A stage with two processes of its own, which hold its output and ignore interrupts; END says what it does itself."""
+ENDS = {
+    "cut short": "signal.pause()",
+    "killed": "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(100)",
+    "failed": "sys.exit(3)",
+    "done": "sys.exit(0)",
+}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        # Of what has ended and is not yet collected there is a zombie.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: str, within: float = 5.0) -> bool:
+    """Whether none of the processes is left, which the kernel may take a moment to end."""
+    until = time.monotonic() + within
+    while any(is_alive(int(pid)) for pid in pids.split()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_no_process_of_a_stage_outlives_it_or_keeps_anybody_waiting(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    started = time.monotonic()
+    made = processes.run(stage("holds", HOLDS.replace("END", ENDS[how]), 30, None, str(tmp_path / "pids")), 3, {})
+    assert time.monotonic() - started < 10
+    assert made.ended == {"killed": "cut short"}.get(how, how)
+    assert "at work" in made.tail
+    assert gone((tmp_path / "pids").read_text())
+
+
+WAITS = """
+import os, sys, time
+try:
+    open(sys.argv[1], "w").write(str(os.getpid()))
+    time.sleep(100)
+except KeyboardInterrupt:
+    open(sys.argv[1] + ".md", "w").write("# What was known")
+"""
+RUNS = """
+import sys
+from experiments import processes
+from experiments.processes import Stage
+processes.GRACE = float(sys.argv[3])
+with processes.ended_by_interrupts():
+    print(processes.run(Stage("stage", ["-c", sys.argv[1], sys.argv[2]], None, (), 200), 200, {}).ended)
+"""
+REPORTS = """
+import sys
+from pathlib import Path
+from experiments import gpu
+from experiments.processes import Stage
+from tests.test_make_gpu import pretended
+out = Path(sys.argv[2])
+pretended(setattr, out.parent, [Stage("stage", ["-c", sys.argv[1], str(out)], out.name + ".md", (), 200)])
+sys.exit(gpu.main([]))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts a script whose stage does what another script says; the process and the stage's ids."""
+    running, said = [], tmp_path / "pids"
+
+    def start(script: str, does: str, grace: float) -> tuple[subprocess.Popen, str]:
+        command = [sys.executable, "-c", script, does, str(said), str(grace)]
+        environment = {**os.environ, "PYTHONPATH": str(gpu.ROOT)}
+        running.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment))
+        until = time.monotonic() + 60
+        while not (said.exists() and said.read_text()):
+            assert time.monotonic() < until
+            assert running[0].poll() is None, running[0].communicate()
+            time.sleep(0.02)
+        return running[0], said.read_text()
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_parent_interrupts_the_stage(number, start, tmp_path):
+    process, pids = start(RUNS, WAITS, 60)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (out, err) == ("interrupted\n", "")
+    assert (tmp_path / "pids.md").read_text() == "# What was known"
+    assert gone(pids)
+
+
+def test_a_second_interrupt_waits_for_nobody(start):
+    process, pids = start(RUNS, HOLDS.replace("END", ENDS["killed"]), 60)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (out, err) == ("interrupted\n", "")
+    assert gone(pids)
+
+
+@pytest.mark.slow
+def test_make_gpu_that_is_ended_from_outside_reports_what_its_stage_knew(start, tmp_path):
+    process, pids = start(REPORTS, WAITS, 60)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    text = (tmp_path / "report.md").read_text()
+    assert "| stage | interrupted |" in text
+    assert "## What was known" in text
+    assert gone(pids)
+
+
+def test_handlers_of_signals_are_put_back_and_what_nohup_started_stays():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with processes.ended_by_interrupts():
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
     stages = gpu.stages(tmp_path, 240.0, tests=True)
     assert [each.name for each in stages] == ["tests", "tuning", "steps", "networks", "populations"]
-    assert sum(each.limit for each in stages) < 560
     assert {os.path.basename(path) for path in gpu.gpu_tests()} >= {"test_gpu.py", "test_search.py", "test_cuda.py"}
     parsers = {"experiments.autotune": autotune.parser(), "experiments.throughput": throughput.parser()}
     for each in stages[1:]:
@@ -132,3 +300,100 @@ def test_the_stages_run_what_exists_and_write_at_most_eight_files(tmp_path):
         assert Path(parsers[module].parse_args(arguments).out) == tmp_path
     kept = {f for each in stages for f in each.figures}
     assert len(kept | {gpu.REPORT, gpu.ROWS, f"{H100.slug}.json", "search.csv"}) == 8
+
+
+TESTS = """
+import signal, time
+import pytest
+pytestmark = pytest.mark.gpu
+def test_passes(): pass
+def test_fails(): assert 1 == 2
+def test_hangs():
+    DEAF
+    print("hangs")
+    time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [False, True])
+def test_tests_that_are_cut_short_tell_which_have_passed_and_failed(deaf, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 1.5)
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else ""
+    (tmp_path / "test_three.py").write_text(TESTS.replace("DEAF", ignore))
+    monkeypatch.setattr(gpu, "gpu_tests", lambda: [str(tmp_path / "test_three.py")])
+    made = processes.run(gpu.stages(tmp_path, 1.0, tests=True)[0], 6.0, gpu.surroundings(tmp_path))
+    assert made.ended == "cut short"
+    assert re.search(r"test_three.py \.\s*(\[ *\d+%\]\s*)?F", made.tail)
+    if not deaf:
+        assert "FAILED" in made.tail
+        assert re.search(r"1 failed, 1 passed.* in ", made.tail)
+
+
+def test_limits_budgets_and_the_kernel_before_them_add_up_to_nine_minutes(tmp_path):
+    args = gpu.parser().parse_args([])
+    stages = gpu.stages(tmp_path, args.budget, args.tests)
+    assert preflight.LIMIT + sum(each.limit for each in stages) <= args.limit == gpu.LIMIT
+    # Python starts before, and what cannot be killed is waited for; lent machines end a command after ten minutes.
+    assert gpu.LIMIT + processes.REAP < 540
+    for each in stages:
+        # A budget leaves time to start, to end what is being measured, and to draw, before and after an interrupt.
+        budget = float(each.command[each.command.index("--budget") + 1]) if "--budget" in each.command else 0.0
+        assert budget + 2 * processes.GRACE <= each.limit
+
+
+def test_quick_tests_are_what_make_gpu_runs(tmp_path):
+    command = gpu.stages(tmp_path, 1.0, tests=True)[0].command
+    assert command[command.index("pytest") + 1 :][:2] == ["-m", "gpu and not slow"]
+    # Where a package of the tests is missing, the others run.
+    assert "--continue-on-collection-errors" in command
+
+
+def test_a_test_that_gets_triton_is_among_those_of_a_gpu(backend, request):
+    assert conftest.has_cuda_tensors(request.node) == (backend == "triton")
+    marked = request.node.get_closest_marker("gpu") is not None
+    assert marked == (backend == "triton" and torch.cuda.is_available())
+
+
+def test_every_test_that_asks_where_triton_runs_is_among_those_of_a_gpu():
+    for path in (gpu.ROOT / "tests").glob("test_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and "device_of" in names:
+                marks = " ".join(map(ast.unparse, node.decorator_list))
+                arguments = [argument.arg for argument in node.args.args]
+                assert "backend" in arguments or "gpu_too" in marks, f"{path.name}: {node.name}"
+
+
+PRETENDS = """
+import torch
+import torch.testing._internal.common_optimizers  # asks for a GPU of its own accord
+torch.cuda.is_available = lambda: True
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends that there is a GPU")
+def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
+    (tmp_path / "pretends.py").write_text(PRETENDS)
+    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    stage, *_ = gpu.stages(tmp_path, 1.0, tests=True)
+    listed = gpu.gpu_tests()
+    assert stage.command[-len(listed) :] == listed
+    # All files, so that one which is not listed is seen.
+    options = stage.command[: -len(listed)]
+    command = [sys.executable, *options, "tests", "-p", "pretends", "--collect-only", "-q"]
+    environment = {**clean, "PYTHONPATH": os.pathsep.join([str(gpu.ROOT), str(tmp_path)])}
+    done = subprocess.run(command, cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    files = [name.split("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in names]
+    assert set(files) <= {Path(path).stem.removeprefix("test_") for path in listed}
+    assert {"family", "kernels", "memory", "rounding", "optim", "launch_config", "gpu", "cuda"} <= set(files)
+    assert files[0] == "kernels"
+    last_of = {name: max(i for i, file in enumerate(files) if file == name) for name in set(files)}
+    assert max(last_of[name] for name in ("kernels", "memory", "rounding")) < files.index("cuda") < len(files) - 10
+    others = [i for i, name in enumerate(names) if "[triton-Adadelta" in name or "[Adadelta-triton" in name]
+    assert others
+    assert min(others) > last_of["bench_step"]
+    assert not any(re.search(r"\b(cpu|eager)\b", name.partition("[")[2]) for name in names)

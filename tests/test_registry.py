@@ -274,6 +274,7 @@ def test_buckets_are_octaves(n_elements):
     assert 2**bucket <= max(1, n_elements) < 2 ** (bucket + 1)
 
 
+@pytest.mark.gpu_too
 def test_a_step_says_its_rung_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)

@@ -61,6 +61,7 @@ def test_noise_differs_by_seed_and_parameter_and_repeats_otherwise():
         assert abs((first == other).float().mean() - 0.5) < 0.05
 
 
+@pytest.mark.gpu_too
 @pytest.mark.slow
 def test_all_backends_round_alike_bit_by_bit_whatever_their_blocks():
     """Blocks are of 1024 elements in Triton, of 16384 in Numba, and the eager backend has none."""

@@ -1,8 +1,12 @@
 """The search: against a device whose cost is a formula and whose fastest configuration is therefore known."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,10 +35,14 @@ PROVENANCE = {
 
 
 class FakeGPU:
-    """Time passes only by what is measured. Every doubling away from the best configuration costs 4 %."""
+    """Time passes only by what is prepared and measured. Every doubling away from the best configuration costs 4 %.
 
-    def __init__(self, best: Config, noise: float = 0.005, seed: int = 0, step: float = 0.04):
+    prepare: seconds that the first call for a configuration takes.
+    """
+
+    def __init__(self, best: Config, noise: float = 0.005, seed: int = 0, step: float = 0.04, prepare: float = 0.0):
         self.best, self.noise, self.step, self.now, self.raced = best, noise, step, 0.0, []
+        self.prepare, self.prepared, self.slow_down = prepare, [], 1.0
         self.random, self.codes, self.calls = random.Random(seed), {}, 0
         self.interrupt_at = None
 
@@ -54,8 +62,11 @@ class FakeGPU:
             raise KeyboardInterrupt
         # It gets warmer, and slower, and now and then something gets in the way.
         slower = 1 + 0.1 * np.tanh(self.calls / 500) + (0.3 if self.random.random() < 0.02 else 0)
-        seconds = self.cost(case, config) * slower * self.random.lognormvariate(0, self.noise)
+        seconds = self.slow_down * self.cost(case, config) * slower * self.random.lognormvariate(0, self.noise)
         self.now += seconds
+        if (case, config) not in self.prepared:
+            self.prepared.append((case, config))
+            self.now += self.prepare
         return seconds
 
     def machine(self) -> Machine:
@@ -122,15 +133,152 @@ def test_a_race_is_over_when_nothing_is_left_to_tell():
     assert min(costs[config] for config in early) > search.HOPELESS - 0.02
 
 
-def test_a_spent_budget_still_gives_every_case_its_first_rounds_and_names_what_is_left_out(tmp_path):
+def test_a_budget_that_is_too_short_for_anything_names_all_that_is_left_out(tmp_path):
     gpu = FakeGPU(Config(512, 4), noise=0.2)
     cases = [CASE, CASE._replace(bucket=20), CASE._replace(bucket=28)]
-    found = gpu.tune(cases, tmp_path, budget=1e-3)
-    assert found.entries[CASE.work.key]["samples"] == FEWEST
-    assert gpu.raced == cases[:1]
-    (note,) = found.notes
+    table = tmp_path / "search.csv"
+    found = gpu.tune(cases, tmp_path, budget=1e-4, table=table)
+    # The default was prepared, and a race with nobody else says nothing.
+    assert gpu.prepared == [(CASE, ANCHOR)]
+    assert found.entries == {}
     assert not found.interrupted
-    assert note == f"The budget was spent before {cases[1].work.key}, {cases[2].work.key}"
+    n = len(pd.read_csv(table)) - 1
+    assert found.notes == [
+        f"{CASE.work.key}: for {n - 1} of {n} candidates its share of the budget was too short",
+        f"{CASE.work.key} was not recorded: budget after 0 rounds",
+        f"The budget was spent before {cases[1].work.key}, {cases[2].work.key}",
+    ]
+
+
+def test_preparation_counts_against_a_cases_share_and_what_is_prepared_races(tmp_path):
+    gpu = FakeGPU(Config(512, 4), prepare=1.0)
+    cases = [CASE, CASE._replace(bucket=20), CASE._replace(bucket=28)]
+    asked = [*gpu.machine().candidates("adam", "float32")[0]]
+    in_order = [ANCHOR, *(config for config in asked if config != ANCHOR)]
+    table = tmp_path / "search.csv"
+    found = gpu.tune(cases, tmp_path, budget=30.0, table=table)
+    # The last candidate may begin when its share has a moment left.
+    assert gpu.now < 30.0 + 1.0 + 0.1
+    for case in cases:
+        of_case = [config for asked_of, config in gpu.prepared if asked_of == case]
+        assert of_case == in_order[: len(of_case)]
+        assert 9 <= len(of_case) <= 11
+        entry = found.entries[case.work.key]
+        assert entry["unprepared"] == len(asked) - len(of_case)
+        assert entry["config"] in of_case
+        assert entry["samples"] >= FEWEST
+        left_out = f"for {entry['unprepared']} of {len(asked)} candidates its share of the budget was too short"
+        assert f"{case.work.key}: {left_out}" in found.notes
+    fates = pd.read_csv(table).groupby("fate").size()
+    assert fates[search.UNPREPARED] == sum(entry["unprepared"] for entry in found.entries.values())
+    # What won among a few is not kept for ever: what was compiled then is there now, and all of them race.
+    gpu.prepare = 0.0
+    again = gpu.tune(cases, tmp_path, budget=30.0)
+    assert gpu.raced == [*cases, *cases]
+    assert [entry["config"] for entry in again.entries.values()] == [Config(512, 4)] * 3
+    assert not any("unprepared" in entry for entry in again.entries.values())
+    gpu.tune(cases, tmp_path, budget=30.0)
+    assert gpu.raced == [*cases, *cases]
+
+
+def test_rounds_that_take_longer_than_they_seemed_to_end_at_twice_the_share(tmp_path):
+    gpu = FakeGPU(Config(512, 4))
+    few = [ANCHOR, Config(512, 4), Config(256, 2)]
+
+    def sample(config):
+        # Another program takes the GPU when all are prepared.
+        gpu.slow_down = 1.0 if gpu.calls < 6 else 100.0
+        return gpu.measure(CASE, config)
+
+    share = FEWEST * sum(gpu.cost(CASE, config) for config in few) * 1.5
+    found = search.race(few, sample, ANCHOR, budget=share, clock=gpu.clock)
+    assert found.ended == "budget"
+    assert len(found.seconds) == 1
+    assert gpu.now < 2 * share + 4 * 100 * gpu.cost(CASE, ANCHOR)
+    assert search.entry_of(found, ANCHOR, dict.fromkeys(few, "code"), 1.0, "3.7.1") is None
+
+
+def test_compiling_all_candidates_may_spend_the_budget_and_is_interrupted_as_a_race_is(tmp_path):
+    gpu = FakeGPU(Config(512, 4))
+    known = gpu.machine()
+
+    def compiled(rule, dtype):
+        gpu.now += 20.0
+        if gpu.interrupt_at:
+            raise KeyboardInterrupt
+        return known.candidates(rule, dtype)
+
+    machine = known._replace(candidates=compiled)
+    options = {"budget": 10.0, "into": [tmp_path], "clock": gpu.clock, "progress": False}
+    cases = [CASE, CASE._replace(bucket=20)]
+    found = tuner.tune(machine, cases, **options)
+    assert found.notes == [f"The budget was spent before {cases[0].work.key}, {cases[1].work.key}"]
+    assert (gpu.raced, gpu.now) == ([], 20.0)
+    gpu.interrupt_at = 1
+    found = tuner.tune(machine, cases, **options)
+    assert found.notes == [f"Interrupted before {CASE.work.key} was measured"]
+    assert found.interrupted
+
+
+def test_an_interrupt_while_a_case_is_written_comes_when_it_is_written(tmp_path):
+    gpu, table = FakeGPU(Config(512, 4)), tmp_path / "search.csv"
+    machine = gpu.machine()
+
+    def state():
+        os.kill(os.getpid(), signal.SIGINT)
+        return machine.state()
+
+    cases = [CASE, CASE._replace(bucket=20)]
+    options = {"budget": 10.0, "into": [tmp_path], "table": table, "clock": gpu.clock, "progress": False}
+    found = tuner.tune(machine._replace(state=state), cases, **options)
+    assert found.interrupted
+    assert found.notes[-1] == f"Interrupted after {CASE.work.key} was measured"
+    assert [*found.entries] == [CASE.work.key]
+    assert pd.read_csv(table)["case"].unique().tolist() == [CASE.work.key]
+    _, _, recorded = registry.read_now(found.file)
+    assert recorded == found.entries
+
+
+TUNES = """
+import sys, time
+import torch
+from experiments import autotune, scratch
+from kernels.config import Config
+from tests.test_search import FakeGPU, H100
+gpu = FakeGPU(Config(512, 4))
+machine, measure = gpu.machine(), gpu.measure
+
+def hang(case, config):
+    if len(gpu.raced) > 2:
+        print("hangs", flush=True)
+        time.sleep(100)
+    return measure(case, config)
+
+gpu.measure, scratch.machine = hang, lambda device: machine
+autotune.gpu, autotune.device_facts = lambda: torch.device("cpu"), lambda device: H100
+sys.exit(autotune.main(["tune", "--budget", "100", "--out", sys.argv[1], "--into", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_tuning_that_is_interrupted_ends_with_page_tables_and_figure(tmp_path):
+    command = [sys.executable, "-c", TUNES, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_INTERPRET": "0"}
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "hangs\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        # It draws now, and has to go on.
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    names = {"search.csv", "search.md", "search.png", f"{H100.slug}.json"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    text = (tmp_path / "search.md").read_text()
+    assert text.count("| 512x4 |") == 2
+    assert "- Interrupted while adam/" in text
 
 
 @pytest.mark.parametrize(("at", "recorded"), [(10, False), (2000, True)])
@@ -291,6 +439,7 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
         assert total.bit_length() - 1 == case.bucket
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("rule", rules.RULES)
 @pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_check_passes_what_the_kernel_does(rule, aligned):
@@ -304,6 +453,7 @@ def test_the_check_passes_what_the_kernel_does(rule, aligned):
         assert moved.float().mean() > 0.8
 
 
+@pytest.mark.gpu_too
 def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
     launcher = scratch.multi_tensor.launcher
 

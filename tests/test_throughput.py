@@ -1,6 +1,12 @@
 """The benchmarks' arithmetic, what they count, and the benchmarks themselves at their smallest."""
 
+import gzip
+import hashlib
 import math
+import os
+import shlex
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +17,7 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_host, bench_sweep, data, models, shapes, timing
+from experiments import bench_host, bench_sweep, data, models, shapes, throughput, timing
 
 
 def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
@@ -198,3 +204,128 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
     assert row["speed-up over one after the other"] > 0
     with pytest.raises(data.DataError, match="no MNIST anywhere"):
         bench_sweep.compare(*size, tmp_path, device, 3)
+
+
+@pytest.fixture
+def small_sweep(monkeypatch):
+    """`sweep` of two sizes that take no time."""
+    monkeypatch.setattr(bench_sweep, "SIZES", {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))})
+    monkeypatch.setattr(bench_sweep, "find_spec", lambda name: None)
+    for name in ("MATRIX", "COPY_ELEMENTS"):
+        monkeypatch.setattr(bench_sweep, name, 64)
+
+
+def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_is_noise(
+    small_sweep, tmp_path, monkeypatch
+):
+    with socket.socket() as silent:
+        # As a firewall that drops packets: who connects waits for an answer that never comes.
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(0)
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.delenv("MNIST_DIR", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        command = ["sweep", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
+        assert throughput.main([*command, "--no-download"]) == 0
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        # It is what would have been asked.
+        monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.1)
+        monkeypatch.setattr(data, "_mnist_5k", lambda reason: bench_sweep.noise())
+        assert throughput.main([*command, "--out", str(tmp_path / "download")]) == 0
+        silent.accept()[0].close()
+    assert set(pd.read_csv(tmp_path / "throughput_sweep.csv")["data"]) == {"noise of MNIST's shapes"}
+    text = (tmp_path / "throughput_sweep.md").read_text()
+    assert "Data noise of MNIST's shapes, batch 128. This is not MNIST, which was not to be had" in text
+
+
+@pytest.mark.parametrize("where", ["variable", "cache", "option"])
+def test_without_a_download_mnist_that_is_here_is_timed(where, small_sweep, mnist_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_download", lambda *_: pytest.fail("it was to download nothing"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MNIST_DIR", str(mnist_folder) if where == "variable" else "")
+    cache = tmp_path / "adam-sandbox" / "mnist"
+    cache.mkdir(parents=True)
+    if where == "cache":
+        # These files are as good as MNIST's if their checksums are what is expected.
+        for stem in data.FILES:
+            packed = gzip.compress((mnist_folder / stem).read_bytes())
+            (cache / f"{stem}.gz").write_bytes(packed)
+            monkeypatch.setitem(data.FILES, stem, hashlib.sha256(packed).hexdigest())
+    folder = mnist_folder if where == "option" else None
+    problem = bench_sweep.problem_of("mlp", 8, folder, download=False)
+    assert problem.data.name.startswith("MNIST-format data from ")
+    if where == "cache":
+        (cache / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half")
+        assert bench_sweep.problem_of("mlp", 8, None, download=False).data.name == bench_sweep.NOISE
+
+
+@pytest.mark.parametrize(("known", "files"), [(1, ["throughput_sweep.csv", "throughput_sweep.md"]), (0, [])])
+def test_populations_that_are_interrupted_keep_the_sizes_that_are_known(
+    known, files, small_sweep, tmp_path, monkeypatch, capsys
+):
+    def step(kind, lanes, *_, **__):
+        if lanes == 2 + known:
+            raise KeyboardInterrupt
+        return real(kind, lanes, *_, **__)
+
+    real = bench_sweep.compare
+    monkeypatch.setattr(bench_sweep, "compare", step)
+    command = ["sweep", "--device", "cpu", "--rounds", "3", "--no-download", "--out", str(tmp_path / "out")]
+    assert throughput.main(command) == 130
+    assert sorted(path.name for path in (tmp_path / "out").glob("*")) == files
+    rest = "mlp 2 8; mlp 3 8" if known == 0 else "mlp 3 8"
+    assert f"Interrupted: not timed were {rest}.\n" in capsys.readouterr().out
+    if known:
+        assert pd.read_csv(tmp_path / "out" / "throughput_sweep.csv")["K"].tolist() == [2]
+        assert (tmp_path / "out" / "throughput_sweep.md").read_text().endswith(f"not timed were {rest}.\n")
+
+
+HANGS = """
+import sys, time
+from experiments import bench_step, bench_sweep, throughput
+module = bench_sweep if sys.argv[1] == "sweep" else bench_step
+compare, calls = module.compare, []
+
+def hang(*arguments, **options):
+    calls.append(arguments)
+    if len(calls) == (3 if sys.argv[1] == "step" else 2):
+        print("hangs", flush=True)
+        time.sleep(100)
+    return compare(*arguments, **options)
+
+module.compare = hang
+bench_sweep.SIZES = {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))}
+sys.exit(throughput.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "figures"),
+    [
+        ("step --only SGD --implementations ours --sizes 2^10 2^12 2^14", ["bandwidth", "roofline"]),
+        ("models --only Adam --sizes 'MNIST MLP'", [""]),
+        ("sweep --no-download", []),
+    ],
+)
+def test_what_is_interrupted_ends_with_page_table_and_figures(arguments, figures, tmp_path):
+    words = [*shlex.split(arguments), "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", HANGS, *words]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, "PYTHONPATH": "."}) as process:
+        assert process.stdout.readline() == "hangs\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        if figures:
+            time.sleep(0.3)
+            # It draws now, and has to go on.
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    stem = f"throughput_{words[0]}"
+    names = [f"{stem}.csv", f"{stem}.md", *(f"{stem}{'_' * bool(end)}{end}.png" for end in figures)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert "nterrupted" in (tmp_path / f"{stem}.md").read_text()
