@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from experiments import capture
 from experiments.timing import median_interval
 from kernels.config import device_facts
 
@@ -191,20 +192,17 @@ def graph_of(calls: Sequence[Callable[[], object]], device: Device) -> Callable[
     """Capture the calls, one after the other, into one CUDA graph, and return its replay.
 
     Every call runs once before, on a side stream. What the calls use has to outlive the graph.
-    Raises: what a call or the capture raises.
+    Raises: what a call raises, or the capture; see `capture.record`.
     """
+
+    def run() -> None:
+        for call in calls:
+            call()
+
     with torch.cuda.device(device):
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for call in calls:
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
-    return graph.replay
+        capture.aside(run, side)
+        return capture.record(run, side).replay
 
 
 def cache_bytes(device: Device) -> int:
