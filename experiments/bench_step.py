@@ -248,7 +248,7 @@ def compare(
     if device.type == "cuda":
         found = cuda.state(device)
         found["throttle"] = ", ".join(found.get("throttle", []))
-        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        l2_bytes = cuda.cache_bytes(device)
         set_bytes = footprint("ours", group.case, group.n_elements)
         rows = [row | {"sets": sets, "set bytes": set_bytes, "l2 bytes": l2_bytes} | found for row in rows]
     return rows, left_out

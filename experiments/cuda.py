@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from experiments import capture
 from experiments.timing import median_interval
+from kernels.config import device_facts
 
 Device = torch.device | str
 
@@ -47,8 +49,14 @@ GB_PER_SECOND = {
 }
 """Memory bandwidth by the name that the driver gives, without the maker and the product line."""
 
+CACHE_BYTES = {"gfx942": 256 * 2**20, "gfx950": 256 * 2**20}
+"""The Infinity Cache of MI300 and MI350 between the L2, which is all that torch reports, and the memory.
+
+AMD's white papers on CDNA 3 and CDNA 4. NVIDIA's GPUs, B200 and RTX 5090 among them, and MI200 have none behind the L2.
+"""
 L2_MULTIPLE = 4
-MOST_SETS = 256
+SMALLEST_SET = 2**20
+"""Bytes of one set of buffers: that many such sets as exceed the caches are enough for smaller ones."""
 
 CLOCK_HZ = 3e9
 """No GPU's clock is faster, so that a spin of so many cycles a second lasts at least a second."""
@@ -184,28 +192,33 @@ def graph_of(calls: Sequence[Callable[[], object]], device: Device) -> Callable[
     """Capture the calls, one after the other, into one CUDA graph, and return its replay.
 
     Every call runs once before, on a side stream. What the calls use has to outlive the graph.
-    Raises: what a call or the capture raises.
+    Raises: what a call raises, or the capture; see `capture.record`.
     """
+
+    def run() -> None:
+        for call in calls:
+            call()
+
     with torch.cuda.device(device):
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for call in calls:
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
-    return graph.replay
+        capture.aside(run, side)
+        return capture.record(run, side).replay
+
+
+def cache_bytes(device: Device) -> int:
+    """Size of the last cache before a GPU's memory: its L2, or what `CACHE_BYTES` knows behind it."""
+    facts = device_facts(device)
+    return max(facts.l2_bytes, CACHE_BYTES.get(facts.arch, 0))
 
 
 def n_sets(bytes_of_one: int, device: Device) -> int:
-    """How many sets of buffers together exceed four times the L2 cache, from 1 to 256; 1 on a CPU."""
+    """How many sets of buffers together exceed four times the last cache; 1 on a CPU.
+
+    Sets below 1 MiB are as many as sets of 1 MiB, and may all lie in the cache: more of them take too long to prepare.
+    """
     if torch.device(device).type == "cpu":
         return 1
-    wanted = L2_MULTIPLE * torch.cuda.get_device_properties(device).L2_cache_size
-    return min(wanted // max(1, bytes_of_one) + 1, MOST_SETS)
+    return L2_MULTIPLE * cache_bytes(device) // max(SMALLEST_SET, bytes_of_one) + 1
 
 
 def copies(device: Device, n_bytes: int) -> list[Callable[[], object]]:
@@ -237,7 +250,7 @@ def copy_seconds(device: Device, n_bytes: int, rounds: int) -> np.ndarray:
 def copy_bandwidth(device: Device, n_bytes: int, rounds: int) -> tuple[float, float, float]:
     """Bytes/s, read and written, of a copy whose working set is n_bytes: `timing.median_interval`.
 
-    Small copies rotate among buffers that together exceed four times the L2 cache (see `n_sets`).
+    Small copies rotate among buffers that together exceed four times the last cache (see `n_sets`).
     """
     moved = max(1, n_bytes // 2 // torch.float32.itemsize) * 2 * torch.float32.itemsize
     return median_interval(pd.Series(moved / copy_seconds(device, n_bytes, rounds)))

@@ -73,9 +73,10 @@ def report(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str,
     ]
     if on_gpu:
         lines.append(
-            "- Tensors rotate among so many sets (column sets of the CSV, at most 256) that they exceed four times the "
-            "L2: between two steps a training run reads and writes far more than the L2 holds. Only warm, and sizes so "
-            "small that 256 sets do not, find them there. Gradients stay where they are; `throughput host` moves them."
+            "- Tensors rotate among so many sets (column sets of the CSV) that they exceed four times the L2, or the "
+            "cache behind it: between two steps a training run reads and writes far more than these hold. Only warm, "
+            "and tensors below 1 MiB in all, may be found there. Gradients stay where they are; `throughput host` "
+            "moves them."
         )
     return f"""{heading}
 

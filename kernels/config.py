@@ -1,6 +1,5 @@
 """How the traversal is launched, as data: configurations, the devices they are for, and the work they are for."""
 
-import functools
 import itertools
 import math
 import re
@@ -96,7 +95,7 @@ class Device:
 
     Attributes:
         name: as its driver has it.
-        arch: sm_NN or gfxNNN.
+        arch: sm_NN or gfxNNN, as Triton names the target of a launch: without sm_90a's letter or gfx942's features.
         multiprocessors: or compute units.
         l2_bytes, memory_bytes: sizes.
         bus_bits, memory_khz: width and clock of the memory's bus.
@@ -117,7 +116,7 @@ class Device:
 
     @property
     def warp_size(self) -> int:
-        return 64 if self.arch.startswith("gfx") else 32
+        return 64 if self.arch.startswith("gfx9") else 32
 
     @property
     def bandwidth_per_multiprocessor(self) -> float:
@@ -125,11 +124,11 @@ class Device:
         return self.bus_bits * (self.memory_khz or 1) / (self.multiprocessors or math.inf)
 
 
-@functools.cache
-def device_facts(device: torch.device) -> Device:
+def device_facts(device: torch.device | str) -> Device:
     """Of a GPU that is present."""
     found = torch.cuda.get_device_properties(device)
-    arch = getattr(found, "gcnArchName", "").split(":")[0] or f"sm_{found.major}{found.minor}"
+    # Where torch was built for CUDA, gcnArchName holds the device's name.
+    arch = found.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{found.major}{found.minor}"
     fields = {
         "multiprocessors": "multi_processor_count",
         "l2_bytes": "L2_cache_size",

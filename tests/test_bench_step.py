@@ -14,6 +14,7 @@ import optim
 from experiments import bench_step, cuda, implementations, sides, speed, throughput
 from experiments.bench_step import CASES, FLOAT32, Group
 from experiments.implementations import IMPLEMENTATIONS, Case
+from tests import pretended as gpus
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ON_CPU = [name for name, known in IMPLEMENTATIONS.items() if "cpu" in known.devices and not known.compiles]
@@ -445,14 +446,14 @@ def pretended(monkeypatch, h100):
         return time.perf_counter() - started
 
     real = bench_step.make_tensors
-    properties = SimpleNamespace(L2_cache_size=2**13, name="NVIDIA H100 80GB HBM3", total_memory=2**36)
     monkeypatch.setattr(bench_step, "make_tensors", lambda group, dtype, device, seed: real(group, dtype, CPU, seed))
     monkeypatch.setattr(cuda, "copies", lambda device, n_bytes, copies=cuda.copies: copies(CPU, n_bytes))
     monkeypatch.setattr(cuda, "queued_seconds", queued_seconds)
     monkeypatch.setattr(cuda, "graph_of", lambda calls, device: lambda: [call() for call in calls])
     monkeypatch.setattr(cuda, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
     monkeypatch.setattr(throughput, "matrix_rate", lambda device: 5e13)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    # So little L2 that two sets of tensors exceed it.
+    gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=cuda.SMALLEST_SET // cuda.L2_MULTIPLE))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**35, 2**36))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -468,7 +469,7 @@ def check_rows_of_a_gpu(table: pd.DataFrame) -> None:
         assert (table[column] > 0).all()
     assert (table["host us"] <= table["step us"]).all()
     assert set(map(str, table["note"])) <= {"", "nan"}
-    assert table["sets"].between(2, 256).all()
+    assert (table["sets"] > 1).all()
     assert (table["warm us"] > 0).all()
     others = table["implementation"] != "torch fused"
     assert table.loc[others, "kernel: baseline / this, verdict"].notna().all()

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from experiments import cuda
+from tests import pretended
 
-UUID = "6d0ab6b4-9ef2-4f0c-8a6f-0123456789ab"
+UUID = str(pretended.H100.uuid)
 
 
 @pytest.fixture
 def h100(monkeypatch):
-    """A GPU that need not be there, with 50 MB of L2."""
-    properties = SimpleNamespace(L2_cache_size=50 * 2**20, uuid=UUID)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    """A GPU that need not be there, with 50 MiB of L2."""
+    pretended.put_in(monkeypatch, pretended.H100)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,31 @@ def test_datasheet_bandwidth_goes_by_the_whole_name(name, expected):
         (200 * 2**20, 2),
         (100 * 2**20 - 1, 3),
         (2**20, 201),
-        (1, 256),
-        (0, 256),
+        # More of them would take too long to prepare.
+        (2**20 - 1, 201),
+        (0, 201),
     ],
 )
 def test_sets_together_exceed_four_times_the_l2(n_bytes, sets, h100):
     assert cuda.n_sets(n_bytes, "cuda") == sets
+
+
+@pytest.mark.parametrize("n_bytes", [2**30 + 1, 2**30, 28 * 2**20, 2**20])
+def test_sets_exceed_the_infinity_cache_that_torch_does_not_report(n_bytes, monkeypatch):
+    pretended.put_in(monkeypatch, pretended.MI300X)
+    assert pretended.MI300X.L2_cache_size == 4 * 2**20
+    sets = cuda.n_sets(n_bytes, "cuda")
+    # Four times 256 MiB, and not one set more than that takes.
+    assert (sets - 1) * n_bytes <= 2**30 < sets * n_bytes
+
+
+def test_a_gpu_without_a_cache_behind_the_l2_rotates_by_its_l2(monkeypatch):
+    mi250x = pretended.MI300X._replace(name="AMD Instinct MI250X", gcnArchName="gfx90a", L2_cache_size=8 * 2**20)
+    pretended.put_in(monkeypatch, mi250x)
+    assert cuda.n_sets(2**20, "cuda") == 33
+    # A GPU may report more than the table has of its architecture.
+    pretended.put_in(monkeypatch, pretended.MI300X._replace(L2_cache_size=2**30))
+    assert cuda.n_sets(2**30, "cuda") == 5
 
 
 def test_one_set_is_enough_on_a_cpu():
