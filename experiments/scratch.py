@@ -21,15 +21,8 @@ LANE = (784 * 128, 128, 128 * 128, 128, 128 * 10, 10)
 SHORT = (64, 256, 1024, 64, 2304, 512, 128, 4096, 9, 64, 16384)
 """Elements of small tensors, over and over: biases, norms, and the convolutions between them."""
 ALIGNMENT = 128
-HYPER = {
-    **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
-    **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
-}
-"""Steps so large that float16 and bfloat16 show every one, also that of a parameter near 1."""
 CHECKED = 18
 """log2 of the number of elements, at most, whose update is compared."""
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""Of a value and the largest update together: a few roundings of float32, one of the others."""
 HOST_SECONDS, HOST_SECONDS_OF_NODE = 100e-6, 2e-6
 """That it takes, at most, to launch a graph, and for each of its kernels."""
 COPY_ROUNDS = 20
@@ -89,7 +82,7 @@ def table_of(case: Case, buffers: Buffers, chunk_size: int) -> Table:
     rule, (p_dtype, _, stochastic) = rules.RULES[case.rule], VARIANTS[case.dtype]
     table = tables.build(rule, buffers.entries, p_dtype, chunk_size, seed=0 if stochastic else None)
     lanes = buffers.entries[0].lanes
-    table.set_hyper([tuple(torch.full((lanes,), v, dtype=torch.float64) for v in (1.0, *map(HYPER.get, rule.hyper)))])
+    table.set_hyper([tuple(torch.full((lanes,), v, dtype=torch.float64) for v in (1.0, *rule.trial_values))])
     table.point_at(buffers.grads)
     return table
 
@@ -118,7 +111,7 @@ def check(case: Case, device: torch.device, config: Config) -> None:
     before, after = expected(case, device)
     for old, right, found in zip(before, after, outcome(case, device, config), strict=True):
         update = (right.double() - old.double()).abs().max()
-        allowed = TOLERANCE[old.dtype] * (right.double().abs() + update)
+        allowed = tables.TOLERANCE[old.dtype] * (right.double().abs() + update)
         if not ((found.double() - right.double()).abs() <= allowed).all():
             raise Skipped("its updates are wrong")
 

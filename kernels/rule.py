@@ -36,6 +36,14 @@ except ModuleNotFoundError:  # macOS and Windows: the rules still serve the CPU 
     triton, tl = SimpleNamespace(jit=_jit), None
 
 
+TRIAL = {
+    **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
+    **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
+}
+"""Values of hyperparameters by name, which make steps so large that float16 and bfloat16 show every one."""
+OTHERWISE = 0.5
+
+
 @dataclass(frozen=True)
 class Rule:
     """An update rule and the names of what it works on.
@@ -50,6 +58,7 @@ class Rule:
         hyper: names of the hyperparameters.
         states: names of the states that have an element for each of p's.
         scalars: names of the states that a tensor has one of, float32, beside its step.
+        trial: values of hyper with which the rule is tried out, as when a GPU is tuned; () takes those of `TRIAL`.
     """
 
     name: str
@@ -58,6 +67,12 @@ class Rule:
     hyper: tuple[str, ...]
     states: tuple[str, ...]
     scalars: tuple[str, ...] = ()
+    trial: tuple[float, ...] = ()
+
+    @property
+    def trial_values(self) -> tuple[float, ...]:
+        """Values of hyper, in its order, with which the rule is tried out."""
+        return self.trial or tuple(TRIAL.get(name, OTHERWISE) for name in self.hyper)
 
     @cached_property
     def n_coefficients(self) -> int:

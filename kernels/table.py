@@ -17,6 +17,10 @@ from kernels.rule import Rule
 N_PILES = 64
 """Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
 
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+"""How far a step on one backend may be from that on another, of a value and the largest update together: a few roundings
+of float32, one of the others."""
+
 P, GRAD, STEP, N_ELEMENTS, PARAMETER, STATES = range(6)
 """Columns of the table; one column for each state and then each scalar follows from `STATES` on."""
 

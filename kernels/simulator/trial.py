@@ -12,12 +12,6 @@ from kernels.rule import Rule
 from kernels.simulator import backend
 from kernels.table import Entry, Launch, Table
 
-HYPER = {
-    **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
-    **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
-}
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""Of a value and the largest update together: a few roundings of float32, one of the others."""
 ALIGNMENT = 16
 
 
@@ -77,7 +71,7 @@ def table_of(rule: Rule, dtype: str, made: list[Entry], chunk_size: int) -> Tabl
     for entry in made:
         # Each lane has values of its own.
         factor = torch.linspace(1.0, 0.5, entry.lanes, dtype=torch.float64)
-        rows.append((1.0, *(HYPER.get(name, 0.5) * factor for name in rule.hyper)))
+        rows.append((1.0, *(value * factor for value in rule.trial_values)))
     table.set_hyper(rows)
     return table
 
@@ -113,7 +107,7 @@ def compare(rule: Rule, target: str, dtype: str = "float32", config: Config | No
                 continue
             r, g, update = r.double(), g.double(), (r.double() - old.double()).abs().nan_to_num(0, 0, 0).max()
             # What is NaN or infinite on one side alone is infinitely far.
-            off = ((g - r).abs() / (TOLERANCE[old.dtype] * (r.abs() + update))).nan_to_num(math.inf)
+            off = ((g - r).abs() / (tables.TOLERANCE[old.dtype] * (r.abs() + update))).nan_to_num(math.inf)
             off = off.where((r != g) & ~(r.isnan() & g.isnan()), 0.0)
             deviation = max(deviation, off.max().item())
         before = right

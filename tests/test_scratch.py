@@ -1,0 +1,35 @@
+"""The buffers on which a GPU is tuned, as far as they can be had without one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments import scratch
+from experiments.search import Case
+from kernels import rules
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("trial", [(), (0.25,) * 6])
+def test_a_rule_whose_hyperparameters_have_new_names_is_tried_with_values_of_its_own(monkeypatch, trial):
+    names = ("rate", "first", "second", "floor", "shrink", "pull")
+    assert len(names) == len(rules.adam.hyper)
+    monkeypatch.setitem(rules.RULES, "mine", replace(rules.adam, name="mine", hyper=names, trial=trial))
+    before = [t for entry in scratch.allocate(Case("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)]
+    after = scratch.outcome(Case("mine", "float32", "short", 8), CPU, None)
+    assert all(t.isfinite().all() for t in after)
+    assert (after[0] != before[0]).all()
+
+
+@pytest.mark.parametrize("name", rules.RULES)
+def test_every_rule_moves_every_element_when_it_is_tried(name):
+    case = Case(name, "float32", "short", 8)
+    before = scratch.allocate(case, CPU).entries
+    after = iter(scratch.outcome(case, CPU, None))
+    for entry in before:
+        for old in (entry.p, *entry.states):
+            new = next(after)
+            assert new.isfinite().all()
+            assert old is not entry.p or (new != old).all()
