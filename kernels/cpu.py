@@ -290,7 +290,9 @@ def launcher(table: Table) -> Launch:
     chunk_row, chunk_index = table.chunk_row.numpy(), table.chunk_index.numpy()
     chunk_size, seed = table.chunk_size, table.seed or 0
     # Waking a thread costs as much as what a chunk takes.
-    most_threads = max(1, min(numba.config.NUMBA_NUM_THREADS, int(table.host[:, N_ELEMENTS].sum()) // CHUNK_SIZE))
+    most_threads = max(
+        1, min(numba.config.NUMBA_NUM_THREADS, int(table.uploads.hosts[0][:, N_ELEMENTS].sum()) // CHUNK_SIZE)
+    )
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:

@@ -18,8 +18,8 @@ N_PILES = 64
 """Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""How far a step on one backend may be from that on another, of a value and the largest update together: a few roundings
-of float32, one of the others."""
+"""How far a step may be from another backend's, of a value and the largest update: a few roundings of float32, one of
+the others."""
 
 P, GRAD, STEP, N_ELEMENTS, PARAMETER, STATES = range(6)
 """Columns of the table; one column for each state and then each scalar follows from `STATES` on."""
@@ -48,6 +48,35 @@ class Entry:
     parameter: int = 0
 
 
+N_UPLOADS = 4
+
+
+class Uploads:
+    """The rows in pinned host memory, `N_UPLOADS` times: while one is read by the device, the next can be written.
+
+    So the host waits only if it is that many steps ahead of the device, in each of which a gradient has moved.
+    """
+
+    def __init__(self, rows: torch.Tensor, device: torch.device):
+        """rows: int64 [n_rows, n_columns], pinned if they are to go to a GPU."""
+        self.device, self.turn = device, 0
+        on_gpu = device.type == "cuda"
+        self.hosts = [rows, *(rows.clone().pin_memory() for _ in range(N_UPLOADS - 1))] if on_gpu else [rows]
+        self.read: list = [None] * len(self.hosts)
+
+    def send(self, target: torch.Tensor, column: int, values: np.ndarray) -> None:
+        """Copy the rows to target on its device's current stream, with other values in a column."""
+        host, read = self.hosts[self.turn], self.read[self.turn]
+        if read is not None:
+            read.synchronize()
+        host.numpy()[:, column] = values
+        target.copy_(host, non_blocking=True)
+        if self.device.type == "cuda":
+            # Of the device that the copy goes to, which need not be the current one.
+            self.read[self.turn] = torch.cuda.current_stream(self.device).record_event(read)
+        self.turn = (self.turn + 1) % len(self.hosts)
+
+
 @dataclass
 class Table:
     """Rows of one launch: tensors that share a rule, device and dtypes.
@@ -60,13 +89,15 @@ class Table:
         keys: int32 [n_rows] scratch, on the device: seeds of this step's stochastic rounding.
         chunk_row, chunk_index: int32 [n_chunks], on the device: chunk c is block
             `chunk_index[c]` of row `chunk_row[c]`.
-        host: the same rows in (pinned) host memory, from where they are uploaded.
+        uploads: the same rows in host memory, from where they are uploaded.
         entry_of_row, lane_offset: for each row its entry, and its distance in bytes from where the gradient starts.
         groups, lane_of_row: row r takes its hyperparameters from lane `lane_of_row[r]` of the lanes
             of `groups` laid end to end.
         seed: of stochastic rounding; None rounds to nearest.
         choice: how a GPU is to walk it; None where no configuration was looked up.
         grad_bytes: of each entry, how many bytes its gradient has.
+        captured: arguments of the launch that a CUDA graph has captured, if one has; see `pin`.
+        pinned: the memory that it reads and writes, also where a tensor has been moved to other memory since.
     """
 
     rule: Rule
@@ -79,7 +110,7 @@ class Table:
     chunk_row: torch.Tensor
     chunk_index: torch.Tensor
     chunk_size: int
-    host: torch.Tensor
+    uploads: "Uploads"
     entry_of_row: np.ndarray
     lane_offset: np.ndarray
     groups: tuple[int, ...]
@@ -88,7 +119,8 @@ class Table:
     choice: Choice | None = None
     grad_bytes: tuple[int, ...] = ()
     grad_addresses: list[int] | None = None
-    uploaded: "torch.cuda.Event | None" = None
+    captured: tuple | None = None
+    pinned: tuple[torch.UntypedStorage, ...] = ()
 
     @property
     def p_dtype(self) -> torch.dtype:
@@ -119,15 +151,15 @@ class Table:
                 "A gradient has moved since the last step, and a CUDA graph is being captured: the address table is "
                 "frozen then. Take a step with these gradients before, and keep them: zero_grad(set_to_none=False)"
             )
-        if self.uploaded is not None:
-            self.uploaded.synchronize()
         starts = np.array(addresses, dtype=np.int64)
-        self.host.numpy()[:, GRAD] = starts[self.entry_of_row] + self.lane_offset
-        self.rows.copy_(self.host, non_blocking=True)
-        if self.rows.is_cuda:
-            self.uploaded = self.uploaded or torch.cuda.Event()
-            self.uploaded.record()
+        self.uploads.send(self.rows, GRAD, starts[self.entry_of_row] + self.lane_offset)
         self.grad_addresses = addresses
+
+    def pin(self, grads: list[torch.Tensor], grad_scale: torch.Tensor | None, found_inf: torch.Tensor | None) -> None:
+        """Keep all that a CUDA graph reads which has captured a launch; from now on nothing here may change."""
+        self.captured = grads, grad_scale, found_inf
+        states = (t for entry in self.entries for t in (entry.p, *entry.states, entry.step, *entry.scalars))
+        self.pinned = tuple(t.untyped_storage() for t in (*states, *grads))
 
     def set_hyper(self, groups: list[tuple]) -> None:
         """Set the hyperparameters of each group: the gradient's factor, then as `rule.hyper`; floats or `[lanes]`."""
@@ -160,7 +192,12 @@ GradScaler, tensors of one element on the device, or None. Each backend's `launc
 
 def capturing(device: torch.device) -> bool:
     """Whether work on the device is being recorded into a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    if device.index in (None, torch.cuda.current_device()):
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
@@ -249,7 +286,7 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
         chunk_row=torch.from_numpy(chunk_row).to(device),
         chunk_index=torch.from_numpy(chunk_index).to(device),
         chunk_size=chunk_size,
-        host=host,
+        uploads=Uploads(host, device),
         entry_of_row=entry_of_row,
         lane_offset=lane_offset,
         groups=tuple(lanes_of_group),

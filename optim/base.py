@@ -189,6 +189,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             if self._seen is None:
                 dispatched.step(self, params, grads, hyper)
                 return
+        if any(part.table.captured for part in self._parts):
+            self._leave_captured(params, grads, hyper)
         if not are_numbers or hyper != self._hyper_seen:
             self._refresh_hyper(hyper)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -201,8 +203,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 copy.copy_(p)
             scaler = (grad_scale, found_inf)
             if grad_scale is not None or found_inf is not None:
-                scaler = (t if t is None else t.to(table.rows.device, non_blocking=True) for t in scaler)
+                scaler = (*(t if t is None else t.to(table.rows.device, non_blocking=True) for t in scaler),)
             launch(own, *scaler)
+            if tables.capturing(table.rows.device):
+                table.pin(own, *scaler)
             for copy, p in gaps:
                 p.copy_(copy)
         # As torch's operations do: autograd notices that what it may have kept for a backward pass has changed.
@@ -229,11 +233,30 @@ class RuleOptimizer(torch.optim.Optimizer):
         if before is None or not before.agrees(now):
             self._forget_tables()
             checks.check(self, params, grads)
-            # What is made here is also for steps outside of inference mode.
-            with torch.inference_mode(False), torch.no_grad():
-                self._parts = parts.build(self, params, grads)
+            self._lay_out(params, grads)
             now = watch.Seen(structure, params, grads, self.state, names)
         self._seen = now
+
+    def _lay_out(self, params: list, grads: list) -> None:
+        # What is made here is also for steps outside of inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            self._parts = parts.build(self, params, grads)
+
+    def _leave_captured(self, params: list, grads: list, hyper: list[tuple]) -> None:
+        """Lay tables out anew if those that a CUDA graph has captured would have to change.
+
+        Its replays go on with the gradients and hyperparameters that were captured, which stay alive with the
+        optimizer; hyperparameters on the device are read anew. Parameters, states and step counts are the same for
+        both, so that replays and steps may alternate.
+        """
+        if any(tables.capturing(part.table.rows.device) for part in self._parts):
+            return
+        seen = self._hyper_seen
+        changed = seen is None or not all(map(watch.same_values, hyper, seen))
+        if changed or any(part.moves(grads) for part in self._parts):
+            self._captured += self._parts
+            self._lay_out(params, grads)
+            self._hyper_seen = None
 
     def _refresh_hyper(self, hyper: list[tuple]) -> None:
         """Bring the tables up to date with the groups' values, if one has changed."""
@@ -257,6 +280,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             ]
 
     def _forget_tables(self) -> None:
+        # Graphs that have captured a launch read its tables, and what these point to, at every replay.
+        captured = [part for part in getattr(self, "_parts", []) if part.table.captured]
+        self._captured = [*getattr(self, "_captured", []), *captured]
         self._parts, self._seen, self._hyper_seen = [], None, None
         params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
         self._sharded = any(hasattr(p, "to_local") for p in params)

@@ -31,6 +31,16 @@ class Part(NamedTuple):
     special: list[tuple[int, torch.Tensor | None]]
     gaps: list[tuple[torch.Tensor, torch.Tensor]]
 
+    def moves(self, grads: list) -> bool:
+        """Whether one of its gradients, which are not copied into a buffer, is elsewhere than in the last step."""
+        buffered = {i for i, buffer in self.special if buffer is not None}
+        before = self.table.grad_addresses or []
+        return any(
+            memory.local(grads[i]).data_ptr() != address
+            for position, (i, address) in enumerate(zip(self.index, before, strict=False))
+            if position not in buffered
+        )
+
 
 def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[Part]:
     """Make the states that are missing, and lay the tables out; to be called after `checks.check`.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 # Tests run side by side, and threads that wait for work by spinning take the cores from each other.
@@ -112,3 +113,10 @@ def backend(request) -> str:
 
 def device_of(backend: str) -> str:
     return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+
+
+def sync_debug_mode(mode: str) -> None:
+    """Whether waiting for the GPU is an error; torch warns, once a process, that this is a prototype."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype feature")
+        torch.cuda.set_sync_debug_mode(mode)

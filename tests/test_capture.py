@@ -111,3 +111,88 @@ def test_where_nothing_can_be_captured_a_sentence_says_so_and_the_step_is_taken(
     call()
     assert done == [1]
     assert capture.replayed(call, "cpu") is call
+
+
+@pytest.fixture
+def graph(ready, monkeypatch):
+    """An optimizer of which a step was captured, and what replays that step."""
+    optimizer, params = ready
+    optimizer.step()
+    (part,) = optimizer._parts
+    monkeypatch.undo()
+    return optimizer, params, part, lambda: part.launch(*part.table.captured)
+
+
+def contents(part) -> list[torch.Tensor]:
+    table = part.table
+    return [t.clone() for t in (table.rows, table.hyper, table.chunk_row, table.chunk_index)]
+
+
+LATER = [move, change_lr, change_lr_in_place, leave_out, change_dtype, add_group, load_states]
+
+
+@pytest.mark.parametrize("change", LATER)
+def test_what_a_graph_has_captured_stays_as_it_was_whatever_steps_come_later(graph, change):
+    optimizer, params, part, replay = graph
+    before, captured = contents(part), [grad.clone() for grad in part.table.captured[0]]
+    for _ in range(3):
+        change(optimizer, params)
+        optimizer.step()
+        assert optimizer._parts[0] is not part
+    assert any(part is kept for kept in optimizer._captured)
+    assert all(torch.equal(a, b) for a, b in zip(before, contents(part), strict=True))
+    # The memory that it reads is still that of the gradients that were captured.
+    assert all(torch.equal(a, b) for a, b in zip(captured, part.table.captured[0], strict=True))
+    assert part.table.grad_addresses == [grad.data_ptr() for grad in part.table.captured[0]]
+    moved = params[0].detach().clone()
+    replay()
+    assert (params[0] != moved).all()
+
+
+def test_replays_and_steps_alternate_as_steps_alone_would(graph):
+    optimizer, params, part, replay = graph
+    twins = [p.detach().clone().requires_grad_() for p in params]
+    other = optim.AdamW(twins, lr=0.1, backend=optimizer.backend)
+    other.load_state_dict(optimizer.state_dict())
+    captured = [grad.clone() for grad in part.table.captured[0]]
+    for step in range(4):
+        if step % 2:
+            replay()
+            grads = captured
+        else:
+            grads = [torch.full_like(p, 1.0 + step) for p in params]
+            for p, grad in zip(params, grads, strict=True):
+                p.grad = grad
+            optimizer.step()
+        for q, grad in zip(twins, grads, strict=True):
+            q.grad = grad.clone()
+        other.step()
+        assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
+
+
+@pytest.mark.parametrize("which", ["parameter", "state", "gradient"])
+def test_memory_that_a_graph_reads_is_kept_when_a_tensor_moves_out_of_it(graph, which):
+    optimizer, params, part, replay = graph
+    p = params[0]
+    tensor = {"parameter": p, "state": optimizer.state[p]["exp_avg"], "gradient": p.grad}[which]
+    old = tensor.data_ptr()
+    tensor.data = tensor.data.clone()
+    optimizer.step()
+    assert optimizer._parts[0] is not part
+    assert old in [storage.data_ptr() for storage in part.table.pinned]
+    replay()
+
+
+def test_gradients_that_move_after_a_capture_keep_one_table_and_not_one_a_step(graph):
+    optimizer, params, *_ = graph
+    for _ in range(20):
+        move(optimizer, params)
+        optimizer.step()
+    assert len(optimizer._captured) == 1
+
+
+def test_a_step_as_it_was_captured_uses_the_same_table(graph):
+    optimizer, _, part, _ = graph
+    optimizer.step()
+    assert optimizer._parts == [part]
+    assert optimizer._captured == []

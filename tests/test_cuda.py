@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from experiments import cuda
 from tests import pretended
+from tests.conftest import sync_debug_mode
 
 UUID = str(pretended.H100.uuid)
 
@@ -210,3 +212,16 @@ def test_copy_bandwidth_of_what_no_cache_holds_lies_below_the_datasheet(n_bytes)
 def test_state_names_clocks_temperature_and_driver():
     found = cuda.state("cuda")
     assert set(found) in (set(), {"sm_mhz", "memory_mhz", "temperature_c", "power_w", "throttle", "driver"})
+
+
+def test_the_mode_that_forbids_waiting_may_warn_once(monkeypatch):
+    """As torch does, in the first call of a process; here warnings are errors."""
+    modes, words = [], "Synchronization debug mode is a prototype feature and does not yet detect all operations"
+
+    def warn(mode: str) -> None:
+        modes.append(mode)
+        warnings.warn(words, UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", warn)
+    sync_debug_mode("error")
+    assert modes == ["error"]

@@ -8,6 +8,7 @@ import torch
 import optim
 from experiments import capture, parts, population, problems, sweep
 from experiments.grid import AXES
+from tests.conftest import sync_debug_mode
 
 pytestmark = pytest.mark.gpu
 
@@ -105,13 +106,13 @@ def test_nothing_waits_for_the_gpu_between_evaluations():
 
     def on_step(step: int) -> None:
         # The first steps are those that compile and capture; after the last one comes an evaluation.
-        torch.cuda.set_sync_debug_mode("error" if 10 <= step < 39 else "default")
+        sync_debug_mode("error" if 10 <= step < 39 else "default")
 
     options = {"steps": 40, "evaluations": 1, "schedule": "cosine", "device": "cuda"}
     try:
         runs, _ = population.train(problem, TWO, [0, 1], on_step=on_step, **options)
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        sync_debug_mode("default")
     assert (runs["status"] == "ok").all()
 
 
@@ -238,11 +239,11 @@ def test_a_scaled_step_with_a_changing_learning_rate_never_waits_for_the_device(
             scaler.scale((p * x).sum()).backward()
             optimizer.param_groups[0]["lr"] = 0.1 / (1 + seed)
             # The first step lays the table out, and compiles.
-            torch.cuda.set_sync_debug_mode("error" if seed and module is optim else "default")
+            sync_debug_mode("error" if seed and module is optim else "default")
             try:
                 scaler.step(optimizer)
             finally:
-                torch.cuda.set_sync_debug_mode("default")
+                sync_debug_mode("default")
             scaler.update()
         assert scaler.get_scale() == 2.0**9
         assert optimizer.state[p]["step"].item() == 4

@@ -132,11 +132,11 @@ def test_chunks_cover_every_element_once():
     made = table.build(rules.adam, entries, torch.float32, chunk_size=64)
     covered = {}
     for row, index in zip(made.chunk_row.tolist(), made.chunk_index.tolist(), strict=True):
-        n = made.host[row, table.N_ELEMENTS].item()
+        n = made.uploads.hosts[0][row, table.N_ELEMENTS].item()
         elements = range(index * 64, min(n, index * 64 + 64))
         assert len(elements) > 0
         covered.setdefault(row, []).extend(elements)
-    sizes = made.host[:, table.N_ELEMENTS].tolist()
+    sizes = made.uploads.hosts[0][:, table.N_ELEMENTS].tolist()
     assert sizes == [0, 5, 100, 100, 100, 100, 3000, 3000]
     for row, n in enumerate(sizes):
         assert sorted(covered.get(row, [])) == list(range(n))
@@ -150,7 +150,7 @@ def test_offsets_beyond_two_to_the_31_elements_are_64_bit():
     made = table.build(rules.adam, [entry], torch.float32, chunk_size=2**20)
     last = made.chunk_index.max().item()
     assert last * 2**20 < n <= (last + 1) * 2**20
-    assert made.host[0, table.N_ELEMENTS].item() == n
+    assert made.uploads.hosts[0][0, table.N_ELEMENTS].item() == n
 
 
 def test_gradients_are_pointed_at_again_only_when_one_has_moved(monkeypatch):

@@ -112,14 +112,24 @@ def load_matrices(n: int, transposed: bool) -> Callable:
     return loaded
 
 
-def store_matrices(launch, mask, address, *parts) -> None:
+def store_matrices(transposed: bool) -> Callable:
     """stmatrix: the reverse."""
-    (rows,) = warps(launch, mask, address, what="stmatrix")
-    refuse((rows % 16 != 0).any(axis=2), "stmatrix of a row that is misaligned")
-    lane = np.arange(32)
-    for j, part in enumerate(parts):
-        at = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
-        launch.shared.store(at.reshape(launch.shape), to_bytes(part), 4, mask)
+
+    def stored(launch, mask, address, *parts) -> None:
+        (rows,) = warps(launch, mask, address, what="stmatrix")
+        refuse((rows % 16 != 0).any(axis=2), "stmatrix of a row that is misaligned")
+        lane = np.arange(32)
+        for j, part in enumerate(parts):
+            if transposed:
+                for k in (0, 1):
+                    at = rows[..., 8 * j + 2 * (lane % 4) + k] + (2 * (lane // 4)).astype(np.uint64)
+                    half = to_bytes(part)[..., 2 * k : 2 * k + 2]
+                    launch.shared.store(at.reshape(launch.shape), half, 2, mask)
+            else:
+                at = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
+                launch.shared.store(at.reshape(launch.shape), to_bytes(part), 4, mask)
+
+    return stored
 
 
 def buffer_load(kind: str) -> Callable:
@@ -183,10 +193,8 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
         # Of llvm.frexp the second operand, of llvm.ctlz and the like a flag, are not of the value's type.
         return lambda _launch, _mask, *operands: function(*operands)
     if match := re.fullmatch(r"llvm\.nvvm\.(ld|st)matrix\.sync\.aligned\.m8n8\.x(\d)(\.trans)?\.b16\.p3", name):
-        if match[1] == "ld":
-            return load_matrices(int(match[2]), bool(match[3]))
-        if not match[3]:
-            return store_matrices
+        transposed = bool(match[3])
+        return load_matrices(int(match[2]), transposed) if match[1] == "ld" else store_matrices(transposed)
     if match := re.fullmatch(r"llvm\.nvvm\.cp\.async\.c[ag]\.shared\.global\.(\d+)(\.s)?", name):
         return asynchronous_copy(int(match[1]))
     match name.removeprefix("llvm."):
@@ -206,6 +214,8 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
             return first_lane
         case "amdgcn.make.buffer.rsrc.p8.p1":
             return lambda _launch, _mask, start, _stride, length, _flags: (start, length.astype(np.uint64))
+        case "nvvm.bar.warp.sync":
+            return lambda launch, mask, *_: warps(launch, mask, what="bar.warp.sync") and None
         case "amdgcn.s.waitcnt" | "assume":
             return nothing
     if name.startswith("llvm.amdgcn.raw.ptr.buffer.load."):
