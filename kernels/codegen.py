@@ -31,6 +31,8 @@ from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
+PROMISES = {"cuda": [["tt.divisibility", 16]], "hip": [["tt.divisibility", 16], ["tt.pointer_range", 32]]}
+"""What launches tell the compiler of tensors that are aligned and, on AMD, below 2 GiB, as tables are."""
 ALL_DESCRIBED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
 
 
@@ -75,7 +77,7 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
     Args:
         target: sm_NN or gfx9NN.
         arguments: names and Triton's types (as "*fp32" or "i32") of its arguments, in order. Of pointers the compiler
-            is told that they are multiples of 16, unless the function has them among its `do_not_specialize`.
+            is told what launches promise (`PROMISES`), unless the function has them among its `do_not_specialize`.
         constants: values of its `tl.constexpr` arguments, which come after the others, in order.
         num_warps: of a program.
     Returns: Triton's compiled kernel: `asm["ptx"]`, the text, and `asm["cubin"]`, its machine code (AMD:
@@ -97,7 +99,7 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
         fn=kernel,
         signature={**arguments, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={index: [["tt.divisibility", 16]] for index in pointers} | {index: [] for index in described},
+        attrs=dict.fromkeys(pointers, PROMISES[gpu.backend]) | {index: [] for index in described},
     )
     return triton.compile(source, target=gpu, options={"num_warps": num_warps})
 
