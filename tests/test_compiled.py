@@ -100,12 +100,12 @@ def test_every_rule_does_so_in_a_pipelined_walk(target):
     compared([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
 
 
-# All of one, and of the others every fifth: each takes one second to four.
+# All of one, and of the others some: each takes one second to ten.
 SEARCHED = [
     ("sm_90", "float32", 1),
     ("sm_90", "bfloat16-states", 5),
     ("gfx942", "float32", 5),
-    ("gfx942", "bfloat16-states", 5),
+    ("gfx942", "bfloat16-states", 15),
 ]
 
 

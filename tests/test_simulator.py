@@ -207,3 +207,13 @@ def test_fma_rounds_once():
     with np.errstate(invalid="ignore"):
         assert np.isnan(fma(np.array([np.inf]), np.array([0.0]), np.array([1.0]))).all()
         assert fma(np.array([np.inf]), np.array([1.0]), np.array([1.0])).tolist() == [np.inf]
+
+
+def test_a_barrier_of_a_warp_orders_no_other_warp():
+    """Threads of two warps exchange: between them it takes a barrier of all."""
+    sync = "call void @llvm.nvvm.bar.warp.sync(i32 -1)\n"
+    declared = HEAD.replace("define ptx", "declare void @llvm.nvvm.bar.warp.sync(i32)\ndefine ptx")
+    x, y = torch.arange(float(N)), torch.zeros(N)
+    program = Program(declared + LOAD + PUT + sync + GET + STORE + "ret void\n}\n", n_threads=N, n_shared=4 * N)
+    with pytest.raises(Fault, match="is read after another warp wrote it"):
+        program.launch(1, (x, y), read=[x], written=[y])

@@ -214,8 +214,8 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
             return first_lane
         case "amdgcn.make.buffer.rsrc.p8.p1":
             return lambda _launch, _mask, start, _stride, length, _flags: (start, length.astype(np.uint64))
-        case "nvvm.bar.warp.sync":
-            return lambda launch, mask, *_: warps(launch, mask, what="bar.warp.sync") and None
+        case "nvvm.bar.warp.sync" | "amdgcn.wave.barrier":
+            return lambda launch, mask, *_: warps(launch, mask, what="a barrier of warps") and None
         case "amdgcn.s.waitcnt" | "assume":
             return nothing
     if name.startswith("llvm.amdgcn.raw.ptr.buffer.load."):
