@@ -114,8 +114,9 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cu
         pool: where the capture allocated; of no other capture.
         begun: whether it got as far as running what was to be captured.
     """
-    ABANDONED.append(graph)
     index, quietly = stream.device_index, contextlib.suppress(RuntimeError, AttributeError)
+    empty, spare = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    ABANDONED.extend((graph, empty))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
         with quietly, torch.cuda.stream(stream):
@@ -136,5 +137,9 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cu
                 torch._C._cuda_releasePool(index, pool)
                 torch._C._cuda_releasePool(index, pool)
         # Up to 2.11 its generators refuse to work until another capture has ended.
-        with quietly, torch.cuda.stream(stream), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
+        with quietly, torch.cuda.stream(stream), torch.cuda.graph(empty, pool=spare, stream=stream):
             pass
+        with quietly:  # which is refused where that has worked
+            torch._C._cuda_endAllocateToPool(index, spare)
+        with quietly:
+            empty.reset()
