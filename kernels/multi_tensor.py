@@ -306,8 +306,7 @@ def launcher(table: Table) -> Launch:
     one, zero = constant(1.0, device), constant(0.0, device)
     first_constants = prologue_constants(rule)
     config = table.choice.config if table.choice else DEFAULT
-    if table.chunk_size != config.chunk_size:
-        raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
+    table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     constants = update_constants(rule, *dtypes, seed is not None, config)
     measured = table.choice.entry if table.choice else None

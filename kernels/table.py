@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.config import Choice, Work, rows_class
+from kernels.config import Choice, Config, Work, rows_class
 from kernels.rule import Rule
 
 N_PILES = 64
@@ -46,6 +46,11 @@ class Entry:
     lanes: int = 1
     group: int = 0
     parameter: int = 0
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that a step updates."""
+        return (self.p, *self.states, self.step, *self.scalars)
 
 
 N_UPLOADS = 4
@@ -110,7 +115,7 @@ class Table:
     chunk_row: torch.Tensor
     chunk_index: torch.Tensor
     chunk_size: int
-    uploads: "Uploads"
+    uploads: Uploads
     entry_of_row: np.ndarray
     lane_offset: np.ndarray
     groups: tuple[int, ...]
@@ -158,8 +163,15 @@ class Table:
     def pin(self, grads: list[torch.Tensor], grad_scale: torch.Tensor | None, found_inf: torch.Tensor | None) -> None:
         """Keep all that a CUDA graph reads which has captured a launch; from now on nothing here may change."""
         self.captured = grads, grad_scale, found_inf
-        states = (t for entry in self.entries for t in (entry.p, *entry.states, entry.step, *entry.scalars))
-        self.pinned = tuple(t.untyped_storage() for t in (*states, *grads))
+        updated = (t for entry in self.entries for t in entry.tensors)
+        self.pinned = tuple(t.untyped_storage() for t in (*updated, *grads))
+
+    def check_config(self, config: Config) -> None:
+        """Raise ValueError unless the chunks are of the configuration's size."""
+        if self.chunk_size != config.chunk_size:
+            raise ValueError(
+                f"The table's chunks are of {self.chunk_size} elements, and the launch's {config.chunk_size}"
+            )
 
     def set_hyper(self, groups: list[tuple]) -> None:
         """Set the hyperparameters of each group: the gradient's factor, then as `rule.hyper`; floats or `[lanes]`."""

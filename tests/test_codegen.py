@@ -132,9 +132,12 @@ from kernels import multi_tensor
 
 kernels = {name: getattr(multi_tensor, name) for name in ("prologue_kernel", "multi_tensor_kernel")}
 
+launched = []
+
 class Warm:
     def __init__(self, kernel): self.kernel = kernel
-    def __getitem__(self, grid): return lambda *args, **kw: self.kernel.warmup(*args, grid=grid, **kw)
+    def __getitem__(self, grid):
+        return lambda *args, **kw: launched.append(self.kernel.warmup(*args, grid=grid, **kw))
 
 for name, kernel in kernels.items():
     setattr(multi_tensor, name, Warm(kernel))
@@ -144,15 +147,6 @@ FOUND = """
 from kernels import codegen, rules, table
 from kernels.config import Choice, default
 
-launched = []
-for name, kernel in kernels.items():
-    class Kept:
-        def __init__(self, kernel): self.kernel = kernel
-        def __getitem__(self, grid):
-            def launch(*args, **kw):
-                launched.append(self.kernel.warmup(*args, grid=grid, **kw).hash)
-            return launch
-    setattr(multi_tensor, name, Kept(kernel))
 rule, p = rules.adam, torch.zeros(5000)
 config = default(codegen.parse_target(TARGET).warp_size)
 made = table.build(rule, [table.Entry(p, (p.clone(), p.clone()), torch.zeros(1))], p.dtype, config.chunk_size)
@@ -161,7 +155,7 @@ multi_tensor.launcher(made)([p.clone()], None, None)
 for name, kernel in kernels.items():
     setattr(multi_tensor, name, kernel)
 before = [codegen.prologue(rule, TARGET).hash, codegen.compiled(rule, TARGET, "float32", config).hash]
-print(json.dumps([launched, before]))
+print(json.dumps([[kernel.hash for kernel in launched], before]))
 """
 
 VALUES = """

@@ -60,8 +60,8 @@ def parses():
         pytest.skip(f"llvmlite cannot parse this Triton's IR: {reason}")
 
 
-def compared(cases: list[tuple[str, str, str, Config]]) -> None:
-    """All of the cases, in one process."""
+def check_all(cases: list[tuple[str, str, str, Config]]) -> None:
+    """Assert of all cases, in one process, that what they update agrees."""
     given = [(rule, target, dtype, list(vars(config).values())) for rule, target, dtype, config in cases]
     found = [json.loads(line) for line in python(SCRIPT, json.dumps(given)).splitlines()]
     wrong = [
@@ -81,23 +81,23 @@ ONE_QUICK = [TARGETS[0], pytest.param(TARGETS[1], marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("target", ONE_QUICK)
 def test_every_rule_updates_as_its_formulas_say(target):
-    compared([(rule, target, "float32", default(WARP_SIZE[target])) for rule in rules.RULES])
+    check_all([(rule, target, "float32", default(WARP_SIZE[target])) for rule in rules.RULES])
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_adam_does_so_in_every_dtype_and_rounding(target):
-    compared([("adam", target, dtype, default(WARP_SIZE[target])) for dtype in VARIANTS if dtype != "float32"])
+    check_all([("adam", target, dtype, default(WARP_SIZE[target])) for dtype in VARIANTS if dtype != "float32"])
 
 
 @pytest.mark.parametrize("target", ONE_QUICK)
 def test_adam_does_so_in_a_pipelined_walk(target):
-    compared([("adam", target, dtype, walk(target)) for dtype in VARIANTS])
+    check_all([("adam", target, dtype, walk(target)) for dtype in VARIANTS])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_does_so_in_a_pipelined_walk(target):
-    compared([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
+    check_all([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
 
 
 # All of one, and of the others some: each takes one second to ten.
@@ -112,7 +112,7 @@ SEARCHED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "dtype", "every"), SEARCHED)
 def test_candidates_of_the_search_do_so(target, dtype, every):
-    compared([("adam", target, dtype, config) for config in candidates(WARP_SIZE[target])[::every]])
+    check_all([("adam", target, dtype, config) for config in candidates(WARP_SIZE[target])[::every]])
 
 
 LARGE = """

@@ -41,8 +41,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
         would trap, or get wrong.
     """
     config = config or default(codegen.parse_target(target).warp_size)
-    if table.chunk_size != config.chunk_size:
-        raise ValueError(f"The table's chunks are of {table.chunk_size} elements, and the launch's {config.chunk_size}")
+    table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     prologue, traversal = programs(table.rule, target, dtypes, table.seed is not None, config)
     n_rows, n_chunks = len(table.rows), len(table.chunk_row)

@@ -14,8 +14,8 @@ def flushed(x: np.ndarray) -> np.ndarray:
     return np.where(abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
 
 
-def extreme(function: Callable, of_signed: bool) -> Callable:
-    return (lambda a, b: unsigned(function(signed(a), signed(b)))) if of_signed else function
+def of_signed(function: Callable) -> Callable:
+    return lambda a, b: unsigned(function(signed(a), signed(b)))
 
 
 def words(x: np.ndarray) -> np.ndarray:
@@ -37,8 +37,6 @@ FUNCTIONS = {
     **dict.fromkeys(("llvm.nvvm.rcp.approx", "llvm.nvvm.rcp.rn", "llvm.amdgcn.rcp"), np.reciprocal),
     **dict.fromkeys(("llvm.nvvm.rsqrt.approx", "llvm.amdgcn.rsq"), lambda x: 1 / np.sqrt(x)),
     **dict.fromkeys(("llvm.fma", "llvm.fmuladd", "llvm.nvvm.fma.rn"), fma),
-    **dict.fromkeys(("llvm.nvvm.add.rn",), np.add),
-    **dict.fromkeys(("llvm.nvvm.mul.rn",), np.multiply),
     **dict.fromkeys(("llvm.fabs", "llvm.nvvm.fabs"), np.abs),
     **dict.fromkeys(("llvm.exp2", "llvm.nvvm.ex2.approx", "llvm.amdgcn.exp2"), np.exp2),
     **dict.fromkeys(("llvm.log2", "llvm.nvvm.lg2.approx", "llvm.amdgcn.log"), np.log2),
@@ -46,6 +44,8 @@ FUNCTIONS = {
     **dict.fromkeys(("llvm.cos", "llvm.nvvm.cos.approx"), np.cos),
     **dict.fromkeys(("llvm.minnum", "llvm.nvvm.fmin"), np.fmin),
     **dict.fromkeys(("llvm.maxnum", "llvm.nvvm.fmax"), np.fmax),
+    "llvm.nvvm.add.rn": np.add,
+    "llvm.nvvm.mul.rn": np.multiply,
     "llvm.minimum": np.minimum,
     "llvm.maximum": np.maximum,
     "llvm.floor": np.floor,
@@ -57,10 +57,10 @@ FUNCTIONS = {
     "llvm.log": np.log,
     "llvm.ldexp": ldexp,
     "llvm.frexp": lambda x: (lambda fraction, power: (fraction, unsigned(power.astype(np.int32))))(*np.frexp(x)),
-    "llvm.smax": extreme(np.maximum, True),
-    "llvm.smin": extreme(np.minimum, True),
-    "llvm.umax": extreme(np.maximum, False),
-    "llvm.umin": extreme(np.minimum, False),
+    "llvm.smax": of_signed(np.maximum),
+    "llvm.smin": of_signed(np.minimum),
+    "llvm.umax": np.maximum,
+    "llvm.umin": np.minimum,
     "llvm.nvvm.d2i.lo": lambda x: words(x)[..., 0],
     "llvm.nvvm.d2i.hi": lambda x: words(x)[..., 1],
     "llvm.nvvm.lohi.i2d": double,
@@ -91,43 +91,45 @@ def first_lane(launch, mask, value: np.ndarray) -> np.ndarray:
     return np.broadcast_to(value[..., :1], value.shape).reshape(launch.shape)
 
 
+def matrix_places(launch, mask, address: np.ndarray, n: int, transposed: bool, what: str) -> list[list[np.ndarray]]:
+    """Of n 8x8 matrices of 16-bit elements, where in shared memory each thread's two elements of each matrix are.
+
+    Thread i of a warp names row i % 8 of matrix i // 8. It holds two elements of one row, which lie side by side: one
+    address; transposed, of one column: two.
+    """
+    (rows,) = warps(launch, mask, address, what=what)
+    refuse((rows % 16 != 0).any(axis=2), f"{what} of a row that is misaligned")
+    major, minor = np.divmod(np.arange(32), 4)
+    picks = [(2 * minor, 2 * major), (2 * minor + 1, 2 * major)] if transposed else [(major, 4 * minor)]
+    return [
+        [(rows[..., 8 * j + row] + byte.astype(np.uint64)).reshape(launch.shape) for row, byte in picks]
+        for j in range(n)
+    ]
+
+
 def load_matrices(n: int, transposed: bool) -> Callable:
-    """ldmatrix of n 8x8 matrices of 16-bit elements: thread i of a warp names row i % 8 of matrix i // 8."""
+    """ldmatrix; see `matrix_places`."""
 
     def loaded(launch, mask, address):
-        (rows,) = warps(launch, mask, address, what="ldmatrix")
-        refuse((rows % 16 != 0).any(axis=2), "ldmatrix of a row that is misaligned")
-        lane, found = np.arange(32), []
-        for j in range(n):
-            if transposed:
-                halves = [rows[..., 8 * j + 2 * (lane % 4) + k] + (2 * (lane // 4)).astype(np.uint64) for k in (0, 1)]
-                parts = [launch.shared.load(half.reshape(launch.shape), 2, 2, mask) for half in halves]
-                part = np.concatenate(parts, axis=2)
-            else:
-                words_ = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
-                part = launch.shared.load(words_.reshape(launch.shape), 4, 4, mask)
-            found.append(from_bytes(part, "i32"))
+        found = []
+        for places in matrix_places(launch, mask, address, n, transposed, "ldmatrix"):
+            size = 4 // len(places)
+            parts = [launch.shared.load(place, size, size, mask) for place in places]
+            found.append(from_bytes(np.concatenate(parts, axis=2), "i32"))
         return tuple(found) if n > 1 else found[0]
 
     return loaded
 
 
-def store_matrices(transposed: bool) -> Callable:
-    """stmatrix: the reverse."""
+def store_matrices(n: int, transposed: bool) -> Callable:
+    """stmatrix, the reverse; see `matrix_places`."""
 
-    def stored(launch, mask, address, *parts) -> None:
-        (rows,) = warps(launch, mask, address, what="stmatrix")
-        refuse((rows % 16 != 0).any(axis=2), "stmatrix of a row that is misaligned")
-        lane = np.arange(32)
-        for j, part in enumerate(parts):
-            if transposed:
-                for k in (0, 1):
-                    at = rows[..., 8 * j + 2 * (lane % 4) + k] + (2 * (lane // 4)).astype(np.uint64)
-                    half = to_bytes(part)[..., 2 * k : 2 * k + 2]
-                    launch.shared.store(at.reshape(launch.shape), half, 2, mask)
-            else:
-                at = rows[..., 8 * j + lane // 4] + (4 * (lane % 4)).astype(np.uint64)
-                launch.shared.store(at.reshape(launch.shape), to_bytes(part), 4, mask)
+    def stored(launch, mask, address, *registers) -> None:
+        all_places = matrix_places(launch, mask, address, n, transposed, "stmatrix")
+        for places, register in zip(all_places, registers, strict=True):
+            parts = np.split(to_bytes(register), len(places), axis=2)
+            for place, part in zip(places, parts, strict=True):
+                launch.shared.store(place, part, part.shape[2], mask)
 
     return stored
 
@@ -190,11 +192,10 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
     if (function := FUNCTIONS.get(plain(name))) is not None:
         if ".ftz" in name:
             return lambda _launch, _mask, *operands: flushed(function(*operands))
-        # Of llvm.frexp the second operand, of llvm.ctlz and the like a flag, are not of the value's type.
         return lambda _launch, _mask, *operands: function(*operands)
     if match := re.fullmatch(r"llvm\.nvvm\.(ld|st)matrix\.sync\.aligned\.m8n8\.x(\d)(\.trans)?\.b16\.p3", name):
-        transposed = bool(match[3])
-        return load_matrices(int(match[2]), transposed) if match[1] == "ld" else store_matrices(transposed)
+        make = load_matrices if match[1] == "ld" else store_matrices
+        return make(int(match[2]), bool(match[3]))
     if match := re.fullmatch(r"llvm\.nvvm\.cp\.async\.c[ag]\.shared\.global\.(\d+)(\.s)?", name):
         return asynchronous_copy(int(match[1]))
     match name.removeprefix("llvm."):

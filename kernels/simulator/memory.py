@@ -125,7 +125,8 @@ class Shared:
         refuse(taking_part & (address % align != 0), f"{what}, which is misaligned", address)
         end = self.data.shape[1]
         refuse(taking_part & (address + np.uint64(n_bytes) > end), f"{what}, and there are {end}", address)
-        programs, address, warp, mask = np.broadcast_arrays(self.programs, address, self.warp, np.asarray(taking_part))
+        mask = self.came(mask)
+        programs, address, warp = (np.broadcast_to(x, mask.shape) for x in (self.programs, address, self.warp))
         byte = address[mask].astype(np.int64)[:, None] + np.arange(n_bytes)
         return programs[mask][:, None], byte, warp[mask][:, None]
 
@@ -148,18 +149,21 @@ class Shared:
         first = np.broadcast_to(warp, byte.shape)
         self.reader[at] = np.where(self.reader[at] != first, SEVERAL, self.reader[at])
         self.read[at] = now
-        found = self.data[at]
-        shape = np.broadcast_shapes(self.data.shape[:1] + (1,), self.warp.shape, address.shape)
-        whole = np.zeros((*shape, n_bytes), np.uint8)
-        whole[np.broadcast_to(True if mask is None else mask, shape)] = found
+        came = self.came(mask)
+        whole = np.zeros((*came.shape, n_bytes), np.uint8)
+        whole[came] = self.data[at]
         return whole
 
     def store(self, address: np.ndarray, value: np.ndarray, align: int, mask: np.ndarray | None = None) -> None:
         """Write uint8 [programs, threads, n_bytes]. Raises: Fault as `load`, and for bytes that another warp reads."""
         program, byte, warp = self.places(address, value.shape[2], align, mask, "writes")
         value = self.taken(value, mask)
+        self.claim((program, byte), warp, value)
+        self.put(program, byte, warp, value)
+
+    def put(self, program: np.ndarray, byte: np.ndarray, warp: np.ndarray, value: np.ndarray) -> None:
+        """Write bytes, in each program's epoch of now, for which nothing speaks against it."""
         at = program, byte
-        self.claim(at, warp, value)
         self.data[at], self.written[at], self.writer[at] = value, self.epoch[program, 0], warp
 
     def claim(self, at: tuple, warp: np.ndarray, value: np.ndarray | None) -> None:
@@ -174,9 +178,8 @@ class Shared:
 
     def taken(self, value: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """What the threads that take part have of a value of all of them: [touches, n_bytes]."""
-        shape = np.broadcast_shapes(self.data.shape[:1] + (1,), self.warp.shape, value.shape[:2])
-        value = np.broadcast_to(value, (*shape, value.shape[2]))
-        return value[np.broadcast_to(True if mask is None else mask, shape)]
+        came = self.came(mask)
+        return np.broadcast_to(value, (*came.shape, value.shape[2]))[came]
 
     def copy(self, address: np.ndarray, value: np.ndarray, mask: np.ndarray | None) -> None:
         """Begin an asynchronous copy of uint8 [programs, threads, n_bytes], which `wait` completes."""
@@ -202,9 +205,8 @@ class Shared:
             group, program, *_ = copy
             done = ((group != NOBODY) & (group < self.groups[program] - n) & takes_part[program])[:, 0]
             _, program, byte, warp, value = (x[done] for x in copy)
-            at = program, byte
-            self.in_flight[at] = False
-            self.data[at], self.written[at], self.writer[at] = value, self.epoch[program, 0], warp
+            self.in_flight[program, byte] = False
+            self.put(program, byte, warp, value)
             if not done.all():
                 left.append(tuple(x[~done] for x in copy))
         self.pending = left

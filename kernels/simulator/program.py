@@ -78,7 +78,6 @@ class Program:
         self.n_threads, self.n_shared, self.warp_size = n_threads, n_shared, warp_size
         module = llvm.parse_assembly(ir)
         (kernel,) = (function for function in module.functions if not function.is_declaration)
-        self.name = kernel.name
         self._numbers: dict[str, int] = {}
         arguments, blocks = [*kernel.arguments], [*kernel.blocks]
         # What LLVM leaves without a name gets one, by which operands are told apart.
@@ -131,16 +130,17 @@ class Program:
         return Block(phis, instructions, following, condition)
 
     def _instruction(self, instruction, operands: list) -> Instruction:
-        kind, text = str(instruction.type), str(instruction)
+        kind, called = str(instruction.type), None
         result = None if kind == "void" else self._numbers[instruction.name]
-        if instruction.opcode != "call":
-            execute = operations.decode(instruction.opcode, kind, [str(x.type) for x in operands], text)
-        elif operands[-1].value_kind == ValueKind.inline_asm:
-            *operands, code = operands
-            execute = ptx.decode(str(code), kind)
+        if instruction.opcode == "call":
+            *operands, called = operands
+        of = [str(operand.type) for operand in operands]
+        if called is None:
+            execute = operations.decode(instruction.opcode, kind, of, str(instruction))
+        elif called.value_kind == ValueKind.inline_asm:
+            execute = ptx.decode(str(called), kind)
         else:
-            *operands, function = operands
-            execute = intrinsics.decode(function.name, kind, [str(x.type) for x in operands], self._flushes)
+            execute = intrinsics.decode(called.name, kind, of, self._flushes)
         return Instruction(execute, tuple(map(self._operand, operands)), result)
 
     def launch(
@@ -151,9 +151,9 @@ class Program:
         Args:
             n_programs: the grid, of one dimension.
             arguments: of the kernel, in order. Those that it is called with beyond (Triton's scratch memory) are 0.
-            read, written: contiguous CPU tensors that it may read, and those that it may also write: no others,
-                the arguments included.
-        Raises: Fault.
+            read, written: CPU tensors without gaps in memory that it may read, and those that it may also write: no
+                others, the arguments included.
+        Raises: ValueError for other tensors; Fault.
         """
         values: list = [None] * (1 + max(self._numbers.values(), default=0))
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]

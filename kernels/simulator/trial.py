@@ -61,7 +61,7 @@ def entries(rule: Rule, dtype: str, config: Config) -> tuple[list[Entry], list[t
 
 
 def values(made: list[Entry]) -> list[torch.Tensor]:
-    return [t for entry in made for t in (entry.p, *entry.states, entry.step, *entry.scalars)]
+    return [t for entry in made for t in entry.tensors]
 
 
 def table_of(rule: Rule, dtype: str, made: list[Entry], chunk_size: int) -> Table:
