@@ -223,8 +223,7 @@ def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         silent.settimeout(0)
-        for name in ("http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(data, "MIRRORS", (f"http://127.0.0.1:{silent.getsockname()[1]}/",))
         monkeypatch.delenv("MNIST_DIR", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         command = ["sweep", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
