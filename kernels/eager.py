@@ -144,6 +144,7 @@ def launcher(table: Table) -> Launch:
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:
             return
+        table.check_memory(grads)
         row = 0
         for entry, grad in zip(table.entries, grads, strict=True):
             hyper = table.hyper[row : row + entry.lanes].unbind(1)

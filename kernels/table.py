@@ -148,9 +148,7 @@ class Table:
         addresses = [*map(torch.Tensor.data_ptr, grads)]
         if addresses == self.grad_addresses:
             return
-        sizes = map(torch.UntypedStorage.nbytes, map(torch.Tensor.untyped_storage, grads))
-        if not all(map(operator.ge, sizes, self.grad_bytes)):
-            raise RuntimeError("The memory of a gradient has been freed or made smaller")
+        self.check_memory(grads)
         if capturing(self.rows.device):
             raise RuntimeError(
                 "A gradient has moved since the last step, and a CUDA graph is being captured: the address table is "
@@ -159,6 +157,14 @@ class Table:
         starts = np.array(addresses, dtype=np.int64)
         self.uploads.send(self.rows, GRAD, starts[self.entry_of_row] + self.lane_offset)
         self.grad_addresses = addresses
+
+    def check_memory(self, grads: list[torch.Tensor]) -> None:
+        """Raise RuntimeError if the storage of a gradient ends before the gradient does."""
+        ends, sizes = self.grad_bytes, map(torch.UntypedStorage.nbytes, map(torch.Tensor.untyped_storage, grads))
+        if any(map(torch.Tensor.storage_offset, grads)):
+            ends = [g.storage_offset() * g.element_size() + n for g, n in zip(grads, self.grad_bytes, strict=True)]
+        if not all(map(operator.ge, sizes, ends)):
+            raise RuntimeError("The memory of a gradient has been freed or made smaller")
 
     def pin(self, grads: list[torch.Tensor], grad_scale: torch.Tensor | None, found_inf: torch.Tensor | None) -> None:
         """Keep all that a CUDA graph reads which has captured a launch; from now on nothing here may change."""

@@ -194,11 +194,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not are_numbers or hyper != self._hyper_seen:
             self._refresh_hyper(hyper)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for table, launch, index, special, gaps in self._parts:
-            own = grads if len(index) == len(grads) and not special else [grads[i] for i in index]
-            for i, buffer in special:
-                grad = memory.real(own[i])
-                own[i] = grad if buffer is None else buffer.copy_(grad)
+        taken = [part.taken(grads) for part in self._parts]
+        if len(taken) > 1:  # A launch checks its own, when others may have changed something.
+            for part, own in zip(self._parts, taken, strict=True):
+                part.table.check_memory(own)
+        for (table, launch, _, _, gaps), own in zip(self._parts, taken, strict=True):
             for copy, p in gaps:
                 copy.copy_(p)
             scaler = (grad_scale, found_inf)

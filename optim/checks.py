@@ -31,7 +31,7 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
     if memory.overlaps_itself(memory.local(p)):
         raise RuntimeError(f"{name()}: several elements share one place in memory (strides {tuple(p.stride())})")
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
-        if watch.is_plain(memory.local(tensor)) and not memory.has_memory(memory.local(tensor)):
+        if is_freed(tensor):
             raise RuntimeError(f"{name()}: the memory of the {what} has been freed or made smaller")
     if p.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError(f"{name()} was made in inference mode, and can be updated nowhere else")
@@ -44,6 +44,12 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
         raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
     if lanes > 1 and hasattr(p, "to_local"):
         raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
+
+
+def is_freed(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's storage has been freed or made too small for it."""
+    tensor = memory.local(tensor)
+    return watch.is_plain(tensor) and not memory.has_memory(tensor)
 
 
 def name_of(optimizer, p: torch.Tensor, i: int) -> str:

@@ -23,7 +23,8 @@ def aligned(grad: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 def real(tensor: torch.Tensor) -> torch.Tensor:
     """The local tensor as real numbers `[..., 2]` if it is complex; a copy where it is `lazy`."""
     tensor = local(tensor).resolve_conj().resolve_neg()
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    # torch.utils.swap_tensors refuses a tensor that a view holds, and detached ones hold the memory alone.
+    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
 
 
 def real_dtype(tensor: torch.Tensor) -> torch.dtype:

@@ -31,6 +31,18 @@ class Part(NamedTuple):
     special: list[tuple[int, torch.Tensor | None]]
     gaps: list[tuple[torch.Tensor, torch.Tensor]]
 
+    def taken(self, grads: list) -> list:
+        """Its gradients, out of all, as its launch reads them. Raises: RuntimeError if one that is copied was freed."""
+        if len(self.index) == len(grads) and not self.special:
+            return grads
+        own = [grads[i] for i in self.index]
+        for i, buffer in self.special:
+            if checks.is_freed(own[i]):
+                raise RuntimeError("The memory of a gradient has been freed or made smaller")
+            grad = memory.real(own[i])
+            own[i] = grad if buffer is None else buffer.copy_(grad)
+        return own
+
     def moves(self, grads: list) -> bool:
         """Whether one of its gradients, which are not copied into a buffer, is elsewhere than in the last step."""
         buffered = {i for i, buffer in self.special if buffer is not None}
@@ -152,11 +164,16 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     """The state of p as a launch needs it, made or mended where it is not.
 
     Step and scalars are float32 on p's device, one a lane; states are laid out like p, or without gaps if p has.
-    Raises: ValueError if the state is of another shape, or lacks a part of what the rule keeps.
+    Raises: ValueError if the state is of another shape, or lacks a part of what the rule keeps; RuntimeError if its
+        memory has been freed.
     """
     state, initial = dict.get(optimizer.state, p) or {}, optimizer.initial(group)
     state = {name: value for name, value in state.items() if value is not None}  # torch.optim.SGD of old saved None.
     found = [name for name in rule.states if name in state]
+    for name in ("step", *rule.states, *rule.scalars):
+        if isinstance(state.get(name), torch.Tensor) and checks.is_freed(state[name]):
+            called = checks.name_of(optimizer, p, i)
+            raise RuntimeError(f"{called}: the memory of {name} of its state has been freed or made smaller")
     begun = [*(["step"] if "step" in state else []), *found]
     lacking = [name for name in rule.states if name not in state and name not in optimizer.late_states]
     if begun and lacking:
@@ -214,9 +231,7 @@ def is_count(value, p: torch.Tensor, shape: tuple[int, ...]) -> bool:
 
 def is_laid_out_like(old: torch.Tensor, new: torch.Tensor) -> bool:
     """Whether a launch may use a state as it is."""
-    if memory.lazy(old) or not memory.has_memory(memory.local(old)):
-        return False
-    return memory.layout(memory.real(old)) == memory.layout(memory.real(new))
+    return not memory.lazy(old) and memory.layout(memory.real(old)) == memory.layout(memory.real(new))
 
 
 @functools.cache

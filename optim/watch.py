@@ -14,7 +14,8 @@ with what they were when the tables were laid out,
 Of parameters without a gradient only who they are counts. This suffices: an address, a dtype, sizes and strides say
 which bytes a tensor is, and its dispatch keys say how they are to be read (conjugated, negated, through a subclass).
 Memory that was freed cannot lie at the same address, unless it is what the tensor has now. Whether a storage holds all
-elements is looked at when it has moved, as it does when it is made smaller.
+elements is looked at when it has moved, as it does when it is freed or made smaller. A storage that is freed and then
+allocated too small, all between two steps, is not seen if the allocator returns the same address.
 """
 
 from collections import defaultdict
