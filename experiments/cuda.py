@@ -76,6 +76,10 @@ THROTTLE_REASONS = {
 }
 """Bits of NVML's nvmlClocksEventReasons."""
 
+SMI_LIMIT = 5.0
+"""Seconds in which nvidia-smi answers, if it ever does."""
+HUNG: list[subprocess.Popen] = []
+"""The nvidia-smi that has not answered, for no other is asked then; a driver can hold it even after it was killed."""
 SMI_FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "driver_version")
 
 
@@ -127,7 +131,7 @@ def text(value: str | bytes) -> str:
 
 
 def smi_state(uuid: str) -> dict:
-    """`state` by nvidia-smi. Raises: OSError, CalledProcessError or ValueError."""
+    """`state` by nvidia-smi. Raises: OSError, CalledProcessError, TimeoutExpired or ValueError."""
     try:
         *values, bits = smi(uuid, (*SMI_FIELDS, "clocks_event_reasons.active"))
     except subprocess.CalledProcessError:  # drivers before 535
@@ -143,9 +147,22 @@ def smi_state(uuid: str) -> dict:
 
 
 def smi(uuid: str, fields: tuple[str, ...]) -> list[str]:
+    """What nvidia-smi prints for each field. Errors as of `smi_state`, at once if it has not answered before."""
     command = ["nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    return [value.strip() for value in done.stdout.split(",")]
+    if HUNG:
+        raise subprocess.TimeoutExpired(command, SMI_LIMIT)
+    # `subprocess.run` would wait without end for one that cannot be killed.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        printed, _ = process.communicate(timeout=SMI_LIMIT)
+    except subprocess.TimeoutExpired:
+        HUNG.append(process)
+        process.kill()
+        process.stdout.close()
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return [value.strip() for value in printed.split(",")]
 
 
 def reasons(bits: int) -> list[str]:

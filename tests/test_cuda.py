@@ -1,9 +1,10 @@
 """The primitives of measuring on a GPU: what can be known without one, and, with one, that they measure."""
 
-import subprocess
+import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,17 +121,35 @@ def test_state_is_asked_of_nvml_by_the_uuid(h100, monkeypatch):
     }
 
 
-def test_state_is_asked_of_nvidia_smi_where_nvml_is_missing(h100, monkeypatch):
-    asked = []
+@pytest.fixture
+def nvidia_smi(h100, monkeypatch, tmp_path):
+    """Puts a shell script in the place of nvidia-smi, and returns what says how that was called; NVML is missing."""
+    asked = tmp_path / "asked"
 
-    def run(command, **_):
-        asked.append(command)
-        if any("clocks_event_reasons" in word for word in command):
-            raise subprocess.CalledProcessError(2, command)
-        return SimpleNamespace(stdout="345, 2619, 31, 70.53, 525.85.12, 0x0000000000000001\n")
+    def put(script: str) -> Callable[[], list[str]]:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f'#!/bin/sh\necho "$*" >> {asked}\n{script}\n')
+        program.chmod(0o755)
+        return lambda: asked.read_text().splitlines()
 
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(cuda, "HUNG", [])
+    return put
+
+
+def test_an_nvidia_smi_that_does_not_answer_is_asked_once(nvidia_smi, monkeypatch):
+    asked = nvidia_smi("exec sleep 60")
+    monkeypatch.setattr(cuda, "SMI_LIMIT", 0.5)
+    assert [cuda.state("cuda") for _ in range(3)] == [{}] * 3
+    assert len(asked()) == 1
+    (process,) = cuda.HUNG
+    assert process.wait(10) < 0
+
+
+def test_state_is_asked_of_nvidia_smi_where_nvml_is_missing(nvidia_smi):
+    answer = "echo 345, 2619, 31, 70.53, 525.85.12, 0x0000000000000001"
+    asked = nvidia_smi(f'case "$*" in *clocks_event_reasons*) exit 2; esac; {answer}')
     assert cuda.state("cuda") == {
         "sm_mhz": 345,
         "memory_mhz": 2619,
@@ -139,7 +158,7 @@ def test_state_is_asked_of_nvidia_smi_where_nvml_is_missing(h100, monkeypatch):
         "throttle": ["idle"],
         "driver": "525.85.12",
     }
-    assert [f"--id=GPU-{UUID}" in command for command in asked] == [True, True]
+    assert [f"--id=GPU-{UUID}" in command for command in asked()] == [True, True]
 
 
 def test_copies_are_of_the_size_that_was_asked_for():
