@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments import atlas, figures, origin, scratch, search, search_report, store, tuner
+from experiments import atlas, figures, origin, preflight, scratch, search, search_report, store, tuner
 from experiments.bars import progress_bar
 from experiments.engine import interrupts
 from experiments.grid import OptionError
@@ -104,6 +104,7 @@ def check_tune(args: argparse.Namespace) -> None:
         raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
     else:
         gpu()
+        preflight.check()
     args.out = store.check_folder(args.out)
     args.into = args.into and store.check_folder(args.into, "--into")
 
@@ -195,6 +196,7 @@ def verify(args: argparse.Namespace) -> int:
     """Race each entry against the default; 1 if one is slower than it beyond doubt."""
     args.budget = taken("--budget", args.budget, SECONDS)
     device = gpu()
+    preflight.check()
     machine, rows = scratch.machine(device), []
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)

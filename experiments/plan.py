@@ -90,6 +90,8 @@ def make_plan(
     if engine not in ENGINES:
         raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {values.shown(engine)}")
     device = resolve_device(device, engine)
+    if engine == "local":
+        check_kernels(device)
     n_configs = drawn[1] * len(grids) if drawn else sum(math.prod(map(len, own.values())) for own in grids.values())
     store.check_room(out, n_configs * seeds, (evaluations if steps is None else min(evaluations, steps)) + 1)
     configs = {
@@ -224,6 +226,14 @@ def resolve_device(device: str, engine: str = "local") -> str:
             f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
     return device
+
+
+def check_kernels(device: str) -> None:
+    """Raise OptionError, one sentence, if Triton cannot run kernels on a GPU, as where there is no C compiler."""
+    if device.startswith("cuda"):
+        from experiments import preflight  # which imports Triton
+
+        preflight.check(device)
 
 
 def total_memory(device: str) -> float:

@@ -3,15 +3,19 @@
 A C compiler builds what launches kernels: Triton 3.7 one extension for all of them, Triton 3.6 one for each.
 """
 
+import contextlib
+import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
 
 from experiments import processes
+from experiments.grid import OptionError
 from experiments.processes import Outcome, Stage
 
 COMMAND = ["-c", "from experiments import preflight; preflight.launch()"]
@@ -38,9 +42,34 @@ def add_one_kernel(x_ptr, BLOCK_SIZE: tl.constexpr):
 def launch(device: str = "cuda") -> None:
     """Run a kernel. Raises: RuntimeError if it has not done its work, and whatever Triton raises."""
     x = torch.zeros(16, device=device)
-    add_one_kernel[(1,)](x, BLOCK_SIZE=16)
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        add_one_kernel[(1,)](x, BLOCK_SIZE=16)
     if not (x == 1).all():
         raise RuntimeError("a kernel ran and has not written what it computes")
+
+
+def check(device: str = "cuda") -> None:
+    """Raise OptionError, the sentence of `refusal`, unless a kernel runs; where one does, no process is started."""
+    try:
+        with silent():
+            launch(device)
+    except Exception:
+        if why := refusal({**os.environ}):
+            raise OptionError(why) from None
+        raise
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Have what this process and those that it starts write to stderr disappear, as a compiler's complaints."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def refusal(environment: dict[str, str], command: list[str] | None = None, limit: float = LIMIT) -> str | None:

@@ -28,7 +28,7 @@ from experiments.data import DataError
 from experiments.engine import interrupts
 from experiments.grid import OptionError
 from experiments.implementations import DEFAULT, IMPLEMENTATIONS
-from experiments.plan import resolve_device
+from experiments.plan import check_kernels, resolve_device
 from experiments.timing import INTERVALS, markdown_table
 from experiments.values import SECONDS, checked, optional, whole
 from kernels.commands import command
@@ -254,6 +254,8 @@ def check(args: argparse.Namespace) -> None:
             f"--device {args.device} accepts no TRITON_INTERPRET in the environment: the interpreter is never timed"
         )
     args.out = store.check_folder(args.out)
+    if args.what != "host":  # which launches nothing
+        check_kernels(resolve_device(args.device))
 
 
 @command

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_step, cuda, implementations, sides, speed, throughput
+from experiments import bench_step, cuda, implementations, preflight, sides, speed, throughput
 from experiments.bench_step import CASES, FLOAT32, Group
 from experiments.implementations import IMPLEMENTATIONS, Case
 from tests import pretended as gpus
@@ -452,6 +452,7 @@ def pretended(monkeypatch, h100):
     monkeypatch.setattr(cuda, "graph_of", lambda calls, device: lambda: [call() for call in calls])
     monkeypatch.setattr(cuda, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
     monkeypatch.setattr(throughput, "matrix_rate", lambda device: 5e13)
+    monkeypatch.setattr(preflight, "launch", lambda device: None)
     # So little L2 that two sets of tensors exceed it.
     gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=cuda.SMALLEST_SET // cuda.L2_MULTIPLE))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**35, 2**36))

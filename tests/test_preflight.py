@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from experiments import gpu, preflight, processes
+from experiments import autotune, gpu, preflight, processes, sweep, throughput
+from experiments.grid import OptionError
 from tests.test_registry import H100
 
 # The extension that launches kernels, which the first one has built; nothing of it needs a GPU.
@@ -106,16 +107,28 @@ def test_what_other_compilers_print_is_understood(printed, why):
     assert preflight.reason(made, 1.0).startswith(why)
 
 
-def test_make_gpu_ends_with_2_before_it_has_written_anything(bare, tmp_path, monkeypatch, capsys):
+COMMANDS = {
+    gpu: [],
+    autotune: ["tune"],
+    throughput: ["step", "--device", "cuda"],
+    sweep: ["regression", "--device", "cuda"],
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__)
+def test_commands_end_with_2_before_they_have_written_anything(module, bare, tmp_path, monkeypatch, capfd):
     for name, value in {**bare, "CC": "/nothing/cc"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(gpu, "device_facts", lambda device: H100)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for user in (gpu, autotune):
+        monkeypatch.setattr(user, "device_facts", lambda device: H100)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(preflight, "COMMAND", BUILDS)
-    assert gpu.main(["--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"python -m experiments.gpu: {NEEDS} a C compiler, and CC names /nothing/cc, which")
+    assert module.main([*COMMANDS[module], "--out", str(tmp_path / "out")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"python -m {module.__name__}: {NEEDS} a C compiler, and CC names /nothing/cc, which")
     assert not (tmp_path / "out").exists()
 
 
@@ -124,6 +137,19 @@ def test_the_kernel_that_is_tried_runs(device):
     if device == "cpu" and torch.cuda.is_available():
         pytest.skip("the interpreter runs where there is no GPU")
     preflight.launch(device)
+
+
+def test_where_a_kernel_runs_no_process_is_started_and_what_a_compiler_prints_is_not_seen(monkeypatch, capfd):
+    monkeypatch.setattr(preflight, "COMMAND", ["-c", "import os; os._exit(7)"])
+    monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: warning"))
+    preflight.check()
+    monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: error") / 0)
+    with pytest.raises(OptionError, match="its process ended with 7"):
+        preflight.check()
+    monkeypatch.setattr(preflight, "COMMAND", ["-c", "pass"])
+    with pytest.raises(ZeroDivisionError):
+        preflight.check()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.gpu
