@@ -223,12 +223,16 @@ def main(argv: list[str] | None = None) -> int:
         # What the compilers make of others is no sentence, and may be the end of the process.
         print(f"{cli.prog}: TARGET accepts {', '.join(LIMITS)}, not {unknown[0]!r}", file=sys.stderr)
         return 2
+    if args.run:
+        try:
+            from kernels.simulator import trial  # which compiles by this module
+        except ImportError as error:
+            print(f"{cli.prog}: --run: {error}", file=sys.stderr)
+            return 2
     failed = False
     for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
         found = asdict(compile_update(rules.RULES[rule], target, dtype))
         if args.run:
-            from kernels.simulator import trial  # which compiles by this module
-
             result = trial.compare(rules.RULES[rule], target, dtype)
             found["run"] = result._asdict()
             failed |= not result.passed

@@ -192,6 +192,29 @@ def test_run_prints_what_came_of_it():
     assert found["left_out"]
 
 
+WITHOUT_LLVMLITE = """
+import sys
+sys.modules["llvmlite"] = None
+import torch, optim
+from kernels import codegen
+
+assert codegen.main(["sm_90", "--rule", "sgd", "--run"]) == 2
+p = torch.zeros(3, requires_grad=True)
+p.grad = torch.ones(3)
+try:
+    optim.SGD([p], backend="compiled:sm_90").step()
+except ImportError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+def test_without_llvmlite_a_sentence_says_what_to_install():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LLVMLITE], capture_output=True, text=True, env=CLEAN)
+    why = "what Triton compiles is simulated by llvmlite, which is missing: pip install 'llvmlite>=0.50'"
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.splitlines() == [f"python -m kernels.codegen: --run: {why}", why]
+
+
 def test_under_the_interpreter_a_sentence_says_that_nothing_is_compiled():
     command = [sys.executable, "-m", "kernels.codegen"]
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN | {"TRITON_INTERPRET": "1"})

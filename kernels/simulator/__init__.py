@@ -19,6 +19,11 @@ results of approximate instructions, which are exact here; the order in which pr
 and races there; launches, streams and graphs. It says nothing about speed.
 """
 
+from importlib.util import find_spec
+
+if find_spec("llvmlite") is None:
+    raise ImportError("what Triton compiles is simulated by llvmlite, which is missing: pip install 'llvmlite>=0.50'")
+
 from kernels.simulator.faults import Fault
 from kernels.simulator.program import Program
 
