@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
 from kernels import multi_tensor, rules
 from kernels.commands import command
@@ -31,8 +31,6 @@ from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
-PROMISES = {"cuda": [["tt.divisibility", 16]], "hip": [["tt.divisibility", 16], ["tt.pointer_range", 32]]}
-"""What launches tell the compiler of tensors that are aligned and, on AMD, below 2 GiB, as tables are."""
 ALL_DESCRIBED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
 
 
@@ -77,7 +75,8 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
     Args:
         target: sm_NN or gfx9NN.
         arguments: names and Triton's types (as "*fp32" or "i32") of its arguments, in order. Of pointers the compiler
-            is told what launches promise (`PROMISES`), unless the function has them among its `do_not_specialize`.
+            is told what launches say of small tensors, unless the function has them among its `do_not_specialize`:
+            that they are multiples of 16 and, on AMD, within 2 GiB.
         constants: values of its `tl.constexpr` arguments, which come after the others, in order.
         num_warps: of a program.
     Returns: Triton's compiled kernel: `asm["ptx"]`, the text, and `asm["cubin"]`, its machine code (AMD:
@@ -95,11 +94,13 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
         for i, (kind, parameter) in enumerate(zip(arguments.values(), kernel.params, strict=False))
         if kind.startswith("*") and not parameter.do_not_specialize
     ]
+    backend = make_backend(gpu)
+    promises = backend.parse_attr(backend.get_tensor_specialization(torch.empty(16), align=True))
     source = ASTSource(
         fn=kernel,
         signature={**arguments, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs=dict.fromkeys(pointers, PROMISES[gpu.backend]) | {index: [] for index in described},
+        attrs=dict.fromkeys(pointers, promises) | {index: [] for index in described},
     )
     return triton.compile(source, target=gpu, options={"num_warps": num_warps})
 
@@ -223,17 +224,18 @@ def main(argv: list[str] | None = None) -> int:
         # What the compilers make of others is no sentence, and may be the end of the process.
         print(f"{cli.prog}: TARGET accepts {', '.join(LIMITS)}, not {unknown[0]!r}", file=sys.stderr)
         return 2
+    compare = None
     if args.run:
         try:
-            from kernels.simulator import trial  # which compiles by this module
+            from kernels.simulator.trial import compare  # which compiles by this module
         except ImportError as error:
             print(f"{cli.prog}: --run: {error}", file=sys.stderr)
             return 2
     failed = False
     for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
         found = asdict(compile_update(rules.RULES[rule], target, dtype))
-        if args.run:
-            result = trial.compare(rules.RULES[rule], target, dtype)
+        if compare:
+            result = compare(rules.RULES[rule], target, dtype)
             found["run"] = result._asdict()
             failed |= not result.passed
         print(json.dumps(found), flush=True)

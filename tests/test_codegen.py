@@ -96,8 +96,17 @@ def counts(script: str) -> dict:
     return offline(script + REPORT)
 
 
-@pytest.mark.parametrize(("name", "target"), [("sm_90", ("cuda", 90, 32)), ("gfx942", ("hip", "gfx942", 64))])
-def test_a_launch_finds_what_was_compiled_before_it(name, target):
+@pytest.mark.parametrize(
+    ("name", "target", "buffers"),
+    [
+        ("sm_90", ("cuda", 90, 32), "1"),
+        ("gfx942", ("hip", "gfx942", 64), "1"),
+        # Then launches say nothing of 2 GiB.
+        pytest.param("gfx942", ("hip", "gfx942", 64), "0", marks=pytest.mark.slow),
+    ],
+)
+def test_a_launch_finds_what_was_compiled_before_it(name, target, buffers, monkeypatch):
+    monkeypatch.setitem(CLEAN, "AMDGCN_USE_BUFFER_OPS", buffers)
     launched, before = offline(FOUND.replace("TARGET", repr(name)), *target)
     assert launched == before
 
