@@ -18,7 +18,7 @@ The sign of `maximize` and the scale of a GradScaler are in `grad` before a rule
 
 import dis
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType, SimpleNamespace
 
@@ -59,6 +59,7 @@ class Rule:
         states: names of the states that have an element for each of p's.
         scalars: names of the states that a tensor has one of, float32, beside its step.
         trial: values of hyper with which the rule is tried out, as when a GPU is tuned; () takes those of `TRIAL`.
+            No part of what tells rules apart.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Rule:
     hyper: tuple[str, ...]
     states: tuple[str, ...]
     scalars: tuple[str, ...] = ()
-    trial: tuple[float, ...] = ()
+    trial: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def trial_values(self) -> tuple[float, ...]:

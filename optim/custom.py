@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kernels import elementwise
-from kernels.rule import Rule, missing, triton
+from kernels.rule import TRIAL, Rule, missing, triton
 from optim.arguments import Value, check, check_betas
 from optim.base import RuleOptimizer
 
@@ -48,7 +48,10 @@ def from_rule(
     """
     name = name or getattr(update, "__name__", "the rule")
     initial, defaults = initial_values(name, states), dict(defaults)
-    rule = Rule(name, coefficients, update, hyper_names(name, defaults), tuple(initial))
+    hyper = hyper_names(name, defaults)
+    # A step of the default lr may be one that 16 bits do not show.
+    trial = tuple(TRIAL["lr"] if key == "lr" else v for key, v in zip(hyper, flat(defaults.values()), strict=True))
+    rule = Rule(name, coefficients, update, hyper, tuple(initial), trial=trial)
     elementwise.check(rule)
     if names := missing(coefficients):
         raise ValueError(f"coefficients of {name} may not call tl.{', tl.'.join(sorted(names))}")
@@ -68,8 +71,7 @@ def from_rule(
             return own
 
         def hyper(self, group: dict) -> tuple:
-            values = (group[key] for key in defaults)
-            return tuple(v for value in values for v in (value if isinstance(value, (tuple, list)) else (value,)))
+            return flat(group[key] for key in defaults)
 
         def initial(self, group: dict) -> Mapping[str, Value]:
             return initial
@@ -92,6 +94,11 @@ def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
     parameters += [inspect.Parameter(key, named, default=value) for key, value in defaults.items()]
     parameters.append(inspect.Parameter("maximize", inspect.Parameter.KEYWORD_ONLY, default=False))
     return inspect.Signature([*parameters, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
+
+
+def flat(values: Iterable) -> tuple:
+    """The values, with those of a tuple one after the other."""
+    return tuple(v for value in values for v in (value if isinstance(value, (tuple, list)) else (value,)))
 
 
 def width(value) -> int:

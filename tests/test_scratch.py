@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import optim
 from experiments import scratch
 from experiments.search import Case
 from kernels import rules
@@ -21,6 +22,26 @@ def test_a_rule_whose_hyperparameters_have_new_names_is_tried_with_values_of_its
     after = scratch.outcome(Case("mine", "float32", "short", 8), CPU, None)
     assert all(t.isfinite().all() for t in after)
     assert (after[0] != before[0]).all()
+
+
+def test_a_rule_of_ones_own_is_tried_with_its_defaults_and_a_step_that_16_bits_show():
+    def prepare(hyper, step):
+        lr, beta1, beta2, reach = hyper
+        return lr, beta1 * beta2 * reach
+
+    def update(p, grad, state, coefficients):
+        lr, reach = coefficients
+        return p - lr * reach * grad, ()
+
+    classes = [
+        optim.from_rule(update, prepare, defaults={"lr": lr, "betas": betas, "reach": 2.0}, name="Mine")
+        for lr, betas in ((1e-4, (0.8, 0.7)), (1e-2, (0.9, 0.6)))
+    ]
+    ours, other = (cls([torch.zeros(3, requires_grad=True)]).rule({}) for cls in classes)
+    assert (ours.trial_values, other.trial_values) == ((1.0, 0.8, 0.7, 2.0), (1.0, 0.9, 0.6, 2.0))
+    # They are no part of what functions are compiled for.
+    assert replace(ours, trial=()) == ours
+    assert hash(replace(ours, trial=())) == hash(ours)
 
 
 @pytest.mark.parametrize("name", rules.RULES)
