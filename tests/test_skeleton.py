@@ -1,8 +1,12 @@
 """The packages are this repository's, and its folders are the ones agreed on."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import experiments
 import kernels
@@ -36,3 +40,22 @@ def test_every_row_of_the_readme_tables_is_in_a_file_of_the_gallery():
 def test_every_path_that_the_readme_links_exists():
     for path in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path
+
+
+PYNVML = """
+import warnings
+warnings.warn("The pynvml package is deprecated. Please install nvidia-ml-py instead.", FutureWarning, stacklevel=2)
+"""
+
+
+@pytest.mark.slow
+def test_tests_run_where_the_package_pynvml_is_installed(tmp_path):
+    (tmp_path / "pynvml.py").write_text(PYNVML)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", __file__],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
