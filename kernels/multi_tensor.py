@@ -19,9 +19,7 @@ from kernels.rounding import bfloat16_nearest, bfloat16_stochastic, noise, row_k
 from kernels.rule import Rule
 from kernels.table import Entry, Launch, Table
 
-WARP_SIZE = 64 if torch.version.hip else 32
-DEFAULT = default(WARP_SIZE)
-CHUNK_SIZE = DEFAULT.chunk_size
+CHUNK_SIZE = default().chunk_size
 PROLOGUE_BLOCK_SIZE = 128
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 DTYPES = tuple(TRITON_DTYPE)
@@ -227,8 +225,8 @@ def update_constants(
     p_dtype: torch.dtype,
     grad_dtype: torch.dtype,
     state_dtype: torch.dtype,
-    stochastic: bool = False,
-    config: Config = DEFAULT,
+    stochastic: bool,
+    config: Config,
 ) -> dict:
     """All that `multi_tensor_kernel` is specialised for: each combination compiles once."""
     return {
@@ -266,7 +264,9 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
     choice = tuning.choose(work, device)
     if not fits(choice.config, work, len(rule.states), device):
-        choice = Choice(DEFAULT, "default", f"what is known for {work.key} needs more shared memory than there is")
+        choice = Choice(
+            tuning.default_of(device), "default", f"what is known for {work.key} needs more shared memory than there is"
+        )
     table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
     table.choice = choice
     return table
@@ -305,7 +305,7 @@ def launcher(table: Table) -> Launch:
     n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed
     one, zero = constant(1.0, device), constant(0.0, device)
     first_constants = prologue_constants(rule)
-    config = table.choice.config if table.choice else DEFAULT
+    config = table.choice.config if table.choice else tuning.default_of(device)
     table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     constants = update_constants(rule, *dtypes, seed is not None, config)

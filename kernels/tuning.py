@@ -14,7 +14,7 @@ import math
 import torch
 
 from kernels import registry
-from kernels.config import Choice, Device, Work, default, device_facts
+from kernels.config import Choice, Config, Device, Work, default, device_facts
 
 MOST_OCTAVES = 2
 
@@ -63,10 +63,15 @@ def climb(work: Work, device: Device, files: dict[str, tuple[Device, dict]]) -> 
     return Choice(default(device.warp_size), "default", why)
 
 
+def default_of(device: torch.device) -> Config:
+    """What the device gets where nothing is known; Triton's interpreter what an NVIDIA GPU gets."""
+    return default(device_facts(device).warp_size) if device.type == "cuda" else default()
+
+
 def choose(work: Work, device: torch.device) -> Choice:
     """The configuration for what a launch does on a device; Triton's interpreter gets the default."""
     if device.type != "cuda":
-        return Choice(default(), "default", f"{device.type} is no GPU")
+        return Choice(default_of(device), "default", f"{device.type} is no GPU")
     return climb(work, device_facts(device), registry.load())
 
 

@@ -10,6 +10,8 @@ import torch
 import optim
 from kernels import multi_tensor, table, tuning
 from kernels.config import Choice, Config, Work, candidates, canonical, default
+from kernels.tuning import default_of
+from tests import pretended
 from tests.conftest import device_of
 from tests.oracle import make_params, train
 from tests.test_codegen import CLEAN
@@ -156,6 +158,12 @@ def test_a_table_of_other_chunks_than_the_launch_is_refused():
         multi_tensor.launcher(made)
 
 
+@pytest.mark.parametrize(("arch", "num_warps"), [("gfx942", 4), ("gfx1100", 8), ("gfx1201", 8)])
+def test_the_default_of_an_amd_gpu_has_as_many_warps_as_four_elements_a_thread_make(monkeypatch, arch, num_warps):
+    pretended.put_in(monkeypatch, pretended.MI300X._replace(gcnArchName=arch))
+    assert default_of(torch.device("cuda", 0)) == Config(1024, num_warps)
+
+
 @pytest.mark.gpu_too
 def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chosen, monkeypatch):
     device, work = torch.device("cuda", 0), Work("adam", 2**24)
@@ -171,7 +179,7 @@ def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chose
     optimizer = optim.Adam([p], lr=0.5, backend="triton")
     optimizer.step()
     (part,) = optimizer._parts
-    assert part.table.choice.config == multi_tensor.DEFAULT
+    assert part.table.choice.config == default_of(p.device)
     assert "needs more shared memory than there is" in part.table.choice.why
     torch.testing.assert_close(p.detach().cpu(), torch.full((5000,), -0.5))
 
