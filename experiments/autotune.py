@@ -29,7 +29,7 @@ from experiments.grid import OptionError
 from experiments.timing import markdown_table
 from experiments.values import SECONDS, taken, whole
 from kernels import registry, rules
-from kernels.codegen import VARIANTS, parse_target
+from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
@@ -99,7 +99,10 @@ def check_tune(args: argparse.Namespace) -> None:
         if args.target is None and not torch.cuda.is_available():
             raise OptionError(f"--target accepts {', '.join(LIMITS)}, and without a GPU to look at one has to be named")
         args.target = args.target or device_facts(gpu()).arch
-        named("target", [args.target], [*LIMITS])
+        try:
+            check_target(args.target)
+        except ValueError as error:
+            raise OptionError(f"--target {error}") from None
     elif args.target is not None:
         raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
     else:

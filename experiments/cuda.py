@@ -52,7 +52,8 @@ GB_PER_SECOND = {
 CACHE_BYTES = {"gfx942": 256 * 2**20, "gfx950": 256 * 2**20}
 """The Infinity Cache of MI300 and MI350 between the L2, which is all that torch reports, and the memory.
 
-AMD's white papers on CDNA 3 and CDNA 4. NVIDIA's GPUs, B200 and RTX 5090 among them, and MI200 have none behind the L2.
+It is the L3 in AMD's table of GPU specifications (rocm.docs.amd.com/en/latest/reference/gpu-specs.html). NVIDIA's GPUs,
+B200 and RTX 5090 among them, and MI200 have none behind the L2.
 """
 L2_MULTIPLE = 4
 SMALLEST_SET = 2**20

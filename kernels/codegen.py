@@ -31,7 +31,8 @@ from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
-ALL_DESCRIBED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
+ALL_DESCRIBED = TRITON >= (3, 7)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ def parse_target(name: str) -> GPUTarget:
     if re.fullmatch(r"gfx9\w+", name):
         return GPUTarget("hip", name, WARP_SIZE["hip"])
     raise ValueError(f"target must be sm_NN or gfx9NN, not {name!r}")
+
+
+def check_target(name: str) -> None:
+    """Raise ValueError unless a target is known, and this Triton compiles for it: its own complaint is no sentence."""
+    if name not in LIMITS:
+        raise ValueError(f"accepts {', '.join(LIMITS)}, not {name!r}")
+    if name == "sm_110" and TRITON < (3, 7):  # CUDA 12.9 has it by another name.
+        raise ValueError(f"accepts sm_110 from Triton 3.7 on, and this is {triton.__version__}")
 
 
 def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: dict, num_warps: int = 4):
@@ -220,9 +229,11 @@ def main(argv: list[str] | None = None) -> int:
     if not isinstance(multi_tensor.multi_tensor_kernel, triton.JITFunction):
         print(f"{cli.prog}: TRITON_INTERPRET accepts nothing here: it replaces the compiler", file=sys.stderr)
         return 2
-    if unknown := [target for target in args.targets if target not in LIMITS]:
-        # What the compilers make of others is no sentence, and may be the end of the process.
-        print(f"{cli.prog}: TARGET accepts {', '.join(LIMITS)}, not {unknown[0]!r}", file=sys.stderr)
+    try:
+        for target in args.targets:
+            check_target(target)
+    except ValueError as error:
+        print(f"{cli.prog}: TARGET {error}", file=sys.stderr)
         return 2
     compare = None
     if args.run:

@@ -3,7 +3,8 @@
 NVIDIA: `arch_traits` of CCCL (libcudacxx/include/cuda/__device/arch_traits.h) and the arithmetic of cuda_occupancy.h of
 the CUDA toolkit: a multiprocessor has four parts, each with a quarter of the registers, dealt to warps 256 at a time.
 AMD: LLVM's AMDGPUBaseInfo.cpp: four SIMDs with 512 vector registers a lane, dealt 8 at a time, at most 8 waves each; a
-workgroup of several waves takes one of 16 barriers. Scalar registers are not counted.
+workgroup of several waves takes one of 16 barriers. Scalar registers are not counted. The LDS is that of AMD's table of
+GPU specifications.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from typing import NamedTuple
 PARTS = 4
 SOURCES = {
     "sm": "CCCL, libcudacxx/include/cuda/__device/arch_traits.h; cuda_occupancy.h of the CUDA toolkit",
-    "gfx": "LLVM, llvm/lib/Target/AMDGPU/Utils/AMDGPUBaseInfo.cpp",
+    "gfx": "LLVM, llvm/lib/Target/AMDGPU/Utils/AMDGPUBaseInfo.cpp; "
+    "AMD, rocm.docs.amd.com/en/latest/reference/gpu-specs.html",
 }
 
 
@@ -43,10 +45,12 @@ LIMITS = {
     "sm_90": Limits(64, 32, 228),
     "sm_100": Limits(64, 32, 228),
     "sm_103": Limits(64, 32, 228),
+    "sm_110": Limits(48, 24, 228),
     "sm_120": Limits(48, 24, 100),
     "sm_121": Limits(48, 24, 100),
     "gfx90a": CDNA,
     "gfx942": CDNA,
+    "gfx950": CDNA._replace(shared_kib=160),
 }
 
 

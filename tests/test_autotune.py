@@ -29,6 +29,8 @@ from tests.test_codegen import CLEAN
         ("sm_86", 16, 0, 1, 16, "blocks"),
         ("sm_86", 16, 0, 4, 48, "warps"),
         ("sm_120", 16, 0, 1, 24, "blocks"),
+        ("sm_110", 16, 0, 1, 24, "blocks"),
+        ("sm_110", 16, 64 * 1024, 8, 24, "shared memory"),
         # 512 registers a lane: 4 waves of 128 in each of four SIMDs.
         ("gfx942", 128, 0, 4, 16, "registers"),
         ("gfx942", 64, 0, 4, 32, "warps"),
@@ -36,6 +38,7 @@ from tests.test_codegen import CLEAN
         ("gfx942", 64, 0, 1, 32, "warps"),
         ("gfx942", 64, 0, 2, 32, "warps"),
         ("gfx942", 64, 32 * 1024, 4, 8, "shared memory"),
+        ("gfx950", 64, 32 * 1024, 4, 20, "shared memory"),
     ],
 )
 def test_occupancy_is_what_a_hand_counts(target, registers, shared, num_warps, warps, limited_by):

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from kernels import rules
+from experiments import autotune
+from kernels import codegen, rules
 from kernels.codegen import VARIANTS
 
 CLEAN = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
@@ -70,7 +71,7 @@ def test_every_rule_does_so_on_every_target(target, dtypes):
     [
         (
             ["sm90"],
-            "gfx90a, gfx942, not 'sm90'",
+            "gfx90a, gfx942, gfx950, not 'sm90'",
         ),
         (["sm_90", "--rule", "adamax"], "invalid choice: 'adamax'"),
     ],
@@ -81,6 +82,18 @@ def test_bad_arguments_are_named(arguments, message):
     )
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_target_that_this_triton_is_too_old_for_is_named(monkeypatch, capsys):
+    codegen.check_target("gfx950")
+    monkeypatch.setattr(codegen, "TRITON", (3, 7))
+    codegen.check_target("sm_110")
+    monkeypatch.setattr(codegen, "TRITON", (3, 6))
+    with pytest.raises(ValueError, match=r"^accepts sm_110 from Triton 3\.7 on, and this is "):
+        codegen.check_target("sm_110")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert autotune.main(["--dry-run", "--target", "sm_110"]) == 2
+    assert "--target accepts sm_110 from Triton 3.7 on" in capsys.readouterr().err
 
 
 def offline(script: str, *target) -> dict:

@@ -49,6 +49,7 @@ def test_facts_of_an_amd_gpu_name_the_architecture_without_its_features(monkeypa
         # Two digits of one number, and one of the other.
         ((10, 0), "sm_100"),
         ((10, 3), "sm_103"),
+        ((11, 0), "sm_110"),
         ((12, 1), "sm_121"),
     ],
 )
@@ -61,7 +62,9 @@ def test_every_capability_is_an_architecture_that_compiles(monkeypatch, capabili
     assert parse_target(arch).arch == 10 * major + minor
 
 
-@pytest.mark.parametrize(("name", "warp_size"), [("gfx90a:sramecc+:xnack-", 64), ("gfx942", 64), ("gfx1100", 32)])
+@pytest.mark.parametrize(
+    ("name", "warp_size"), [("gfx90a:sramecc+:xnack-", 64), ("gfx942", 64), ("gfx950", 64), ("gfx1100", 32)]
+)
 def test_warps_of_amd_are_as_wide_as_their_family_has_them(monkeypatch, name, warp_size):
     pretended.put_in(monkeypatch, MI300X._replace(gcnArchName=name, warp_size=warp_size))
     assert device_facts(GPU).warp_size == warp_size
