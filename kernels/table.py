@@ -162,7 +162,8 @@ class Table:
         """Raise RuntimeError if the storage of a gradient ends before the gradient does."""
         ends, sizes = self.grad_bytes, map(torch.UntypedStorage.nbytes, map(torch.Tensor.untyped_storage, grads))
         if any(map(torch.Tensor.storage_offset, grads)):
-            ends = [g.storage_offset() * g.element_size() + n for g, n in zip(grads, self.grad_bytes, strict=True)]
+            starts = (grad.storage_offset() * grad.element_size() for grad in grads)
+            ends = [n and start + n for start, n in zip(starts, self.grad_bytes, strict=True)]
         if not all(map(operator.ge, sizes, ends)):
             raise RuntimeError("The memory of a gradient has been freed or made smaller")
 

@@ -248,6 +248,13 @@ def test_freed_gradients_of_any_layout_are_refused_before_the_first_of_several_l
             assert torch.equal(p, before)
 
 
+def test_a_gradient_without_elements_needs_no_memory(backend):
+    p = torch.nn.Parameter(torch.ones(0, device=device_of(backend)))
+    p.grad = torch.ones(6, device=p.device)[6:]
+    p.grad.untyped_storage().resize_(0)
+    optim.Adam([p], lr=0.1, backend=backend).step()
+
+
 def test_complex_tensors_of_an_optimizer_can_be_swapped(backend):
     """What tables keep of them holds no tensor that torch.utils.swap_tensors counts."""
     results = []
