@@ -10,9 +10,9 @@ import torch
 import optim
 from kernels import multi_tensor, table, tuning
 from kernels.config import Choice, Config, Work, candidates, canonical, default
+from tests.compiler import CLEAN
 from tests.conftest import device_of
 from tests.oracle import make_params, train
-from tests.test_codegen import CLEAN
 
 SENTINEL = 12345.0
 CONFIGS = [
