@@ -69,7 +69,7 @@ def test_no_configuration_changes_a_bit(chosen, rounding):
     stored = {}
     for config in CONFIGS:
         chosen(config)
-        params = make_params(((3,), (WALK.chunk_size + 5,), (2, 3000)), torch.bfloat16, device_of("triton"))
+        params = make_params(((3,), (WALK.chunk_size + 5,), (2, 700)), torch.bfloat16, device_of("triton"))
         options = {"state_dtype": torch.bfloat16, "rounding": rounding, "seed": 7}
         optimizer = optim.Adam(params, lr=1e-3, **options, backend="triton")
         train(optimizer, params, 2)
