@@ -18,6 +18,7 @@ from kernels import rules
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
 from tests.compiler import CLEAN, printed
+from tests.test_codegen import SOME
 
 TARGETS = ("sm_90", "gfx942")
 WARP_SIZE = {"sm_90": 32, "gfx942": 64}
@@ -82,13 +83,19 @@ def test_adam_does_so_in_every_dtype_and_rounding(target):
     check_all([("adam", target, dtype, default(WARP_SIZE[target])) for dtype in VARIANTS if dtype != "float32"])
 
 
+WALKS = [
+    ("sm_90", SOME),
+    pytest.param("sm_90", [name for name in VARIANTS if name not in SOME], marks=pytest.mark.slow),
+    pytest.param("gfx942", [*VARIANTS], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("target", "dtypes"), WALKS, ids=str)
+def test_adam_does_so_in_a_pipelined_walk(target, dtypes):
+    check_all([("adam", target, dtype, walk(target)) for dtype in dtypes])
+
+
 @pytest.mark.parametrize("target", ONE_QUICK)
-def test_adam_does_so_in_a_pipelined_walk(target):
-    check_all([("adam", target, dtype, walk(target)) for dtype in VARIANTS])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_does_so_in_a_pipelined_walk(target):
     check_all([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
 
