@@ -23,6 +23,8 @@ CHUNK_SIZE = 16384
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Contraction into fused multiply-add is what the GPU compiler does too; nothing else is relaxed.
 jit = functools.partial(numba.njit, error_model="numpy", fastmath={"contract"})
+# What Python never calls goes without the wrappers for it, which take a third of the time to compile.
+inner = functools.partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # Numba's fallback thread pool, where there is no OpenMP, ends the process when entered twice.
 _LOCK = threading.Lock()
 
@@ -82,7 +84,7 @@ def store_bfloat16_stochastic(pointer, i, x, noise):
     pointer[i] = np.uint16(quiet_nan if x != x else rounded)
 
 
-@jit
+@inner
 def mix(x):
     x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x7FEB352D))
@@ -133,9 +135,9 @@ def _language() -> ModuleType:
     """What `tl` means in a rule that Numba compiles."""
     language = ModuleType("tl")
     vars(language).update(vars(NUMPY))
-    language.div_rn = jit(lambda x, y: x / y)
-    language.rsqrt = jit(lambda x: 1 / np.sqrt(x))
-    language.where = jit(lambda condition, x, y: x if condition else y)
+    language.div_rn = inner(lambda x, y: x / y)
+    language.rsqrt = inner(lambda x: 1 / np.sqrt(x))
+    language.where = inner(lambda condition, x, y: x if condition else y)
     return language
 
 
@@ -148,27 +150,30 @@ def single(function: FunctionType):
         return np.float32(constant) if type(constant) is float else constant
 
     constants = cast(function.__code__.co_consts)
-    return jit(FunctionType(function.__code__.replace(co_consts=constants), function.__globals__, function.__name__))
+    return inner(FunctionType(function.__code__.replace(co_consts=constants), function.__globals__, function.__name__))
 
 
 def casting(n: int, number: type) -> Callable:
     """A function that makes `number`s of the first n elements of a tuple: integers in a rule make float64 of some."""
     if n == 0:
-        return jit(lambda values: values)
+        return inner(lambda values: values)
     others, i = casting(n - 1, number), n - 1
     if n == 1:
-        return jit(lambda values: (number(values[0]),))
-    return jit(lambda values: (*others(values), number(values[i])))
+        return inner(lambda values: (number(values[0]),))
+    return inner(lambda values: (*others(values), number(values[i])))
 
 
 @functools.cache
 def compile_rule(
     rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, state_dtype: torch.dtype, stochastic: bool
-) -> Callable:
-    """Compile a rule for CPU tensors of these dtypes: about two seconds, once a process."""
+) -> tuple[Callable, Callable]:
+    """A rule's step for CPU tensors of these dtypes, on one thread and on several.
+
+    Numba compiles each when it is first called, which takes about a second.
+    """
     language, double = _language(), p_dtype == torch.float64
-    coefficients = rebind(rule.coefficients, language, jit)
-    update = rebind(rule.update, language, jit if double else single)
+    coefficients = rebind(rule.coefficients, language, inner)
+    update = rebind(rule.update, language, inner if double else single)
     p_element, load_p, store_p = ACCESS[p_dtype]
     grad_element, load_grad, _ = ACCESS[grad_dtype]
     state_element, load_state, store_state = ACCESS[state_dtype]
@@ -186,15 +191,15 @@ def compile_rule(
     if n_scalars:
         coefficients_and_scalars = coefficients
     else:
-        coefficients_and_scalars = jit(lambda hyper, step, scalars: (coefficients(hyper, step), scalars))
+        coefficients_and_scalars = inner(lambda hyper, step, scalars: (coefficients(hyper, step), scalars))
     # Two bytes are made of the bits of a float32.
     cast_states = casting(n_states, np.float32 if state_bytes == 2 else number)
     if n_states:
         update_and_state = update
     else:
-        update_and_state = jit(lambda p, grad, state, coefficients: (update(p, grad, (), coefficients)[0], state))
+        update_and_state = inner(lambda p, grad, state, coefficients: (update(p, grad, (), coefficients)[0], state))
 
-    @jit
+    @inner
     def prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed):
         for row in range(rows.shape[0]):
             step = pointer_to(rows[row, STEP], np.float32(0))
@@ -215,7 +220,7 @@ def compile_rule(
             parameter = np.uint32(rows[row, PARAMETER])
             keys[row] = mix(np.uint32(mix(np.uint32(mix(np.uint32(seed)) + parameter)) + np.uint32(step[0])))
 
-    @jit
+    @inner
     def update_element(j, p_ptr, grad_ptr, addresses, factor, c, key, low):
         state = state_tuple
         for i in range(n_states):
@@ -230,12 +235,12 @@ def compile_rule(
 
     # Element and loop are functions of their own: inlined by hand, LLVM peels the first element off, and every
     # vector access after it is misaligned.
-    @jit
+    @inner
     def walk(n, p_ptr, grad_ptr, addresses, factor, c, key, low):
         for j in range(n):
             update_element(j, p_ptr, grad_ptr, addresses, factor, c, key, low)
 
-    @jit
+    @inner
     def update_chunk(rows, coefficients_of_row, keys, row, start, chunk_size):
         n = min(chunk_size, rows[row, N_ELEMENTS] - start)
         c = coefficient_tuple
@@ -253,26 +258,31 @@ def compile_rule(
         grad_ptr = pointer_to(rows[row, GRAD] + start * grad_bytes, grad_element)
         walk(n, p_ptr, grad_ptr, addresses, coefficients_of_row[row, 0], c, key, np.uint32(start))
 
-    @jit(parallel=True)
+    @inner(parallel=True)
     def traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size):
         for chunk in numba.prange(chunk_row.shape[0]):
             start = np.int64(chunk_index[chunk]) * chunk_size
             update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
 
+    # Each is compiled when it is first called, and the parallel loop, which small tensors never need, takes longest.
     @jit
-    def step(rows, hyper, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size, grad_scale, seed, threads):
+    def step(rows, hyper, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size, grad_scale, seed):
         prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed)
-        if threads > 1:
-            before = numba.get_num_threads()
-            numba.set_num_threads(threads)
-            traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size)
-            numba.set_num_threads(before)
-        else:
-            for chunk in range(chunk_row.shape[0]):
-                start = np.int64(chunk_index[chunk]) * chunk_size
-                update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
+        for chunk in range(chunk_row.shape[0]):
+            start = np.int64(chunk_index[chunk]) * chunk_size
+            update_chunk(rows, coefficients_of_row, keys, chunk_row[chunk], start, chunk_size)
 
-    return step
+    @jit
+    def step_on_threads(
+        rows, hyper, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size, grad_scale, seed, threads
+    ):
+        prologue(rows, hyper, coefficients_of_row, keys, grad_scale, seed)
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        traverse(rows, coefficients_of_row, keys, chunk_row, chunk_index, chunk_size)
+        numba.set_num_threads(before)
+
+    return step, step_on_threads
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
@@ -284,7 +294,7 @@ def launcher(table: Table) -> Launch:
     """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
     check_portable(table.rule)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    step = compile_rule(table.rule, *dtypes, table.seed is not None)
+    step, step_on_threads = compile_rule(table.rule, *dtypes, table.seed is not None)
     rows, hyper, coefficients = table.rows.numpy(), table.hyper.numpy(), table.coefficients.numpy()
     keys = table.keys.numpy().view(np.uint32)
     chunk_row, chunk_index = table.chunk_row.numpy(), table.chunk_index.numpy()
@@ -300,11 +310,13 @@ def launcher(table: Table) -> Launch:
         table.point_at(grads)
         scale = 1.0 if grad_scale is None else float(grad_scale.item())
         of_torch = torch.get_num_threads()
+        threads = min(of_torch, most_threads)
+        arguments = rows, hyper, coefficients, keys, chunk_row, chunk_index, chunk_size, scale, seed
         with _LOCK:
-            step(
-                *(rows, hyper, coefficients, keys, chunk_row, chunk_index, chunk_size, scale, seed),
-                min(of_torch, most_threads),
-            )
+            if threads > 1:
+                step_on_threads(*arguments, threads)
+            else:
+                step(*arguments)
         # Numba's thread pool, when it starts, sets how many threads OpenMP has, and torch with it.
         if torch.get_num_threads() != of_torch:
             torch.set_num_threads(of_torch)

@@ -12,7 +12,7 @@ from experiments import atlas, autotune
 from kernels.codegen import MachineCode
 from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS, occupancy
-from tests.test_codegen import CLEAN
+from tests.compiler import CLEAN, printed
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,7 @@ SLOW_TARGETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("sm_80",
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942", *SLOW_TARGETS])
 def test_walks_and_larger_blocks_keep_128_bits_without_spills(target):
-    done = subprocess.run([sys.executable, "-c", GOLDEN, target], capture_output=True, text=True, env=CLEAN)
-    assert done.returncode == 0, done.stderr
-    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    facts = [json.loads(line) for line in printed(GOLDEN, target).splitlines()]
     assert len(facts) == 4
     assert len({fact["digest"] for fact in facts}) == 4
     for fact in facts:

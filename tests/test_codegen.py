@@ -1,9 +1,6 @@
 """What the compiler makes of the kernel for GPUs that need not be there. Runs without the interpreter."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -11,18 +8,16 @@ import pytest
 from experiments import autotune
 from kernels import codegen, rules
 from kernels.codegen import VARIANTS
+from tests import compiler
 
-CLEAN = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-
+MAIN = "import sys; from kernels import codegen; sys.exit(codegen.main(sys.argv[1:]))"
 
 N_STATES = {name: len(rule.states) for name, rule in rules.RULES.items()}
 
 
 def machine_code(*arguments: str) -> dict:
     """Facts by (target, rule, dtype), from a process without the interpreter."""
-    command = [sys.executable, "-m", "kernels.codegen", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=CLEAN)
-    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    facts = [json.loads(line) for line in compiler.printed(MAIN, *arguments).splitlines()]
     return {(fact["target"], fact["rule"], fact["dtype"]): fact for fact in facts}
 
 
@@ -77,9 +72,7 @@ def test_every_rule_does_so_on_every_target(target, dtypes):
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "kernels.codegen", *arguments], capture_output=True, text=True, env=CLEAN
-    )
+    done = compiler.python(MAIN, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
@@ -98,10 +91,7 @@ def test_a_target_that_this_triton_is_too_old_for_is_named(monkeypatch, capsys):
 
 def offline(script: str, *target) -> dict:
     """What the script prints, in a process whose driver is that of a GPU which is not there. Nothing is launched."""
-    command = [sys.executable, "-c", OFFLINE + script, json.dumps(target or ("cuda", 90, 32))]
-    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(compiler.printed(OFFLINE + script, json.dumps(target or ("cuda", 90, 32))))
 
 
 def counts(script: str) -> dict:

@@ -75,6 +75,14 @@ def test_the_compiler_sees_the_model_and_nothing_of_the_step():
     assert len(operations) < 10, operations
 
 
-def test_importing_the_package_does_not_import_the_compiler():
-    code = "import sys, optim; sys.exit('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+def test_importing_the_package_does_not_import_the_compiler_nor_a_step_on_a_cpu_the_registry():
+    code = """
+import sys, torch, optim
+print("torch._dynamo" in sys.modules)
+p = torch.ones(3, requires_grad=True)
+p.grad = torch.ones(3)
+optim.Adam([p], backend="eager").step()
+print("kernels.registry" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"], done.stderr

@@ -17,7 +17,8 @@ import optim
 from kernels import rules
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
-from tests.test_codegen import CLEAN
+from tests.compiler import CLEAN, printed
+from tests.test_codegen import SOME
 
 TARGETS = ("sm_90", "gfx942")
 WARP_SIZE = {"sm_90": 32, "gfx942": 64}
@@ -38,13 +39,6 @@ for rule, target, dtype, config in json.loads(sys.argv[1]):
 """
 
 
-def python(script: str, *arguments: str) -> str:
-    """What a script prints in a process without the interpreter."""
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=CLEAN)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(autouse=True, scope="module")
 def parses():
     """Skip all where llvmlite's LLVM cannot read this Triton's IR: that of another Triton, or llvmlite, perhaps can."""
@@ -56,14 +50,14 @@ def parses():
         "    try: llvm.parse_assembly(ir)\n"
         "    except RuntimeError as error: print(str(error).splitlines()[0]); break"
     )
-    if reason := python(script):
+    if reason := printed(script):
         pytest.skip(f"llvmlite cannot parse this Triton's IR: {reason}")
 
 
 def check_all(cases: list[tuple[str, str, str, Config]]) -> None:
     """Assert of all cases, in one process, that what they update agrees."""
     given = [(rule, target, dtype, list(vars(config).values())) for rule, target, dtype, config in cases]
-    found = [json.loads(line) for line in python(SCRIPT, json.dumps(given)).splitlines()]
+    found = [json.loads(line) for line in printed(SCRIPT, json.dumps(given)).splitlines()]
     wrong = [
         (case, result)
         for case, result in zip(cases, found, strict=True)
@@ -89,13 +83,19 @@ def test_adam_does_so_in_every_dtype_and_rounding(target):
     check_all([("adam", target, dtype, default(WARP_SIZE[target])) for dtype in VARIANTS if dtype != "float32"])
 
 
+WALKS = [
+    ("sm_90", SOME),
+    pytest.param("sm_90", [name for name in VARIANTS if name not in SOME], marks=pytest.mark.slow),
+    pytest.param("gfx942", [*VARIANTS], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("target", "dtypes"), WALKS, ids=str)
+def test_adam_does_so_in_a_pipelined_walk(target, dtypes):
+    check_all([("adam", target, dtype, walk(target)) for dtype in dtypes])
+
+
 @pytest.mark.parametrize("target", ONE_QUICK)
-def test_adam_does_so_in_a_pipelined_walk(target):
-    check_all([("adam", target, dtype, walk(target)) for dtype in VARIANTS])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
 def test_every_rule_does_so_in_a_pipelined_walk(target):
     check_all([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
 
@@ -146,7 +146,7 @@ for found_inf, moved in ((1.0, 0.0), (0.0, 0.75)):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_beyond_2_31_elements_a_step_is_taken_and_one_that_is_left_out_writes_nothing(target):
-    assert python(LARGE, target, str(WARP_SIZE[target])).split() == ["True"] * 4
+    assert printed(LARGE, target, str(WARP_SIZE[target])).split() == ["True"] * 4
 
 
 def test_the_comparison_tells_a_wrong_rule():
@@ -160,7 +160,7 @@ changed = staticmethod(lambda ir: read(ir.replace("fsub float", "fadd float")))
 program.llvm = type("Changed", (), {"parse_assembly": changed})
 print(trial.compare(rules.RULES["sgd"], "sm_90").deviation > 1)
 """
-    assert python(script) == "True\n"
+    assert printed(script) == "True\n"
 
 
 OPTIMIZER = """
@@ -181,7 +181,7 @@ torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 @pytest.mark.parametrize("target", ONE_QUICK)
 def test_an_optimizer_takes_it_as_a_backend(target):
-    python(OPTIMIZER, target)
+    printed(OPTIMIZER, target)
 
 
 def test_run_prints_what_came_of_it():

@@ -81,6 +81,27 @@ def test_backends_agree(dtype):
         torch.testing.assert_close(results["eager"], results["triton"], rtol=1e-6, atol=1e-7)
 
 
+def test_several_threads_leave_the_bits_of_one():
+    cpu = pytest.importorskip("kernels.cpu")
+    if cpu.numba.config.NUMBA_NUM_THREADS == 1:
+        pytest.skip("needs two cores")
+    start, of_torch = torch.linspace(-1, 1, 2 * cpu.CHUNK_SIZE + 5), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            p = start.clone().requires_grad_()
+            p.grad = torch.cos(100 * start)
+            optim.SGD([p], lr=0.1, backend="cpu").step()
+            results.append(p.detach())
+    finally:
+        torch.set_num_threads(of_torch)
+    _, on_threads = cpu.compile_rule(rules.sgd, *(torch.float32,) * 3, False)
+    assert on_threads.signatures  # They were there to be asked.
+    assert torch.equal(*results)
+    assert (results[0] != start).all()
+
+
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_cpu_bfloat16_store_rounds_as_torch_does(bits):

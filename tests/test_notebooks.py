@@ -146,7 +146,10 @@ def outputs(notebook: NotebookNode) -> tuple[str, list[str], int]:
 
 SHOWN = {
     "01_quickstart": (3, ["100 runs on MNIST", "eval_accuracy"]),
-    "02_anatomy_of_a_kernel": (2, ["ld.global.v4.b32", "largest difference", "28 bytes", "MachineCode(", "the rule:"]),
+    "02_anatomy_of_a_kernel": (
+        2,
+        ["ld.global.v4.b32", "largest difference", "kernel, simulated", "28 bytes", "MachineCode(", "the rule:"],
+    ),
     "03_sweep_explorer": (1, ['alt="convergence"', "no/such/folder is no folder", "15 of 135 runs"]),
     "04_autotune_your_gpu": (1, ["1024x8", "narrow access", "NVIDIA H100 80GB HBM3"]),
     "05_invent_an_optimizer": (2, ["largest difference", "after 200 steps", "main:Cautious"]),

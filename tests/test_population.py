@@ -64,8 +64,8 @@ CASES += [
 
 @pytest.mark.parametrize(("make", "optimizer"), CASES)
 def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
-    """60 steps of every lane, two seeds, against nn.Sequential and torch.optim: equal to 1e-9."""
-    problem, steps, seeds = make(), 60, [0, 5]
+    """30 steps, more than an epoch, of every lane, two seeds, against nn.Sequential and torch.optim: equal to 1e-9."""
+    problem, steps, seeds = make(), 30, [0, 5]
     options = {"steps": steps, "batch_size": 32, "dtype": torch.float64}
     runs, curves = population.train(problem, CONFIGS, seeds, optimizer=optimizer, evaluations=3, **options)
     assert len(runs) == len(CONFIGS) * len(seeds)
@@ -73,7 +73,7 @@ def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
         config = run[list(CONFIGS)].astype(float).to_dict()
         module, losses = solo.train(problem, config, int(run.seed), optimizer=optimizer, **options)
         lane = curves[curves.lane == run.lane]
-        expected = [losses[a:b].mean().item() for a, b in ((0, 20), (20, 40), (40, 60))]
+        expected = [losses[a:b].mean().item() for a, b in ((0, 10), (10, 20), (20, 30))]
         np.testing.assert_allclose(lane.train_loss[1:], expected, rtol=1e-9)
         output = module(problem.data.x_eval.double())
         y = problem.data.y_eval if problem.classifies else problem.data.y_eval.double()
@@ -196,9 +196,9 @@ def test_divergence_is_the_first_loss_beyond_its_limit():
 
 def test_least_squares_reaches_its_known_optimum():
     problem = linear()
-    configs = pd.DataFrame([{**grid.AXES, "lr": 0.02}])
+    configs = pd.DataFrame([{**grid.AXES, "lr": 0.1}])
     n = len(problem.data.x_train)
-    runs, _ = population.train(problem, configs, [0], steps=1500, batch_size=n, evaluations=2)
+    runs, _ = population.train(problem, configs, [0], steps=400, batch_size=n, evaluations=2)
     assert 0 < runs.eval_loss[0] < 1e-5
     assert runs.initial_eval_loss[0] > 0.1
 

@@ -20,7 +20,7 @@ from kernels import registry, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
-from tests.test_codegen import CLEAN
+from tests.compiler import CLEAN
 from tests.test_registry import H100
 
 ANCHOR = default()
