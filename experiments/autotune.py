@@ -22,12 +22,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments import atlas, figures, origin, preflight, scratch, search, search_report, store, tuner
-from experiments.bars import progress_bar
-from experiments.engine import interrupts
-from experiments.grid import OptionError
-from experiments.timing import markdown_table
-from experiments.values import SECONDS, taken, whole
+from experiments.bench import preflight
+from experiments.common import figure_style, files, run_info
+from experiments.common.errors import OptionError
+from experiments.common.interrupts import interrupts
+from experiments.common.progress import progress_bar
+from experiments.common.tables import markdown_table
+from experiments.common.values import SECONDS, taken, whole
+from experiments.tune import gpu_machine, race, report, static_analysis, tuner
 from kernels import registry, rules
 from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
@@ -108,24 +110,24 @@ def check_tune(args: argparse.Namespace) -> None:
     else:
         gpu()
         preflight.check()
-    args.out = store.check_folder(args.out)
-    args.into = args.into and store.check_folder(args.into, "--into")
+    args.out = files.check_folder(args.out)
+    args.into = args.into and files.check_folder(args.into, "--into")
 
 
 def dry_run(args: argparse.Namespace) -> int:
     """Write the atlas of each rule and dtype."""
-    provenance = origin.provenance("cpu")
+    provenance = run_info.provenance("cpu")
     configs = candidates(parse_target(args.target).warp_size)
     args.out.mkdir(parents=True, exist_ok=True)
     for rule in args.rule:
         for dtype in args.dtype:
             what = rule, args.target, dtype
-            rows = atlas.judge(atlas.compile_all(*what, configs), LIMITS[args.target])
-            text = atlas.markdown(rows, *what, provenance)
+            rows = static_analysis.judge(static_analysis.compile_all(*what, configs), LIMITS[args.target])
+            text = static_analysis.markdown(rows, *what, provenance)
             table = args.out / f"atlas_{args.target}_{rule}_{dtype}.csv"
-            store.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
-            store.replace(table.with_suffix(".png"), partial(figures.save, atlas.figure(rows, *what)))
-            store.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            files.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
+            files.replace(table.with_suffix(".png"), partial(figure_style.save, static_analysis.figure(rows, *what)))
+            files.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text, encoding="utf-8"))
             print(text)
     return 0
 
@@ -137,15 +139,15 @@ def tune(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     device = gpu()
     found = tuner.tune(
-        scratch.machine(device),
-        search.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=True),
+        gpu_machine.machine(device),
+        race.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=True),
         budget=args.budget,
         into=[args.into] if args.into else registry.folders()[:-1],
         table=args.out / tuner.TABLE,
         again=args.again,
     )
     with interrupts():
-        text = search_report.write(found, device_facts(device), origin.provenance(str(device)), args.out)
+        text = report.write(found, device_facts(device), run_info.provenance(str(device)), args.out)
     print(text)
     return 130 if found.interrupted else 0
 
@@ -172,7 +174,7 @@ def show(args: argparse.Namespace) -> int:
     for path, (device, versions, entries) in files_of(args.device):
         installed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
         print(f"# {device.name} ({device.arch})\n\n{path}: {len(entries)} entries; {installed}\n")
-        print(search_report.entries_table(entries) if entries else "", end="\n\n")
+        print(report.entries_table(entries) if entries else "", end="\n\n")
     return 0
 
 
@@ -182,8 +184,8 @@ def diff(args: argparse.Namespace) -> int:
     rows = [
         {
             "case": key,
-            "A": atlas.name(a[key]["config"]) if key in a else "-",
-            "B": atlas.name(b[key]["config"]) if key in b else "-",
+            "A": static_analysis.name(a[key]["config"]) if key in a else "-",
+            "B": static_analysis.name(b[key]["config"]) if key in b else "-",
             "A us": a.get(key, {}).get("median_us", "-"),
             "B us": b.get(key, {}).get("median_us", "-"),
         }
@@ -200,7 +202,7 @@ def verify(args: argparse.Namespace) -> int:
     args.budget = taken("--budget", args.budget, SECONDS)
     device = gpu()
     preflight.check()
-    machine, rows = scratch.machine(device), []
+    machine, rows = gpu_machine.machine(device), []
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)
     else:
@@ -214,7 +216,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    args.to = store.check_folder(args.to, "--to")
+    args.to = files.check_folder(args.to, "--to")
     # The most important file last, so that its entries stay.
     for path, (device, versions, entries) in reversed(files_of(args.device)):
         if path.parent.resolve() == args.to.resolve():

@@ -7,22 +7,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import grid, sweep
-from experiments.data import DataError
-from experiments.grid import OptionError
-from experiments.store import Sweep, Taken
+from experiments import sweep
+from experiments.common.errors import DataError, OptionError
+from experiments.sweeps import space
+from experiments.sweeps.results import Sweep, Taken
 from kernels.commands import command
 
 # Where all of MNIST cannot be had, a run on 5,000 digits has as many steps as an epoch of it.
 SWEEPS = {
     "mnist": {
-        "lr": grid.parse_axis("lr", ["1e-4..1:5"]),
+        "lr": space.parse_axis("lr", ["1e-4..1:5"]),
         "beta1": [0.0, 0.9, 0.99],
         "beta2": [0.9, 0.99, 0.999],
         "eps": [1e-8, 1e-4, 1.0],
     },
     "regression": {
-        "lr": grid.parse_axis("lr", ["1e-4..1:9"]),
+        "lr": space.parse_axis("lr", ["1e-4..1:9"]),
         "beta1": [0.0, 0.5, 0.9, 0.99],
         "beta2": [0.9, 0.99, 0.999],
         "seeds": 3,

@@ -23,9 +23,12 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments import ambient, figures, page, scatter, store, tables, unfinished, values
-from experiments.grid import AXES, OptionError
-from experiments.store import Sweep
+from experiments.common import ambient, figure_style, values
+from experiments.common.errors import OptionError
+from experiments.reports import aggregation, grid_figures, markdown, sampled_figures, training_figures
+from experiments.sweeps import reading, results
+from experiments.sweeps.results import Sweep
+from experiments.training.axes import AXES
 
 RESULTS = Path(__file__).parents[1] / "results"
 DPI = 110
@@ -37,8 +40,8 @@ class View(NamedTuple):
 
     Attributes:
         sentence: what was trained, what is held, and how many of the runs that leaves.
-        convergence: their losses while training; see `figures.convergence`.
-        over: final losses over one axis or two; see `figures.sensitivity`, `figures.heatmap` and `scatter`.
+        convergence: their losses while training; see `training_figures.convergence`.
+        over: final losses over one axis or two; see `grid_figures.sensitivity`, `grid_figures.heatmap` and `scatter`.
         best: the ten best configurations as short strings, best first.
     """
 
@@ -50,18 +53,18 @@ class View(NamedTuple):
 
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
     """The folders below `root`, and itself, that hold the results of a sweep, or of what is finished of one."""
-    ended = {path.parent for path in Path(root).rglob(store.RUNS)}
-    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{store.PARTS}/{store.ASKED}")})
+    ended = {path.parent for path in Path(root).rglob(results.RUNS)}
+    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
     """The hyperparameters with more than one value, and their values in order. runs: of one optimizer."""
-    return {axis: sorted(runs[axis].dropna().unique().tolist()) for axis in tables.varied_axes(runs)}
+    return {axis: sorted(runs[axis].dropna().unique().tolist()) for axis in aggregation.varied_axes(runs)}
 
 
 def best_values(runs: pd.DataFrame) -> dict[str, float]:
     """The values that the best configuration has on the axes of `axes_of`."""
-    best = tables.ranked(runs).iloc[0]
+    best = aggregation.ranked(runs).iloc[0]
     return {axis: float(best[axis]) for axis in axes_of(runs)}
 
 
@@ -98,48 +101,50 @@ def view(
         return {axis.take(name): values.number(value) for name, value in given.items()}
 
     held = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
-    optimizer = optimizer or str(tables.ranked(whole).loc[0, "optimizer"])
+    optimizer = optimizer or str(aggregation.ranked(whole).loc[0, "optimizer"])
     runs = select(whole[whole["optimizer"] == optimizer], held)
-    kept = ", ".join(f"{tables.NAMES[name]} {tables.short(value)}" for name, value in held.items()) or "nothing"
+    kept = (
+        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in held.items()) or "nothing"
+    )
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {kept}")
     what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
-    sampled = bool(page.sampled(sweep.provenance))
+    sampled = bool(markdown.sampled(sweep.provenance))
     if y is None:
-        over = (scatter.sensitivity if sampled else figures.sensitivity)(runs, x, loss_name)
+        over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name)
     else:
-        over = (scatter.pair if sampled else figures.heatmap)(runs, x, y, loss_name)
-    top = runs.merge(tables.ranked(runs).head(10)[tables.CONFIGURATION])
+        over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name)
+    top = runs.merge(aggregation.ranked(runs).head(10)[aggregation.CONFIGURATION])
     return View(
         sentence=" ".join(
             [
                 f"{what}, {optimizer}; held: {kept}. {len(runs)} of {len(whole)} runs.",
-                *([page.DIVERGED] if (runs["status"] != "ok").any() else []),
-                *([left] if (left := unfinished.sentence(sweep.provenance)) else []),
+                *([markdown.DIVERGED] if (runs["status"] != "ok").any() else []),
+                *([left] if (left := markdown.unfinished_sentence(sweep.provenance)) else []),
             ]
         ),
-        convergence=figures.convergence(runs, sweep.curves, loss_name),
+        convergence=training_figures.convergence(runs, sweep.curves, loss_name),
         over=over,
-        best=tables.best_configurations(tables.summarise(top)),
+        best=aggregation.best_configurations(aggregation.summarise(top)),
     )
 
 
 def first_view(sweep: Sweep) -> View:
     """The slice that `controls` begin with: two axes of the best optimizer, everything else as its best has it."""
-    optimizer = str(tables.ranked(sweep.runs).loc[0, "optimizer"])
+    optimizer = str(aggregation.ranked(sweep.runs).loc[0, "optimizer"])
     runs = sweep.runs[sweep.runs["optimizer"] == optimizer]
     x, y, *others = [*axes_of(runs), None, None]
     best = best_values(runs)
-    held = {} if page.sampled(sweep.provenance) else {axis: best[axis] for axis in others if axis}
+    held = {} if markdown.sampled(sweep.provenance) else {axis: best[axis] for axis in others if axis}
     return view(sweep, optimizer, x, y, held)
 
 
 def picture(figure: Figure) -> bytes:
     """A figure as PNG."""
     buffer = io.BytesIO()
-    with style.context(figures.STYLE):
+    with style.context(figure_style.STYLE):
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
@@ -170,7 +175,7 @@ def html_of_error(error: OptionError) -> str:
 def static(folder: str | os.PathLike[str]) -> str:
     """The `first_view` of a folder as HTML, or the sentence that says why there is none."""
     try:
-        return html_of(first_view(store.load(folder)))
+        return html_of(first_view(reading.load(folder)))
     except OptionError as error:
         return html_of_error(error)
 
@@ -231,10 +236,10 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
 
     def of_folder(chosen: Path, typed: str):
         try:
-            sweep = store.load(typed or chosen)
+            sweep = reading.load(typed or chosen)
         except OptionError as error:
             return message(error)
-        names = tables.best_of_each(tables.ranked(sweep.runs))["optimizer"].tolist()
+        names = aggregation.best_of_each(aggregation.ranked(sweep.runs))["optimizer"].tolist()
         return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
 
     def of_optimizer(sweep: Sweep, name: str):
@@ -248,7 +253,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return below([chooser], lambda y: of_axes(sweep, name, runs, x, y))
 
     def of_axes(sweep: Sweep, name: str, runs: pd.DataFrame, x: str, y: str | None):
-        best, held = best_values(runs), {} if page.sampled(sweep.provenance) else axes_of(runs)
+        best, held = best_values(runs), {} if markdown.sampled(sweep.provenance) else axes_of(runs)
         sliders = {axis: slider(axis, values, best[axis]) for axis, values in held.items() if axis not in (x, y)}
 
         def draw(*values: float):
@@ -260,11 +265,11 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return below([*sliders.values()], draw)
 
     def dropdown(which: str, axes: list[str], *more: tuple):
-        return widgets.Dropdown(options=[*((tables.NAMES[axis], axis) for axis in axes), *more], description=which)
+        return widgets.Dropdown(options=[*((aggregation.NAMES[axis], axis) for axis in axes), *more], description=which)
 
     def slider(axis: str, values: list[float], value: float):
-        options = [(tables.short(v), v) for v in values]
-        name = tables.NAMES[axis]
+        options = [(aggregation.short(v), v) for v in values]
+        name = aggregation.NAMES[axis]
         return widgets.SelectionSlider(options=options, value=value, description=name, continuous_update=False)
 
     def name_of(path: Path) -> str:

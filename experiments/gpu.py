@@ -17,11 +17,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments import origin, preflight, processes, store
-from experiments.grid import OptionError
-from experiments.processes import ROOT, Outcome, Stage
-from experiments.timing import markdown_table
-from experiments.values import SECONDS, checked
+from experiments.bench import preflight
+from experiments.common import files, processes, run_info
+from experiments.common.errors import OptionError
+from experiments.common.processes import ROOT, Outcome, Stage
+from experiments.common.tables import markdown_table
+from experiments.common.values import SECONDS, checked
 from kernels import registry
 from kernels.commands import command
 from kernels.config import device_facts
@@ -85,7 +86,7 @@ def take_rows(stage: Stage, out: Path) -> None:
     if (out / ROWS).exists():
         earlier = pd.read_csv(out / ROWS)
         frames.insert(0, earlier[earlier["stage"] != stage.name])
-    store.replace(out / ROWS, lambda path: pd.concat(frames).to_csv(path, index=False))
+    files.replace(out / ROWS, lambda path: pd.concat(frames).to_csv(path, index=False))
     (out / stage.rows).unlink()
 
 
@@ -126,7 +127,7 @@ def report(device: torch.device, provenance: dict, outcomes: list[Outcome], part
         [
             f"# {facts.name}",
             f"    {provenance['command']}",
-            f"{origin.machine_line(provenance)}. {facts.arch}, {facts.multiprocessors} multiprocessors, "
+            f"{run_info.machine_line(provenance)}. {facts.arch}, {facts.multiprocessors} multiprocessors, "
             f"{facts.l2_bytes / 2**20:.0f} MiB of L2, memory bus of {facts.bus_bits} bits.",
             markdown_table(rows),
             *parts,
@@ -161,7 +162,7 @@ def check(args: argparse.Namespace) -> torch.device:
     if facts.arch not in LIMITS:
         raise OptionError(f"this GPU is a {facts.arch}, and known are {', '.join(LIMITS)}")
     args.out = args.out or Path(os.environ.get("OUT") or ROOT / "results" / "gallery" / facts.slug)
-    args.out = store.check_folder(args.out).absolute()
+    args.out = files.check_folder(args.out).absolute()
     if why := preflight.refusal(surroundings(args.out)):
         raise OptionError(why)
     return device
@@ -169,7 +170,7 @@ def check(args: argparse.Namespace) -> torch.device:
 
 def run(args: argparse.Namespace, device: torch.device, until: float) -> int:
     """Run the stages, each with the time that is left, and write the report after each; returns the exit code."""
-    provenance, environment = origin.provenance(str(device)), surroundings(args.out)
+    provenance, environment = run_info.provenance(str(device)), surroundings(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     outcomes, parts = [], []
     for stage in stages(args.out, args.budget, args.tests):
@@ -185,7 +186,7 @@ def run(args: argparse.Namespace, device: torch.device, until: float) -> int:
             take_rows(stage, args.out)
             parts.append(take_page(outcomes[-1], args.out, since))
         text = report(device, provenance, outcomes, parts)
-        store.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n", encoding="utf-8"))
+        files.replace(args.out / REPORT, lambda path, text=text: path.write_text(text + "\n", encoding="utf-8"))
         print(f"{stage.name}: {outcomes[-1].ended} after {outcomes[-1].seconds:.0f} s", flush=True)
         if outcomes[-1].ended == "interrupted":
             return 130

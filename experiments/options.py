@@ -2,10 +2,13 @@
 
 import argparse
 
-from experiments import grid, optimizers, problems, sampling, targets
-from experiments.arguments import ENGINES
-from experiments.grid import AXES
-from experiments.schedules import SCHEDULES
+from experiments.common import values
+from experiments.sweeps import space
+from experiments.sweeps.arguments import ENGINES
+from experiments.tasks import problems
+from experiments.training import optimizers, targets
+from experiments.training.axes import AXES
+from experiments.training.schedules import SCHEDULES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,10 +25,10 @@ def parser() -> argparse.ArgumentParser:
     for axis in AXES:
         name = next(name for name in defaults if axis in defaults[name])
         own = f"default: the optimizer's own; {name} {defaults[name][axis]:g}"
-        add(grid.option(axis), nargs="*", metavar="V", help=f"{grid.ACCEPTED[axis]} ({own})")
+        add(values.option(axis), nargs="*", metavar="V", help=f"{space.ACCEPTED[axis]} ({own})")
     text = f"one or several of {optimizers.ACCEPTED} (default adam)"
     add("--optimizer", nargs="*", metavar="O", default=["adam"], help=text)
-    text = f"{sampling.ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination"
+    text = f"{space.SAMPLE_ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination"
     add("--sample", metavar="S", help=text)
     models = "; ".join(f"{task}: {' or '.join(kinds)}" for task, kinds in problems.TASKS.items())
     add("--model", help=f"{models} (default: the first)")

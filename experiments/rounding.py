@@ -16,12 +16,13 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 import optim
-from experiments import ambient, figures, models, origin, population, problems, store
-from experiments.bars import progress_bar
-from experiments.data import DataError
-from experiments.figures import STYLE
-from experiments.grid import OptionError
-from experiments.values import POSITIVE, checked, whole
+from experiments.common import ambient, figure_style, files, run_info
+from experiments.common.errors import DataError, OptionError
+from experiments.common.figure_style import STYLE
+from experiments.common.progress import progress_bar
+from experiments.common.values import POSITIVE, checked, whole
+from experiments.tasks import model, problems
+from experiments.training import population
 from kernels.commands import command
 
 KINDS = {
@@ -51,7 +52,7 @@ def train(
 
     Returns: evaluation losses, one row a seed and evaluation; the share of weights that have moved; bytes a parameter.
     """
-    start = models.stack(problem.model, range(seeds), 1)
+    start = model.stack(problem.model, range(seeds), 1)
     params = [p.detach().to(device, dtype).requires_grad_() for p in start]
     before = [p.detach().clone() for p in params]
     optimizer = optim.Adam(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
@@ -142,12 +143,12 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse_args(argv)
     try:
         vars(args).update(checked(vars(args), {"lr": POSITIVE, "steps": whole(1), "seeds": whole(1, 10**4)}))
-        args.out = store.check_folder(args.out)
+        args.out = files.check_folder(args.out)
         problem = problems.make("mnist", "mlp", None, args.data_dir, 100.0)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
-    provenance = origin.provenance("cpu")
+    provenance = run_info.provenance("cpu")
     curves, kinds = compare(problem, args.lr, args.seeds, args.steps)
     table = [
         f"| {kind} | {size:g} | {moved:.1%} | {loss:.4g} | {accuracy:.2%} |"
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
 
     {provenance["command"]}
 
-{origin.machine_line(provenance)}. {what}, {args.steps} steps.
+{run_info.machine_line(provenance)}. {what}, {args.steps} steps.
 {problem.data.warning or ""}
 ![evaluation loss](rounding.png)
 
@@ -166,9 +167,9 @@ def main(argv: list[str] | None = None) -> int:
 | --- | --- | --- | --- | --- |
 """ + "\n".join([*table, "", "Medians over seeds. Bytes: the weight and Adam's two states, without the gradient.", ""])
     args.out.mkdir(parents=True, exist_ok=True)
-    store.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
-    store.replace(args.out / "rounding.png", lambda path: figures.save(figure(curves, what), path))
-    store.replace(args.out / "rounding.md", lambda path: path.write_text(text, encoding="utf-8"))
+    files.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
+    files.replace(args.out / "rounding.png", lambda path: figure_style.save(figure(curves, what), path))
+    files.replace(args.out / "rounding.md", lambda path: path.write_text(text, encoding="utf-8"))
     print(text)
     return 0
 

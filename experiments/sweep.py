@@ -13,12 +13,19 @@ from pathlib import Path
 
 import torch
 
-from experiments import ambient, arguments, comparison, confirmation, options, page, report, solo, store, targets
-from experiments.data import DataError
-from experiments.engine import Terminated, opened, run
-from experiments.grid import AXES, OptionError, Range
-from experiments.plan import Plan, describe, estimate_seconds, make_plan
-from experiments.store import Sweep
+from experiments import confirmation, options
+from experiments.common import ambient
+from experiments.common.errors import DataError, OptionError
+from experiments.common.interrupts import Terminated
+from experiments.reports import aggregation, comparison, markdown, writer
+from experiments.sweeps import arguments, cost, results
+from experiments.sweeps.dry_run import describe, estimate_seconds
+from experiments.sweeps.plan import Plan, make_plan
+from experiments.sweeps.results import Sweep
+from experiments.sweeps.runner import opened, run
+from experiments.sweeps.space import Range
+from experiments.training import reference, targets
+from experiments.training.axes import AXES
 from kernels.commands import command
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -74,7 +81,7 @@ def sweep(
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
-            an argument, or, to be sampled, a `grid.Range`; or words as on the command line, "1e-4..1e-1:7"; or a
+            an argument, or, to be sampled, a `space.Range`; or words as on the command line, "1e-4..1e-1:7"; or a
             dictionary of such by optimizer, with "" for all others. None leaves each its default.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
@@ -100,7 +107,7 @@ def sweep(
         target: loss (0.2) or accuracy ("95%") that the report counts steps to; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
         progress: whether to show a bar, in a notebook as a widget.
-    Returns: runs and curves as DataFrames, and provenance; see `store.Sweep`. Diverged runs are among them.
+    Returns: runs and curves as DataFrames, and provenance; see `results.Sweep`. Diverged runs are among them.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
     folder = None if out is None else Path(out)
@@ -135,15 +142,15 @@ def sweep(
         result = run(plan, folder, **how)
         result.provenance["target"] = target
         if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
-            confirmed = folder and folder / store.CONFIRMED
+            confirmed = folder and folder / results.CONFIRMED
             with opened(again, confirmed, fresh):
                 result.provenance["confirmed"] = confirmation.record(run(again, confirmed, **how).runs)
         try:
             if compare_alone:
                 result.provenance["one_after_the_other"] = time_alone(plan)
             if folder is not None:
-                store.write_provenance(folder, result.provenance)
-                store.write_drawn(folder, report.write(folder, *result))
+                results.write_provenance(folder, result.provenance)
+                results.write_drawn(folder, writer.write(folder, *result))
         except KeyboardInterrupt:
             if folder is None:
                 raise
@@ -154,12 +161,12 @@ def sweep(
 def check(plan: Plan, compare_alone: bool, target: str | float | None, confirm: int | None) -> None:
     """Raise OptionError if what is to be done with a plan's results cannot be done; arguments as of `sweep`."""
     for name in plan.n_runs if compare_alone else ():
-        solo.class_of(name)
+        reference.class_of(name)
     if target is not None:
         targets.parse(target, plan.problem.classifies)
     if confirm is not None:
         points = min(plan.steps, plan.identity["evaluations"]) + 1
-        store.check_room(None, len(plan.n_runs) * confirm, points, "--confirm")
+        cost.check_room(None, len(plan.n_runs) * confirm, points, "--confirm")
 
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
@@ -169,7 +176,7 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
         first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
         config = {axis: first[axis] for axis in identity["optimizers"][name]}
         sizes = plan.steps, identity["evaluations"], identity["batch_size"], sample, identity["accumulate"]
-        one = solo.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
+        one = reference.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
         total += n_runs * one
         parts.append(f"{n_runs} {name} runs x {one:.2f} s")
     text = (
@@ -181,18 +188,18 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
 
 def show(result: Sweep, out: Path) -> None:
     """Print the best of every optimizer, the ten best configurations, the time taken and what was written."""
-    provenance, summary = result.provenance, report.summarise(result.runs)
+    provenance, summary = result.provenance, aggregation.summarise(result.runs)
     what = f"{provenance['data']['name']}, {provenance['sweep']['steps']} steps, {provenance['sweep']['model']}"
     if result.runs["optimizer"].nunique() > 1:
         print(f"\n{what}: every optimizer at its best\n")
         print(comparison.table(result.runs, summary).to_string(index=False))
     print(f"\n{what}: the ten best configurations\n")
-    print(report.console_table(summary))
-    print(f"\n{page.DIVERGED}")
+    print(aggregation.console_table(summary))
+    print(f"\n{markdown.DIVERGED}")
     if confirmed := provenance.get("confirmed"):
         print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
-        print(page.confirmed_table(result.runs, confirmed).to_string(index=False))
-    print(f"\ntarget: {report.target_of(result.runs, provenance) or 'none, because no run has trained'}")
+        print(markdown.confirmed_table(result.runs, confirmed).to_string(index=False))
+    print(f"\ntarget: {writer.target_of(result.runs, provenance) or 'none, because no run has trained'}")
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
     print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
@@ -208,7 +215,7 @@ def trouble(error: OSError, out: Path) -> str | None:
     if error.errno in FULL:
         return f"{out} has no more room ({error.strerror}); what it has is kept"
     # What writes tables says without a number that there is no such folder.
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, None) and not (out / store.PARTS).is_dir():
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, None) and not (out / results.PARTS).is_dir():
         return f"--out accepts a folder that stays, and {out} was removed while the sweep was writing to it"
     if error.errno in FORBIDDEN:
         return f"{out} cannot be written to any more ({error.strerror}); what it has is kept"
@@ -237,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
             plan = make_plan(axes={axis: args.pop(axis) for axis in AXES}, out=out, **args)
             check(plan, **later)
             if out is not None:
-                store.check_out(out, plan.identity, fresh)
+                results.check_out(out, plan.identity, fresh)
             print(describe(plan, estimate_seconds(plan)))
             return 0
         if out is None:

@@ -22,15 +22,26 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from experiments import bench_host, bench_step, bench_sweep, cuda, figures, origin, shapes, speed, store
-from experiments.bars import progress_bar
-from experiments.data import DataError
-from experiments.engine import interrupts
-from experiments.grid import OptionError
-from experiments.implementations import DEFAULT, IMPLEMENTATIONS
-from experiments.plan import check_kernels, resolve_device
-from experiments.timing import INTERVALS, markdown_table
-from experiments.values import SECONDS, checked, optional, whole
+from experiments.bench import (
+    gpu_info,
+    gpu_timing,
+    host_time,
+    networks,
+    population_time,
+    step_plan,
+    step_report,
+    step_time,
+)
+from experiments.bench.implementations import DEFAULT, IMPLEMENTATIONS
+from experiments.bench.timing import INTERVALS
+from experiments.common import figure_style, files, run_info
+from experiments.common.devices import resolve_device
+from experiments.common.errors import DataError, OptionError
+from experiments.common.interrupts import interrupts
+from experiments.common.progress import progress_bar
+from experiments.common.tables import markdown_table
+from experiments.common.values import SECONDS, checked, optional, whole
+from experiments.sweeps.plan import check_kernels
 from kernels.commands import command
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
@@ -39,13 +50,13 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_TH
 
 def heading(title: str, device: torch.device | str = "cpu") -> str:
     """Title, command as one could type it again, machine."""
-    provenance = origin.provenance(str(device))
+    provenance = run_info.provenance(str(device))
     settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
     return f"""# {title}
 
     {" ".join([*settings, provenance["command"]])}
 
-{origin.machine_line(provenance)}."""
+{run_info.machine_line(provenance)}."""
 
 
 def until_interrupted(compare: Callable[..., dict], asked: list[tuple], table: Path) -> tuple[list[dict], list[tuple]]:
@@ -70,16 +81,16 @@ def sweep(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
     """Populations against one run after the other: text, if anything was timed, and what was not."""
     device = resolve_device(args.device)
     compare = partial(
-        bench_sweep.compare, data_dir=args.data_dir, device=device, rounds=args.rounds, download=args.download
+        population_time.compare, data_dir=args.data_dir, device=device, rounds=args.rounds, download=args.download
     )
-    rows, rest = until_interrupted(compare, list(bench_sweep.SIZES[torch.device(device).type]), table)
-    return bench_sweep.markdown(rows, origin.provenance(device)) if rows else "", rest
+    rows, rest = until_interrupted(compare, list(population_time.SIZES[torch.device(device).type]), table)
+    return population_time.markdown(rows, run_info.provenance(device)) if rows else "", rest
 
 
 def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
     """What a step costs the host: text, if anything was timed, and what was not."""
-    asked = [(name, work) for work in (False, True) for name in shapes.LISTS]
-    rows, rest = until_interrupted(partial(bench_host.compare, rounds=args.rounds), asked, table)
+    asked = [(name, work) for work in (False, True) for name in networks.LISTS]
+    rows, rest = until_interrupted(partial(host_time.compare, rounds=args.rounds), asked, table)
     if not rows:
         return "", rest
     text = f"""{heading("What a step costs the host")}
@@ -87,28 +98,28 @@ def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
 {markdown_table(rows)}
 
 One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors of which every dimension is cut to
-at most 2. Medians over {args.rounds} rounds, each the median of {bench_host.STEPS} steps, with
+at most 2. Medians over {args.rounds} rounds, each the median of {host_time.STEPS} steps, with
 {INTERVALS}.
 All sides were timed in turn in every round. Device work "no": torch's kernels and our launch are replaced by nothing,
 all Python and the address table's work are timed. Gradients move: autograd put every one elsewhere before each step,
 which is not timed. States known: somebody has asked for `optimizer.state` or `state_dict()` and may change what is in
 it, so that every step looks at all states. At most 1/3: all of the 95 % interval is. Uploads and builds: how often
-tables were written or built in all {args.rounds * (bench_host.STEPS + 1)} steps whose gradients stayed.
+tables were written or built in all {args.rounds * (host_time.STEPS + 1)} steps whose gradients stayed.
 """
     return text, rest
 
 
-def step(args: argparse.Namespace, device: torch.device) -> list[bench_step.Group]:
+def step(args: argparse.Namespace, device: torch.device) -> list[step_plan.Group]:
     """Single tensors, and ResNet-50's."""
-    sizes = args.sizes or (bench_step.CPU_SIZES if device.type == "cpu" else bench_step.CUDA_SIZES)
-    cases = tuple(case for case in bench_step.CASES if case.name in args.only)
-    return bench_step.groups(device, {size: bench_step.SIZES[size] for size in sizes}, cases)
+    sizes = args.sizes or (step_time.CPU_SIZES if device.type == "cpu" else step_time.CUDA_SIZES)
+    cases = tuple(case for case in step_time.CASES if case.name in args.only)
+    return step_time.groups(device, {size: step_time.SIZES[size] for size in sizes}, cases)
 
 
-def models(args: argparse.Namespace, device: torch.device) -> list[bench_step.Group]:
+def models(args: argparse.Namespace, device: torch.device) -> list[step_plan.Group]:
     """The parameters of networks."""
-    cases = tuple(case for case in bench_step.MODEL_CASES if case.name in args.only)
-    return bench_step.groups(device, {name: bench_step.MODELS[name] for name in args.sizes or MODELS}, cases)
+    cases = tuple(case for case in step_time.MODEL_CASES if case.name in args.only)
+    return step_time.groups(device, {name: step_time.MODELS[name] for name in args.sizes or MODELS}, cases)
 
 
 def timed(args: argparse.Namespace, started: float) -> int:
@@ -118,7 +129,7 @@ def timed(args: argparse.Namespace, started: float) -> int:
     """
     device = torch.device(resolve_device(args.device))
     groups = {"step": step, "models": models}[args.what](args, device)
-    title, before, matrix = heading(TITLES[args.what], device), cuda.state(device), matrix_rate(device)
+    title, before, matrix = heading(TITLES[args.what], device), gpu_info.state(device), matrix_rate(device)
     unasked = [name for name in IMPLEMENTATIONS if name not in args.implementations]
     rows, left_out, code = [], [(name, "", "only if it is named: --implementations") for name in unasked], 0
     deadline = started + (args.budget or math.inf)
@@ -129,10 +140,10 @@ def timed(args: argparse.Namespace, started: float) -> int:
                 left_out += [("", str(rest), f"the budget of {args.budget:g} s was spent") for rest in waiting]
                 break
             try:
-                found, missing = bench_step.compare(
+                found, missing = step_time.compare(
                     group, device, args.rounds, args.implementations, args.compiled, deadline
                 )
-            except bench_step.TooLarge as error:
+            except step_plan.TooLarge as error:
                 left_out.append(("", str(group), str(error)))
             except RuntimeError as error:
                 # A device that has failed once fails from then on: what is known is still reported.
@@ -147,25 +158,25 @@ def timed(args: argparse.Namespace, started: float) -> int:
     except KeyboardInterrupt:
         left_out += [("", str(rest), "interrupted") for rest in waiting]
         code = 130
-    text = speed.not_timed(left_out)
+    text = step_report.not_timed(left_out)
     if rows:
         where = f"On {device}" if device.type == "cuda" else "On the CPU, its backends alone: no GPU was timed"
-        states = f" Before: {sentence(before)}. After: {sentence(cuda.state(device))}." if before else ""
-        text = speed.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
+        states = f" Before: {sentence(before)}. After: {sentence(gpu_info.state(device))}." if before else ""
+        text = step_report.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
         with interrupts():
-            store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+            files.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
             for name, figure in drawn(args.what, rows, device, matrix).items():
-                store.replace(table.with_name(f"{table.stem}{name}.png"), partial(figures.save, figure))
+                files.replace(table.with_name(f"{table.stem}{name}.png"), partial(figure_style.save, figure))
     print(text)
     return code
 
 
 def drawn(what: str, rows: list[dict], device: torch.device, matrix: float) -> dict[str, Figure]:
     """Figures by what their names end in."""
-    name = origin.describe_device(str(device))["name"]
+    name = run_info.describe_device(str(device))["name"]
     if what == "models":
-        return {"": speed.models(rows, name)}
-    found = {"_bandwidth": speed.bandwidth(rows, name), "_roofline": speed.roofline(rows, name, matrix)}
+        return {"": step_report.models(rows, name)}
+    found = {"_bandwidth": step_report.bandwidth(rows, name), "_roofline": step_report.roofline(rows, name, matrix)}
     return {end: figure for end, figure in found.items() if figure}
 
 
@@ -176,7 +187,7 @@ def matrix_rate(device: torch.device) -> float:
 
     def seconds() -> float:
         if device.type == "cuda":
-            return cuda.event_seconds(lambda: torch.mm(a, b), device)
+            return gpu_timing.event_seconds(lambda: torch.mm(a, b), device)
         started = time.perf_counter()
         torch.mm(a, b)
         return time.perf_counter() - started
@@ -190,13 +201,13 @@ def sentence(state: dict) -> str:
 
 def save(table: Path, rows: list[dict]) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
-    store.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
+    files.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
 
 
 TITLES = {"step": "Steps of every implementation", "models": "Steps over the parameters of networks"}
-CLASSES = list(dict.fromkeys(case.name for case in bench_step.CASES))
-MODEL_CLASSES = list(dict.fromkeys(case.name for case in bench_step.MODEL_CASES))
-SIZES, MODELS = list(bench_step.SIZES), list(bench_step.MODELS)
+CLASSES = list(dict.fromkeys(case.name for case in step_time.CASES))
+MODEL_CLASSES = list(dict.fromkeys(case.name for case in step_time.MODEL_CASES))
+SIZES, MODELS = list(step_time.SIZES), list(step_time.MODELS)
 COMMANDS = {"sweep": sweep, "host": host}
 
 
@@ -219,7 +230,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--threads", metavar="N", help="threads of all sides (default: torch's own)")
         if name == "sweep":
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
-            without = f"time on {bench_sweep.NOISE} where MNIST is not on this machine"
+            without = f"time on {population_time.NOISE} where MNIST is not on this machine"
             command.add_argument("--no-download", dest="download", action="store_false", help=without)
         if name in ("step", "models"):
             classes, sizes = (CLASSES, SIZES) if name == "step" else (MODEL_CLASSES, MODELS)
@@ -253,7 +264,7 @@ def check(args: argparse.Namespace) -> None:
         raise OptionError(
             f"--device {args.device} accepts no TRITON_INTERPRET in the environment: the interpreter is never timed"
         )
-    args.out = store.check_folder(args.out)
+    args.out = files.check_folder(args.out)
     if args.what != "host":  # which launches nothing
         check_kernels(resolve_device(args.device))
 
@@ -276,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if text:
         text += interrupted(rest)
-        store.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+        files.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     print(text or interrupted(rest))
     return 130 if rest else 0
 

@@ -5,6 +5,8 @@ import signal
 import warnings
 from pathlib import Path
 
+from experiments.training import population
+
 # Tests run side by side, and threads that wait for work by spinning take the cores from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -85,7 +87,6 @@ def mnist_folder(tmp_path, monkeypatch) -> Path:
 
 def spy_on_training(monkeypatch) -> list[int]:
     """Returns how many runs each call of `population.train` has from now on."""
-    from experiments import population
 
     sizes, original = [], population.train
 

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import explorer, functions, identity, report, store, values
-from experiments.ambient import PANDAS, restored
-from experiments.origin import readable
+from experiments import explorer, report
+from experiments.common import errors
+from experiments.common.ambient import PANDAS, restored
+from experiments.common.run_info import readable
 from experiments.sweep import sweep
+from experiments.sweeps import reading, run_keys
+from experiments.tasks import functions
 
 OPTIONS = {"lr": [1e-3, 1e2], "steps": 6, "seeds": 2, "progress": False, "dropout": 0.1}
 
@@ -95,22 +98,22 @@ def test_figures_and_tables_look_alike_whatever_the_users_style_says(plain, tmp_
 
 def test_an_explorer_refuses_axes_and_values_that_are_none(plain):
     for options in ({"x": "speed"}, {"y": 3}, {"held": {"speed": 1}}, {"held": {"lr": "fast"}}, {"held": [1]}):
-        with pytest.raises(values.OptionError, match=r" accepts "):
+        with pytest.raises(errors.OptionError, match=r" accepts "):
             explorer.view(plain, **options)
     for folder in (3, "a\0b", "x" * 300, "~nobody-has-this-name"):
-        with pytest.raises(values.OptionError):
-            store.load(folder)
+        with pytest.raises(errors.OptionError):
+            reading.load(folder)
 
 
 def test_what_computes_is_a_part_of_a_runs_identity(monkeypatch):
-    assert identity.compiler("cpu").startswith("numba")
-    monkeypatch.setattr(identity.backends, "has_numba", lambda: False)
-    assert identity.compiler("cpu") == "none"
+    assert run_keys.compiler("cpu").startswith("numba")
+    monkeypatch.setattr(run_keys.backends, "has_numba", lambda: False)
+    assert run_keys.compiler("cpu") == "none"
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    interpreted = identity.compiler("cuda")
+    interpreted = run_keys.compiler("cuda")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert interpreted == f"{identity.compiler('cuda')}, interpreted"
+    assert interpreted == f"{run_keys.compiler('cuda')}, interpreted"
 
 
 def test_text_that_is_not_utf_8_can_be_written():
@@ -135,7 +138,7 @@ def test_a_poor_console_and_warnings_as_errors(tmp_path):
         "--out",
         str(out),
     ]
-    done = subprocess.run([sys.executable, *command], env=poor, cwd=identity.ROOT, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, *command], env=poor, cwd=run_keys.ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "über ✕" in (out / "report.md").read_text(encoding="utf-8")
     assert report.main([str(out)]) == 0

@@ -14,9 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optim
-from experiments import arguments, grid, plan, sweep, targets, values
-from experiments.data import DataError
-from experiments.grid import AXES, OptionError, Range
+from experiments import sweep
+from experiments.common import values
+from experiments.common.errors import DataError, OptionError
+from experiments.sweeps import arguments, plan, space
+from experiments.sweeps.space import Range
+from experiments.training import targets
+from experiments.training.axes import AXES
 
 
 def planned(**options) -> plan.Plan:
@@ -178,4 +182,4 @@ def test_what_is_shown_of_a_value_is_short_and_on_one_line():
         text = values.shown(value)
         assert len(text) < 100
         assert text.isprintable()
-    assert grid.taken("lr", "1e-4..1", sampled=True) == Range(1e-4, 1)
+    assert space.taken("lr", "1e-4..1", sampled=True) == Range(1e-4, 1)

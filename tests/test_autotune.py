@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import atlas, autotune
+from experiments import autotune
+from experiments.tune import static_analysis
 from kernels.codegen import MachineCode
 from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS, occupancy
@@ -78,13 +79,13 @@ def test_candidates_are_dropped_for_a_reason_and_the_same_program_is_kept_once()
         (code(Config(2048, 8), "sgd", "bfloat16", digest="k", loads={128: 2}, stores={128: 1}), "kept"),
     ]
     codes, expected = zip(*cases, strict=True)
-    rows = atlas.judge(list(codes), LIMITS["sm_90"])
+    rows = static_analysis.judge(list(codes), LIMITS["sm_90"])
     assert [row["verdict"] for row in rows] == list(expected)
-    assert sum(atlas.verdicts(rows).values()) == len(rows)
+    assert sum(static_analysis.verdicts(rows).values()) == len(rows)
     assert rows[0]["occupancy"] == 0.75
     assert rows[0]["loads"] == "4x128 9x32"
-    assert "1 with the code of another" in atlas.markdown(rows, "adam", "sm_90", "float32", PROVENANCE)
-    drawn = atlas.figure(rows, "adam", "sm_90", "float32")
+    assert "1 with the code of another" in static_analysis.markdown(rows, "adam", "sm_90", "float32", PROVENANCE)
+    drawn = static_analysis.figure(rows, "adam", "sm_90", "float32")
     assert [ax.get_xlabel() for ax in drawn.axes] == [
         "registers a thread",
         "occupancy, % of 64 warps a multiprocessor",
@@ -214,7 +215,7 @@ def test_the_atlas_of_all_candidates_keeps_the_default(target, warp_size, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr
     table = check_files(tmp_path, target, len(candidates(warp_size)))
-    launched = table[table["candidate"] == atlas.name(default(warp_size))]
+    launched = table[table["candidate"] == static_analysis.name(default(warp_size))]
     assert list(launched["verdict"]) == ["kept"]
     assert {"kept", "narrow access", "spills"} <= set(table["verdict"])
     assert (table.loc[table["verdict"] == "kept", "elements per thread"] >= 4).all()

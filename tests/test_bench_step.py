@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_step, cuda, implementations, preflight, sides, speed, throughput
-from experiments.bench_step import CASES, FLOAT32, Group
-from experiments.implementations import IMPLEMENTATIONS, Case
+from experiments import throughput
+from experiments.bench import contenders, gpu_timing, implementations, preflight, step_plan, step_report, step_time
+from experiments.bench.implementations import IMPLEMENTATIONS, Case
+from experiments.bench.step_plan import FLOAT32, Group
+from experiments.bench.step_time import CASES
 from tests import pretended as gpus
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -22,7 +24,7 @@ SHAPES = [(40, 3), (17,)]
 
 
 def with_grads(shapes, dtype, device=CPU) -> list[torch.nn.Parameter]:
-    return bench_step.make_tensors(Group(Case("Adam", {}, dtype), "", shapes), dtype, device, seed=0)
+    return step_time.make_tensors(Group(Case("Adam", {}, dtype), "", shapes), dtype, device, seed=0)
 
 
 QUICK = [case for case in CASES if case.name == "Adam"]
@@ -92,9 +94,9 @@ def test_states_of_8_bits_are_a_byte_and_a_scale_except_in_small_tensors():
 
 def test_operations_are_counted_in_the_rule_itself():
     # p - lr * (grad + weight_decay * p) in whatever form: a handful, and more with momentum.
-    plain, momentum = (bench_step.flops_of(Case("SGD", arguments).rule) for arguments in ({}, {"momentum": 0.9}))
+    plain, momentum = (step_time.flops_of(Case("SGD", arguments).rule) for arguments in ({}, {"momentum": 0.9}))
     assert 3 <= plain < momentum < 12
-    assert 12 <= bench_step.flops_of(Case("Adam", {}).rule) <= 25
+    assert 12 <= step_time.flops_of(Case("Adam", {}).rule) <= 25
 
 
 def test_every_class_of_torch_is_timed():
@@ -113,7 +115,7 @@ def test_what_cannot_be_had_says_why_in_a_line(name, monkeypatch):
 
 def test_fused_steps_of_classes_without_any_are_left_out_and_the_default_is_the_baseline():
     group = Group(Case("NAdam", {}), "2^6", [(64,)])
-    rows, left_out = bench_step.compare(group, CPU, 3, ["torch fused", "ours", "torch for-loop"])
+    rows, left_out = step_time.compare(group, CPU, 3, ["torch fused", "ours", "torch for-loop"])
     assert [row["implementation"] for row in rows] == ["ours", "torch for-loop"]
     assert {row["baseline"] for row in rows} == {"torch for-loop"}
     assert "fused" in left_out["torch fused"]
@@ -121,7 +123,7 @@ def test_fused_steps_of_classes_without_any_are_left_out_and_the_default_is_the_
 
 def test_16_bit_parameters_are_compared_with_float32_too():
     names = ["torch fused", "ours", "ours, stochastic"]
-    rows, _ = bench_step.compare(Group(CASES[1], "2^8", [(256,)]), CPU, 4, names)
+    rows, _ = step_time.compare(Group(CASES[1], "2^8", [(256,)]), CPU, 4, names)
     by_name = {row["implementation"]: row for row in rows}
     assert list(by_name) == ["torch fused", "ours", FLOAT32, "ours, stochastic"]
     stochastic = by_name["ours, stochastic"]
@@ -138,8 +140,10 @@ def test_ratios_are_formed_within_each_round():
     seconds = pd.DataFrame(
         {("copy", "step"): 1e-3 * speeds, ("torch fused", "step"): 4e-3 * speeds, ("ours", "step"): 2e-3 * speeds}
     )
-    timed = [sides.Side(name, [print], moved) for name, moved in (("copy", 8e6), ("torch fused", 28e6), ("ours", 28e6))]
-    fused, ours = bench_step.make_rows(Group(CASES[0], "2^20", [(2**20,)]), timed, seconds, CPU)
+    timed = [
+        contenders.Side(name, [print], moved) for name, moved in (("copy", 8e6), ("torch fused", 28e6), ("ours", 28e6))
+    ]
+    fused, ours = step_time.make_rows(Group(CASES[0], "2^20", [(2**20,)]), timed, seconds, CPU)
     assert [ours[f"step: baseline / this{end}"] for end in ("", ", low", ", high")] == pytest.approx([2, 2, 2])
     assert ours["step: baseline / this, verdict"] == "faster"
     assert "step: baseline / this" not in fused
@@ -149,23 +153,23 @@ def test_ratios_are_formed_within_each_round():
 
 
 def test_a_time_that_half_of_the_rounds_lack_is_unknown():
-    known = bench_step.interval("x", pd.Series([1.0, math.nan, 1.0]))
+    known = step_time.interval("x", pd.Series([1.0, math.nan, 1.0]))
     assert known == {"x": 1.0, "x, low": 1.0, "x, high": 1.0, "x, level": 0.5}
-    assert all(map(math.isnan, bench_step.interval("x", pd.Series([1.0, math.nan, math.nan])).values()))
+    assert all(map(math.isnan, step_time.interval("x", pd.Series([1.0, math.nan, math.nan])).values()))
 
 
 def test_sides_that_memory_has_no_room_for_are_left_out_from_the_end(monkeypatch):
     group, names = Group(CASES[0], "2^20", [(2**20,)]), ["torch fused", "ours", "torch foreach", "torch for-loop"]
-    everything = bench_step.needed_bytes([bench_step.Wanted(n, n, CASES[0]) for n in names], [2**20], 1)
+    everything = step_plan.needed_bytes([step_plan.Wanted(n, n, CASES[0]) for n in names], [2**20], 1)
     # Parameters, gradients, four times two states, a copy of 28 bytes, and two temporary tensors twice.
     assert everything == 2**20 * (8 + 4 * 8 + 28 + 2 * 8)
-    monkeypatch.setattr(bench_step, "free_bytes", lambda device: everything - 1)
-    wanted, _, left_out = bench_step.plan(group, names, CPU, compile=False)
+    monkeypatch.setattr(step_plan, "free_bytes", lambda device: everything - 1)
+    wanted, _, left_out = step_plan.plan(group, names, CPU, compile=False)
     assert [side.label for side in wanted] == names[:3]
     assert left_out["torch for-loop"].startswith("memory: ")
-    monkeypatch.setattr(bench_step, "free_bytes", lambda device: 2**20)
-    with pytest.raises(bench_step.TooLarge, match="GiB are free"):
-        bench_step.plan(group, names, CPU, compile=False)
+    monkeypatch.setattr(step_plan, "free_bytes", lambda device: 2**20)
+    with pytest.raises(step_plan.TooLarge, match="GiB are free"):
+        step_plan.plan(group, names, CPU, compile=False)
 
 
 def test_running_out_of_memory_leaves_one_side_out(monkeypatch):
@@ -173,20 +177,20 @@ def test_running_out_of_memory_leaves_one_side_out(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setitem(IMPLEMENTATIONS, "ours", IMPLEMENTATIONS["ours"]._replace(make=fail))
-    rows, left_out = bench_step.compare(Group(CASES[0], "2^6", [(64,)]), CPU, 3, ["torch fused", "ours"])
+    rows, left_out = step_time.compare(Group(CASES[0], "2^6", [(64,)]), CPU, 3, ["torch fused", "ours"])
     assert [row["implementation"] for row in rows] == ["torch fused"]
     assert left_out == {"ours": "out of memory"}
 
 
 def test_rounds_end_at_the_deadline_but_not_before_a_few():
     group = Group(CASES[0], "2^6", [(64,)])
-    rows, _ = bench_step.compare(group, CPU, 50, ["ours"], deadline=time.monotonic())
-    assert sides.LEAST_ROUNDS <= rows[0]["rounds"] < 50
+    rows, _ = step_time.compare(group, CPU, 50, ["ours"], deadline=time.monotonic())
+    assert contenders.LEAST_ROUNDS <= rows[0]["rounds"] < 50
 
 
 def test_the_most_telling_groups_come_first():
-    sizes = {size: bench_step.SIZES[size] for size in bench_step.CUDA_SIZES}
-    groups = bench_step.groups(GPU, sizes, CASES)
+    sizes = {size: step_time.SIZES[size] for size in step_time.CUDA_SIZES}
+    groups = step_time.groups(GPU, sizes, CASES)
     assert str(groups[0]) == "Adam float32 2^27"
     assert {"2^10", "2^28", "2^30"} <= {group.size for group in groups}
     assert torch.float64 not in {group.case.dtype for group in groups}
@@ -205,9 +209,9 @@ class Device:
 
 def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=3e-3)
-    monkeypatch.setattr(sides, "cuda", gpu)
-    side = sides.Side("ours", [print], 28.0, host_seconds=1e-3)
-    found = [sides.device_seconds(side, [print] * 4, GPU) for _ in range(4)]
+    monkeypatch.setattr(contenders, "cuda", gpu)
+    side = contenders.Side("ours", [print], 28.0, host_seconds=1e-3)
+    found = [contenders.device_seconds(side, [print] * 4, GPU) for _ in range(4)]
     assert [math.isnan(seconds) for seconds in found] == [True, True, False, False]
     assert found[2] == pytest.approx(1e-5)
     assert gpu.asked == pytest.approx([4e-3, 8e-3, 16e-3, 16e-3])
@@ -215,9 +219,9 @@ def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
 
 def test_device_time_is_given_up_where_the_host_is_far_too_slow(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=math.inf)
-    monkeypatch.setattr(sides, "cuda", gpu)
-    side = sides.Side("torch for-loop", [print], 28.0, host_seconds=0.04)
-    assert all(math.isnan(sides.device_seconds(side, [print], GPU)) for _ in range(10))
+    monkeypatch.setattr(contenders, "cuda", gpu)
+    side = contenders.Side("torch for-loop", [print], 28.0, host_seconds=0.04)
+    assert all(math.isnan(contenders.device_seconds(side, [print], GPU)) for _ in range(10))
     assert len(gpu.asked) == 2
 
 
@@ -235,8 +239,8 @@ def gpu_rows(sizes=range(10, 31, 4), bandwidth=3e12) -> list[dict]:
             if name != "copy":
                 seconds |= {(name, "host"): [1e-4] * 8, (name, "step"): [max(1e-4, device) + 1e-5] * 8}
                 seconds |= {(name, "warm"): [device / 2] * 8} if power < 22 else {}
-        timed = [sides.Side(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
-        found = bench_step.make_rows(group, timed, pd.DataFrame(seconds), SimpleNamespace(type="cuda"))
+        timed = [contenders.Side(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
+        found = step_time.make_rows(group, timed, pd.DataFrame(seconds), SimpleNamespace(type="cuda"))
         rows += [row | {"sets": 1, "set bytes": 16 * n, "l2 bytes": 50 * 2**20} for row in found]
     return rows
 
@@ -257,7 +261,7 @@ def test_rows_of_a_gpu_are_judged_by_the_device_and_by_the_wall(h100):
 
 def test_report_of_a_gpu_defines_its_times_and_says_what_is_missing(h100):
     missing = [("torch compiled", "Adam float32 2^10", "takes minutes"), ("", "Adam float32 2^30", "needs 90 GiB")]
-    text = speed.report(gpu_rows(), missing, "# Steps", "us", "On cuda:0.")
+    text = step_report.report(gpu_rows(), missing, "# Steps", "us", "On cuda:0.")
     header = next(line for line in text.splitlines() if line.startswith("| class"))
     for column in (
         "step us",
@@ -279,7 +283,7 @@ def test_report_of_a_gpu_defines_its_times_and_says_what_is_missing(h100):
 
 
 def test_bandwidth_shows_the_copy_the_data_sheet_and_where_the_l2_is_full(h100):
-    figure = speed.bandwidth(gpu_rows(), "H100")
+    figure = step_report.bandwidth(gpu_rows(), "H100")
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["Adam, float32", "Adam, bfloat16"]
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert lines["copy, as large a working set"].get_ydata()[-1] == pytest.approx(3000, rel=0.02)
@@ -287,11 +291,11 @@ def test_bandwidth_shows_the_copy_the_data_sheet_and_where_the_l2_is_full(h100):
     assert lines["our tensors fill the L2"].get_xdata()[0] == 50 * 2**20 / 16
     # The L2's own line ends where one set of tensors exceeds it.
     assert pd.Series(lines["ours, tensors in the L2"].get_ydata()).notna().tolist() == [True] * 3 + [False] * 3
-    assert speed.bandwidth([row for row in gpu_rows() if row["size"] == "2^10"], "H100") is None
+    assert step_report.bandwidth([row for row in gpu_rows() if row["size"] == "2^10"], "H100") is None
 
 
 def test_roofline_is_as_high_as_copy_and_matrix_product_allow(h100):
-    figure = speed.roofline(gpu_rows(), "H100", matrix_rate=5e13)
+    figure = step_report.roofline(gpu_rows(), "H100", matrix_rate=5e13)
     lines = {line.get_label().split(",")[0]: line for line in figure.axes[0].get_lines()}
     roof = lines["copy bandwidth"].get_ydata()
     assert max(roof) == 5e4
@@ -305,9 +309,9 @@ def test_models_draws_every_network_in_every_panel():
     for case in CASES[:2]:
         for size, n in (("MNIST MLP", 118282), ("ResNet-50", 25557032)):
             seconds = pd.DataFrame({("copy", "step"): [1e-3] * 4, ("ours", "step"): [2e-3] * 4})
-            timed = [sides.Side(name, [print], 28 * n) for name in ("copy", "ours")]
-            rows += bench_step.make_rows(Group(case, size, [(n,)]), timed, seconds, CPU)
-    figure = speed.models(rows, "a CPU")
+            timed = [contenders.Side(name, [print], 28 * n) for name in ("copy", "ours")]
+            rows += step_time.make_rows(Group(case, size, [(n,)]), timed, seconds, CPU)
+    figure = step_report.models(rows, "a CPU")
     for ax in figure.axes:
         assert [label.get_text() for label in ax.get_yticklabels()] == ["MNIST MLP", "ResNet-50"]
 
@@ -368,7 +372,7 @@ def test_models_writes_milliseconds_and_a_figure(tmp_path):
     ],
 )
 def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, code, tmp_path, monkeypatch, capsys):
-    real, files = bench_step.compare, []
+    real, files = step_time.compare, []
 
     def compare(group, *options):
         files.append(sorted(path.name for path in tmp_path.iterdir()))
@@ -378,7 +382,7 @@ def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, co
             monkeypatch.setattr(time, "monotonic", lambda: math.inf)
         return real(group, *options)
 
-    monkeypatch.setattr(bench_step, "compare", compare)
+    monkeypatch.setattr(step_time, "compare", compare)
     command = ["step", "--device", "cpu", "--rounds", "3", "--only", "SGD", "--sizes", "2^10", "2^11", "2^12"]
     options = ["--implementations", "ours", "--budget", "1000", "--out", str(tmp_path)]
     assert throughput.main([*command, *options]) == code
@@ -392,7 +396,7 @@ def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, co
 
 
 def test_nothing_is_written_where_nothing_fits(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench_step, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(step_plan, "free_bytes", lambda device: 0)
     command = ["step", "--device", "cpu", "--rounds", "3", "--only", "SGD", "--sizes", "2^10", "--out", str(tmp_path)]
     assert throughput.main(command) == 0
     out = capsys.readouterr().out
@@ -445,16 +449,16 @@ def pretended(monkeypatch, h100):
             call()
         return time.perf_counter() - started
 
-    real = bench_step.make_tensors
-    monkeypatch.setattr(bench_step, "make_tensors", lambda group, dtype, device, seed: real(group, dtype, CPU, seed))
-    monkeypatch.setattr(cuda, "copies", lambda device, n_bytes, copies=cuda.copies: copies(CPU, n_bytes))
-    monkeypatch.setattr(cuda, "queued_seconds", queued_seconds)
-    monkeypatch.setattr(cuda, "graph_of", lambda calls, device: lambda: [call() for call in calls])
-    monkeypatch.setattr(cuda, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
+    real = step_time.make_tensors
+    monkeypatch.setattr(step_time, "make_tensors", lambda group, dtype, device, seed: real(group, dtype, CPU, seed))
+    monkeypatch.setattr(gpu_timing, "copies", lambda device, n_bytes, copies=gpu_timing.copies: copies(CPU, n_bytes))
+    monkeypatch.setattr(gpu_timing, "queued_seconds", queued_seconds)
+    monkeypatch.setattr(gpu_timing, "graph_of", lambda calls, device: lambda: [call() for call in calls])
+    monkeypatch.setattr(gpu_timing, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
     monkeypatch.setattr(throughput, "matrix_rate", lambda device: 5e13)
     monkeypatch.setattr(preflight, "launch", lambda device: None)
     # So little L2 that two sets of tensors exceed it.
-    gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=cuda.SMALLEST_SET // cuda.L2_MULTIPLE))
+    gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=gpu_timing.SMALLEST_SET // gpu_timing.L2_MULTIPLE))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**35, 2**36))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -498,8 +502,8 @@ def test_no_graph_leaves_its_column_empty_and_says_so(monkeypatch):
     def refuse(calls, device):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(cuda, "graph_of", refuse)
-    rows, _ = bench_step.compare(Group(CASES[0], "2^10", [(2**10,)]), GPU, 3, ["torch fused", "ours"])
+    monkeypatch.setattr(gpu_timing, "graph_of", refuse)
+    rows, _ = step_time.compare(Group(CASES[0], "2^10", [(2**10,)]), GPU, 3, ["torch fused", "ours"])
     assert {row["note"] for row in rows} == {"no graph: operation not permitted when stream is capturing"}
     assert not any("graph us" in row for row in rows)
 
@@ -518,7 +522,7 @@ def test_a_fused_step_is_capturable_only_while_it_is_captured(monkeypatch):
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
 def test_steps_on_a_gpu_have_all_four_times(case):
     group = Group(case, "2^20", [(2**20,)])
-    rows, _ = bench_step.compare(group, GPU, 5, ["torch fused", "ours", "ours, stochastic"])
+    rows, _ = step_time.compare(group, GPU, 5, ["torch fused", "ours", "ours, stochastic"])
     table = pd.DataFrame(rows)
     check_rows_of_a_gpu(table)
     # A step that the device has to itself takes no longer than one that the host waits for.
@@ -535,7 +539,7 @@ def test_a_replayed_step_does_what_a_step_does(name):
         params = with_grads(SHAPES, torch.float32, GPU)
         optimizer = implementations.make(name, CASES[0], params)
         if replayed:
-            cuda.graph_of([implementations.capturable(optimizer)], GPU)()
+            gpu_timing.graph_of([implementations.capturable(optimizer)], GPU)()
         else:
             optimizer.step()
             optimizer.step()
@@ -561,5 +565,5 @@ def test_commands_on_a_gpu_write_tables_and_figures(command, tmp_path, capsys):
 @pytest.mark.gpu
 def test_a_compiled_step_is_timed_if_asked_for():
     group = Group(CASES[0], "2^24", [(2**24,)])
-    rows, left_out = bench_step.compare(group, GPU, 3, ["torch fused", "torch compiled"], compile=True)
+    rows, left_out = step_time.compare(group, GPU, 3, ["torch fused", "torch compiled"], compile=True)
     assert [row["implementation"] for row in rows] == ["torch fused", "torch compiled"], left_out

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import optim
-from experiments import capture
+from experiments.training import cuda_graph
 from kernels import table as tables
 from tests.conftest import device_of
 
@@ -106,11 +106,11 @@ def test_what_a_graph_cannot_follow_is_refused_and_nothing_moves(ready, change, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU captures it")
 def test_where_nothing_can_be_captured_a_sentence_says_so_and_the_step_is_taken(capsys):
     done = []
-    call = capture.captured(lambda: done.append(1))
+    call = cuda_graph.captured(lambda: done.append(1))
     assert "without a CUDA graph, more slowly: the step cannot be captured (" in capsys.readouterr().err
     call()
     assert done == [1]
-    assert capture.replayed(call, "cpu") is call
+    assert cuda_graph.replayed(call, "cpu") is call
 
 
 @pytest.fixture

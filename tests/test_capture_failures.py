@@ -8,7 +8,8 @@ import warnings
 import pytest
 import torch
 
-from experiments import capture, cuda
+from experiments.bench import gpu_timing
+from experiments.training import cuda_graph
 
 UNDERWAY = "captures_underway.empty() INTERNAL ASSERT FAILED"
 FOLLOWS = "CUDA error: operation failed due to a previous error during capture"
@@ -153,7 +154,7 @@ class Model:
 def model(request, monkeypatch) -> Model:
     model = Model(request.param)
     model.install(monkeypatch)
-    monkeypatch.setattr(capture, "ABANDONED", [])
+    monkeypatch.setattr(cuda_graph, "ABANDONED", [])
     return model
 
 
@@ -164,10 +165,10 @@ def check_restored(model: Model) -> None:
     torch.cuda.empty_cache()
     assert model.users == {}
     model.random()
-    graph = capture.record(model.random, Stream())
+    graph = cuda_graph.record(model.random, Stream())
     graph.replay()
     del graph
-    capture.ABANDONED.clear()
+    cuda_graph.ABANDONED.clear()
     torch.cuda.empty_cache()
     assert model.users == {}
 
@@ -202,7 +203,7 @@ def leaves_its_stream(model: Model):
 
 def captures_what_is_being_captured(model: Model):
     """The inner capture does not begin; the outer one is invalid, for the inner one has tried to wait."""
-    capture.record(lambda: None, model.current)
+    cuda_graph.record(lambda: None, model.current)
 
 
 STEPS = [waits, fails, waits_and_cleans_up, waits_after_a_miss, leaves_its_stream, captures_what_is_being_captured]
@@ -211,20 +212,20 @@ STEPS = [waits, fails, waits_and_cleans_up, waits_after_a_miss, leaves_its_strea
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_a_failed_capture_names_its_cause_and_leaves_nothing_behind(model, step, capsys):
     with pytest.raises(RuntimeError, match=REFUSED):
-        capture.record(lambda: step(model), Stream())
+        cuda_graph.record(lambda: step(model), Stream())
     check_restored(model)
 
     def run() -> None:
         step(model) if model.capturing else None
 
-    call = capture.replayed(run, "cuda")
-    for _ in range(capture.WARM_UP + 2):
+    call = cuda_graph.replayed(run, "cuda")
+    for _ in range(cuda_graph.WARM_UP + 2):
         call()
     error = capsys.readouterr().err
     assert error == f"without a CUDA graph, more slowly: the step cannot be captured ({REFUSED})\n"
     check_restored(model)
     with pytest.raises(RuntimeError, match=REFUSED):
-        cuda.graph_of([run], "cuda")
+        gpu_timing.graph_of([run], "cuda")
     check_restored(model)
 
 
@@ -238,7 +239,7 @@ def test_an_error_of_the_step_is_not_taken_for_a_capture_that_is_impossible(mode
         raise error
 
     with pytest.raises(type(error)) as found:
-        capture.captured(step, Stream())
+        cuda_graph.captured(step, Stream())
     assert found.value is error
     check_restored(model)
 
@@ -248,7 +249,7 @@ def test_an_error_that_was_there_before_the_capture_is_not_its_cause(model):
         raise RuntimeError("long ago")
     except RuntimeError:
         with pytest.raises(RuntimeError, match=REFUSED):
-            capture.record(torch.cuda.synchronize, Stream())
+            cuda_graph.record(torch.cuda.synchronize, Stream())
     check_restored(model)
 
 
@@ -260,7 +261,7 @@ def test_a_capture_that_does_not_begin_leaves_nothing_behind(model, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(model.graph, "capture_begin", refuse)
         with pytest.raises(RuntimeError, match="out of streams"):
-            capture.record(lambda: None, Stream())
+            cuda_graph.record(lambda: None, Stream())
     assert model.current is model.default
     # No memory was allocated: the pool's name may stay.
     torch.cuda.empty_cache()
@@ -269,10 +270,10 @@ def test_a_capture_that_does_not_begin_leaves_nothing_behind(model, monkeypatch)
 def test_an_empty_graph_that_is_an_error_leaves_nothing_behind(model):
     model.launched = False
     with pytest.raises(UserWarning, match="The CUDA Graph is empty"):
-        capture.record(lambda: None, Stream())
+        cuda_graph.record(lambda: None, Stream())
     # What was raised before that is heard all the same.
     with pytest.raises(RuntimeError, match=REFUSED):
-        capture.record(lambda: fails(model), Stream())
+        cuda_graph.record(lambda: fails(model), Stream())
     model.launched = True
     check_restored(model)
 
@@ -282,7 +283,7 @@ def test_a_step_that_fails_aside_is_waited_for(model, monkeypatch):
     monkeypatch.setattr(Stream, "wait_stream", lambda self, other: waited.append((self, other)))
     side = Stream()
     with pytest.raises(RuntimeError, match=REFUSED):
-        capture.aside(lambda: fails(model), side)
+        cuda_graph.aside(lambda: fails(model), side)
     assert waited == [(side, model.default), (model.default, side)]
     assert model.current is model.default
 

@@ -13,8 +13,8 @@ import pytest
 import experiments
 import kernels
 import optim
-from experiments import store
-from experiments.grid import OptionError
+from experiments.common import files
+from experiments.common.errors import OptionError
 from kernels import commands
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +167,7 @@ def test_folders_that_can_be_are_accepted(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for name in ("real", "link", "link/new", "new/deeper", "~/new", "über & 100% #1"):
-        assert store.check_folder(name) == Path(name).expanduser()
+        assert files.check_folder(name) == Path(name).expanduser()
     (tmp_path / "gone").symlink_to("nowhere")
     with pytest.raises(OptionError, match=r"^--out accepts a folder, and .*/gone is a link to nowhere, which is not"):
-        store.check_folder(tmp_path / "gone" / "deeper")
+        files.check_folder(tmp_path / "gone" / "deeper")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import comparison, page, report, tables
+from experiments.reports import aggregation, comparison, markdown, writer
 from tests.test_report import GRID, named
 from tests.test_report import sweep as of_one
 
@@ -27,32 +27,32 @@ def sweep(seeds=3, task="mnist", **options):
 
 def test_summaries_keep_configurations_that_lack_an_axis():
     runs, _ = sweep()
-    summary = tables.summarise(runs)
+    summary = aggregation.summarise(runs)
     assert summary["optimizer"].value_counts().to_dict() == {"adam": 15, "sgd": 5, "momentum": 5}
     assert (summary["n_seeds"] == 3).all()
     assert summary["eval_loss_low"].notna().all()
-    alone, among = tables.summarise(runs[runs["optimizer"] == "sgd"]), summary[summary["optimizer"] == "sgd"]
+    alone, among = aggregation.summarise(runs[runs["optimizer"] == "sgd"]), summary[summary["optimizer"] == "sgd"]
     pd.testing.assert_frame_equal(alone, among.reset_index(drop=True))
-    assert tables.varied_axes(runs) == ["lr", "beta1"]
+    assert aggregation.varied_axes(runs) == ["lr", "beta1"]
 
 
 def test_table_has_a_row_for_every_optimizer():
     runs, _ = sweep()
-    table = comparison.table(runs, tables.summarise(runs)).set_index("optimizer")
+    table = comparison.table(runs, aggregation.summarise(runs)).set_index("optimizer")
     assert list(table["#"]) == ["1", "2", "3"]
     assert table.index[0] == "adam"
     assert table.loc["adam", ["lr", "β1", "momentum"]].tolist() == ["1e-2", "0.9", "-"]
     assert table.loc["momentum", ["lr", "β1", "momentum"]].tolist() == ["1e-2", "-", "0.9"]
     assert table.loc["momentum", ["diverged", "diverged, all runs"]].tolist() == ["0 of 3", "4 of 15"]
     for name, rows in runs.groupby("optimizer"):
-        assert table.loc[name, "lr sensitivity"] == f"{tables.lr_sensitivity(rows):.3g}"
+        assert table.loc[name, "lr sensitivity"] == f"{aggregation.lr_sensitivity(rows):.3g}"
 
 
 def test_lr_sensitivity_of_an_optimizer_without_betas_by_hand():
     runs, _ = of_one(lr=[1e-3, 1e-2, 1e-1], diverged=lambda row: False)
     runs = runs.assign(optimizer="sgd", **dict.fromkeys(WITHOUT, np.nan), initial_eval_loss=2.0)
     runs["eval_loss"] = runs["lr"].map({1e-3: 0.5, 1e-2: 0.1, 1e-1: 7.0})
-    assert tables.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9) / 3)
+    assert aggregation.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9) / 3)
 
 
 @pytest.mark.parametrize("task", ["mnist", "regression"])
@@ -60,9 +60,9 @@ def test_figure_draws_the_best_of_every_optimizer(task):
     runs, curves = sweep(task=task)
     figure = comparison.figure(runs, curves, "a loss")
     assert len(figure.axes) == (3 if task == "mnist" else 2)
-    summary, (left, training), colours = tables.summarise(runs), figure.axes[:2], {}
+    summary, (left, training), colours = aggregation.summarise(runs), figure.axes[:2], {}
     assert (left.get_xscale(), left.get_yscale()) == ("log", "log")
-    for place, best in tables.best_of_each(summary).iterrows():
+    for place, best in aggregation.best_of_each(summary).iterrows():
         name = best["optimizer"]
         line = named(left, f"{place + 1}. {name}: ")
         colours[name] = line.get_color()
@@ -73,7 +73,7 @@ def test_figure_draws_the_best_of_every_optimizer(task):
         assert (line.get_ydata()[~shown] > runs["initial_eval_loss"].max()).all()
         stars = [star for star in left.get_lines() if star.get_marker() == "*" and star.get_color() == colours[name]]
         assert [tuple(star.get_xydata()[0]) for star in stars] == [(best["lr"], best["eval_loss_median"])]
-        same = runs.merge(best[tables.CONFIGURATION].to_frame().T.astype(runs[tables.CONFIGURATION].dtypes))
+        same = runs.merge(best[aggregation.CONFIGURATION].to_frame().T.astype(runs[aggregation.CONFIGURATION].dtypes))
         expected = curves[curves["run_id"].isin(same["run_id"])].groupby("epoch")["eval_loss"].median()
         assert named(training, name).get_color() == colours[name]
         np.testing.assert_allclose(named(training, name).get_ydata(), expected)
@@ -85,9 +85,9 @@ def test_figure_draws_the_best_of_every_optimizer(task):
 
 def test_edge_warnings_name_the_optimizer():
     runs, _ = sweep()
-    assert page.edge_warnings(runs) == []
+    assert markdown.edge_warnings(runs) == []
     runs = runs[(runs["lr"] <= 1e-2) | (runs["optimizer"] == "adam")]
-    assert [text.split(",")[0] for text in page.edge_warnings(runs)] == [
+    assert [text.split(",")[0] for text in markdown.edge_warnings(runs)] == [
         "The best lr of sgd",
         "The best lr of momentum",
     ]
@@ -107,10 +107,10 @@ def test_reports_of_several_optimizers_are_written_without_warnings(case, tmp_pa
     if case == "one lr each":
         runs = runs[runs["lr"] == runs["optimizer"].map({"adam": 1e-3, "sgd": 1e-2, "momentum": 1e-2})]
         curves = curves[curves["run_id"].isin(runs["run_id"])]
-    names = {path.name for path in report.write(tmp_path, runs, curves, {})}
+    names = {path.name for path in writer.write(tmp_path, runs, curves, {})}
     assert {"optimizers.png", "convergence.png", "report.md"} <= names
     text = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in text for name in ("adam", "sgd", "momentum"))
-    best = tables.ranked(runs).loc[0, "optimizer"]
+    best = aggregation.ranked(runs).loc[0, "optimizer"]
     assert f"Of {best} alone, the best optimizer." in text
     assert "nan" not in text

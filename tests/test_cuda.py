@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import cuda
+from experiments.bench import gpu_info, gpu_timing
 from tests import pretended
 from tests.conftest import sync_debug_mode
 
@@ -44,7 +44,7 @@ def h100(monkeypatch):
     ],
 )
 def test_datasheet_bandwidth_goes_by_the_whole_name(name, expected):
-    assert cuda.datasheet_bandwidth(name) == expected
+    assert gpu_info.datasheet_bandwidth(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_datasheet_bandwidth_goes_by_the_whole_name(name, expected):
     ],
 )
 def test_sets_together_exceed_four_times_the_l2(n_bytes, sets, h100):
-    assert cuda.n_sets(n_bytes, "cuda") == sets
+    assert gpu_timing.n_sets(n_bytes, "cuda") == sets
 
 
 @pytest.mark.parametrize("n_bytes", [2**30 + 1, 2**30, 28 * 2**20, 2**20])
 def test_sets_exceed_the_infinity_cache_that_torch_does_not_report(n_bytes, monkeypatch):
     pretended.put_in(monkeypatch, pretended.MI300X)
     assert pretended.MI300X.L2_cache_size == 4 * 2**20
-    sets = cuda.n_sets(n_bytes, "cuda")
+    sets = gpu_timing.n_sets(n_bytes, "cuda")
     # Four times 256 MiB, and not one set more than that takes.
     assert (sets - 1) * n_bytes <= 2**30 < sets * n_bytes
 
@@ -76,24 +76,24 @@ def test_sets_exceed_the_infinity_cache_that_torch_does_not_report(n_bytes, monk
 def test_a_gpu_without_a_cache_behind_the_l2_rotates_by_its_l2(monkeypatch):
     mi250x = pretended.MI300X._replace(name="AMD Instinct MI250X", gcnArchName="gfx90a", L2_cache_size=8 * 2**20)
     pretended.put_in(monkeypatch, mi250x)
-    assert cuda.n_sets(2**20, "cuda") == 33
+    assert gpu_timing.n_sets(2**20, "cuda") == 33
     # A GPU may report more than the table has of its architecture.
     pretended.put_in(monkeypatch, pretended.MI300X._replace(L2_cache_size=2**30))
-    assert cuda.n_sets(2**30, "cuda") == 5
+    assert gpu_timing.n_sets(2**30, "cuda") == 5
 
 
 def test_one_set_is_enough_on_a_cpu():
-    assert cuda.n_sets(1, "cpu") == cuda.n_sets(1, torch.device("cpu")) == 1
+    assert gpu_timing.n_sets(1, "cpu") == gpu_timing.n_sets(1, torch.device("cpu")) == 1
 
 
 def test_state_of_a_device_that_cannot_be_asked_is_empty(h100, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", "")
-    assert cuda.state("cuda") == {}
+    assert gpu_info.state("cuda") == {}
 
 
 def test_state_of_a_cpu_is_empty():
-    assert cuda.state("cpu") == {}
+    assert gpu_info.state("cpu") == {}
 
 
 def test_state_is_asked_of_nvml_by_the_uuid(h100, monkeypatch):
@@ -111,7 +111,7 @@ def test_state_is_asked_of_nvml_by_the_uuid(h100, monkeypatch):
         nvmlSystemGetDriverVersion=lambda: b"580.159.04",
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert cuda.state("cuda") == {
+    assert gpu_info.state("cuda") == {
         "sm_mhz": 1980,
         "memory_mhz": 2619,
         "temperature_c": 41,
@@ -134,23 +134,23 @@ def nvidia_smi(h100, monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(cuda, "HUNG", [])
+    monkeypatch.setattr(gpu_timing, "HUNG", [])
     return put
 
 
 def test_an_nvidia_smi_that_does_not_answer_is_asked_once(nvidia_smi, monkeypatch):
     asked = nvidia_smi("exec sleep 60")
-    monkeypatch.setattr(cuda, "SMI_LIMIT", 0.5)
-    assert [cuda.state("cuda") for _ in range(3)] == [{}] * 3
+    monkeypatch.setattr(gpu_timing, "SMI_LIMIT", 0.5)
+    assert [gpu_info.state("cuda") for _ in range(3)] == [{}] * 3
     assert len(asked()) == 1
-    (process,) = cuda.HUNG
+    (process,) = gpu_timing.HUNG
     assert process.wait(10) < 0
 
 
 def test_state_is_asked_of_nvidia_smi_where_nvml_is_missing(nvidia_smi):
     answer = "echo 345, 2619, 31, 70.53, 525.85.12, 0x0000000000000001"
     asked = nvidia_smi(f'case "$*" in *clocks_event_reasons*) exit 2; esac; {answer}')
-    assert cuda.state("cuda") == {
+    assert gpu_info.state("cuda") == {
         "sm_mhz": 345,
         "memory_mhz": 2619,
         "temperature_c": 31,
@@ -162,7 +162,7 @@ def test_state_is_asked_of_nvidia_smi_where_nvml_is_missing(nvidia_smi):
 
 
 def test_copies_are_of_the_size_that_was_asked_for():
-    (copy,) = cuda.copies("cpu", 4096)
+    (copy,) = gpu_timing.copies("cpu", 4096)
     target = copy()
     assert target.nbytes == 2048
 
@@ -172,7 +172,7 @@ def test_events_measure_a_spin_of_known_length():
     def spin():
         torch.cuda._sleep(10**8)
 
-    seconds = [cuda.event_seconds(spin, "cuda") for _ in range(5)]
+    seconds = [gpu_timing.event_seconds(spin, "cuda") for _ in range(5)]
     # 1e8 cycles at 0.3 to 3 GHz.
     assert 0.03 < np.median(seconds) < 0.4
 
@@ -186,7 +186,7 @@ def test_queued_work_does_not_count_the_host():
         x.add_(1)
 
     call()
-    found = cuda.queued_seconds([call] * 10, "cuda", host_seconds=0.05)
+    found = gpu_timing.queued_seconds([call] * 10, "cuda", host_seconds=0.05)
     assert x[0].item() == 11
     assert found is not None
     assert 0 < found < 0.002
@@ -194,13 +194,13 @@ def test_queued_work_does_not_count_the_host():
 
 @pytest.mark.gpu
 def test_queued_work_that_the_device_was_early_for_has_no_time():
-    assert cuda.queued_seconds([lambda: time.sleep(0.1)], "cuda", host_seconds=0.0) is None
+    assert gpu_timing.queued_seconds([lambda: time.sleep(0.1)], "cuda", host_seconds=0.0) is None
 
 
 @pytest.mark.gpu
 def test_a_graph_replays_every_call_in_turn():
     x = torch.zeros(1, device="cuda")
-    replay = cuda.graph_of([lambda: x.add_(1), lambda: x.mul_(2)], "cuda")
+    replay = gpu_timing.graph_of([lambda: x.add_(1), lambda: x.mul_(2)], "cuda")
     assert x.item() == 2  # warmed up once, and captured without effect
     replay()
     assert x.item() == 6
@@ -214,22 +214,22 @@ def test_a_call_that_refuses_to_be_captured_is_heard():
             raise RuntimeError("not here")
 
     with pytest.raises(RuntimeError, match="not here"):
-        cuda.graph_of([refuse], "cuda")
+        gpu_timing.graph_of([refuse], "cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("n_bytes", [2**20, 2**30])
 def test_copy_bandwidth_of_what_no_cache_holds_lies_below_the_datasheet(n_bytes):
-    median, low, high = cuda.copy_bandwidth("cuda", n_bytes, rounds=10)
+    median, low, high = gpu_timing.copy_bandwidth("cuda", n_bytes, rounds=10)
     assert 0 < low <= median <= high
-    datasheet = cuda.datasheet_bandwidth(torch.cuda.get_device_name())
+    datasheet = gpu_info.datasheet_bandwidth(torch.cuda.get_device_name())
     if datasheet is not None and n_bytes == 2**30:
         assert 0.5 * datasheet < median < datasheet
 
 
 @pytest.mark.gpu
 def test_state_names_clocks_temperature_and_driver():
-    found = cuda.state("cuda")
+    found = gpu_info.state("cuda")
     assert set(found) in (set(), {"sm_mhz", "memory_mhz", "temperature_c", "power_w", "throttle", "driver"})
 
 

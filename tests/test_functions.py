@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import data, functions, grid, population, problems, solo, sweep
+from experiments import sweep
+from experiments.tasks import data, functions, problems
+from experiments.training import axes, population, reference
 
 
 def train(problem: problems.Problem, configs: list[dict], optimizer: str, steps: int, seeds=(0,), **options):
     """Final rows of runs in float64, with the task's own batch size."""
-    table = pd.DataFrame([{**grid.AXES, **config} for config in configs])
+    table = pd.DataFrame([{**axes.AXES, **config} for config in configs])
     options = {"batch_size": problem.batch_size, "evaluations": 1, "dtype": torch.float64, **options}
     return population.train(problem, table, list(seeds), optimizer=optimizer, steps=steps, **options)[0]
 
@@ -25,11 +27,11 @@ def full_batch_quadratic(*eigenvalues: float) -> problems.Problem:
 def test_lanes_follow_solo_runs_in_float64(kind, optimizer):
     """Noise, order of the batches and projection included; two seeds, three values of lr."""
     problem, steps = problems.make("function", kind), 40
-    configs = pd.DataFrame([{**grid.AXES, "lr": lr} for lr in (1e-5, 1e-4, 3e-4)])
+    configs = pd.DataFrame([{**axes.AXES, "lr": lr} for lr in (1e-5, 1e-4, 3e-4)])
     options = {"steps": steps, "batch_size": problem.batch_size, "dtype": torch.float64, "optimizer": optimizer}
     runs, curves = population.train(problem, configs, [0, 5], evaluations=steps, **options)
     for _, run in runs.iterrows():
-        _, losses = solo.train(problem, run[list(configs)].astype(float).to_dict(), int(run.seed), **options)
+        _, losses = reference.train(problem, run[list(configs)].astype(float).to_dict(), int(run.seed), **options)
         np.testing.assert_allclose(curves[curves.lane == run.lane].train_loss[1:], losses, rtol=1e-9)
     assert runs.eval_loss.nunique() == (3 if kind == "counter-example" else 6)
 
@@ -66,7 +68,7 @@ def test_amsgrads_counter_example_leads_adam_to_the_worst_point(optimizer, sign)
 
 def test_counter_example_keeps_its_order_and_its_bounds():
     problem = problems.make("function", "counter-example")
-    _, losses = solo.train(problem, {**grid.AXES, "lr": 10.0}, 0, steps=203, batch_size=1)
+    _, losses = reference.train(problem, {**axes.AXES, "lr": 10.0}, 0, steps=203, batch_size=1)
     # The first step goes beyond -1 and is brought back to it.
     assert losses[:2].tolist() == [505.0, 10.0]
     assert (losses.abs() > 11).nonzero().flatten().tolist() == [0, 101, 202]

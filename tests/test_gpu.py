@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import optim
-from experiments import capture, parts, population, problems, sweep
-from experiments.grid import AXES
+from experiments import sweep
+from experiments.sweeps import checkpoints
+from experiments.tasks import problems
+from experiments.training import cuda_graph, population
+from experiments.training.axes import AXES
 from tests.conftest import sync_debug_mode
 
 pytestmark = pytest.mark.gpu
@@ -84,18 +87,18 @@ TRAINED = [
 def test_steps_of_a_sweep_are_captured_and_change_no_bit(task, options, mnist_folder, monkeypatch, capsys):
     options = {"lr": [1e-3, 1e-2], "seeds": 2, "steps": 30, "batch_size": 64, "progress": False, **options}
     options |= {"data_dir": mnist_folder} if task == "mnist" else {}
-    captured, graphs = capture.captured, []
+    captured, graphs = cuda_graph.captured, []
 
     def spy(step, stream):
         graphs.append(captured(step, stream))
         return graphs[-1]
 
-    monkeypatch.setattr(capture, "captured", spy)
+    monkeypatch.setattr(cuda_graph, "captured", spy)
     replayed = sweep.sweep(task, device="cuda", **options)
     assert "without a CUDA graph" not in capsys.readouterr().err
     assert len(graphs) == 1
     assert type(graphs[0].__self__) is torch.cuda.CUDAGraph
-    monkeypatch.setattr(capture, "replayed", lambda step, device: step)
+    monkeypatch.setattr(cuda_graph, "replayed", lambda step, device: step)
     eager = sweep.sweep(task, device="cuda", **options)
     assert replayed.runs.equals(eager.runs)
 
@@ -124,10 +127,10 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
     states = iter([False] * 11 + [True] + [False] * 99)
 
     def keep(state: dict) -> None:
-        parts.save_checkpoint(tmp_path, "chunk", state)
+        checkpoints.save_checkpoint(tmp_path, "chunk", state)
 
     population.train(problem, TWO, [0, 1], due=lambda: next(states), keep=keep, **options)
-    resume = parts.read_checkpoint(tmp_path, "chunk", "cuda")
+    resume = checkpoints.read_checkpoint(tmp_path, "chunk", "cuda")
     assert resume is not None
     assert resume["step"] == 12
     again, _ = population.train(problem, TWO, [0, 1], resume=resume, **options)
@@ -141,7 +144,7 @@ def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(capsys):
         total.add_(1)
         total.item()
 
-    call = capture.replayed(step, "cuda")
+    call = cuda_graph.replayed(step, "cuda")
     for _ in range(6):
         call()
     assert total.item() == 6

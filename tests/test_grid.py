@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import grid, optimizers
-from experiments.grid import OptionError
+from experiments.common.errors import OptionError
+from experiments.sweeps import space
+from experiments.training import axes, optimizers
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from experiments.grid import OptionError
     ],
 )
 def test_axis_values_and_ranges_are_understood(axis, tokens, values):
-    assert grid.parse_axis(axis, tokens) == values
+    assert space.parse_axis(axis, tokens) == values
 
 
 @pytest.mark.parametrize(
@@ -55,14 +56,14 @@ def test_axis_values_and_ranges_are_understood(axis, tokens, values):
 )
 def test_bad_axes_are_refused_in_one_sentence_that_names_the_option(axis, tokens, message):
     with pytest.raises(OptionError, match=message) as error:
-        grid.parse_axis(axis, tokens)
+        space.parse_axis(axis, tokens)
     assert "\n" not in str(error.value)
 
 
-@given(axis=st.sampled_from(list(grid.AXES)), tokens=st.lists(st.text(max_size=12), max_size=3))
+@given(axis=st.sampled_from(list(axes.AXES)), tokens=st.lists(st.text(max_size=12), max_size=3))
 def test_any_text_is_understood_or_refused(axis, tokens):
     try:
-        values = grid.parse_axis(axis, tokens)
+        values = space.parse_axis(axis, tokens)
     except OptionError:
         return
     assert values == sorted(set(values))
@@ -70,7 +71,7 @@ def test_any_text_is_understood_or_refused(axis, tokens):
 
 @given(start=st.floats(1e-12, 1e3), ratio=st.floats(1.001, 1e6), count=st.integers(2, 50))
 def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
-    values = grid.parse_axis("lr", [f"{start!r}..{start * ratio!r}:{count}"])
+    values = space.parse_axis("lr", [f"{start!r}..{start * ratio!r}:{count}"])
     assert len(values) == count
     assert values[0] == pytest.approx(start, rel=1e-11)
     assert values[-1] == pytest.approx(start * ratio, rel=1e-11)
@@ -79,11 +80,13 @@ def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
 
 
 def test_configurations_are_all_combinations_and_nan_off_their_axes():
-    table = grid.configurations({"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "weight_decay": [0.1]})
-    assert list(table.columns) == list(grid.AXES)
+    table = space.grid_configurations(
+        {"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "weight_decay": [0.1]}
+    )
+    assert list(table.columns) == list(axes.AXES)
     assert len(table) == 6
     assert not table.duplicated().any()
-    assert table.isna().all().to_dict() == {axis: axis in ("eps", "momentum") for axis in grid.AXES}
+    assert table.isna().all().to_dict() == {axis: axis in ("eps", "momentum") for axis in axes.AXES}
     assert set(table.dtypes) == {np.dtype(float)}
 
 
@@ -110,20 +113,20 @@ def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
 
 
 def test_axes_do_not_multiply_the_optimizers_without_them():
-    grids = optimizers.grids(["adam", "sgd", "nesterov", "adam"], {"lr": [0.1, 0.2], "beta1": [0.0, 0.5, 0.9]})
+    grids = space.grids(["adam", "sgd", "nesterov", "adam"], {"lr": [0.1, 0.2], "beta1": [0.0, 0.5, 0.9]})
     assert list(grids) == ["adam", "sgd", "nesterov"]
-    assert [len(grid.configurations(axes)) for axes in grids.values()] == [6, 2, 2]
+    assert [len(space.grid_configurations(axes)) for axes in grids.values()] == [6, 2, 2]
     assert grids["nesterov"] == {"lr": [0.1, 0.2], "weight_decay": [0.0], "momentum": [0.9]}
     with pytest.raises(OptionError, match="--beta2 goes with none of the optimizers chosen: sgd accepts --lr"):
-        optimizers.grids(["sgd", "nesterov"], {"beta2": [0.9]})
+        space.grids(["sgd", "nesterov"], {"beta2": [0.9]})
 
 
 def test_an_optimizer_may_have_values_of_its_own():
-    lr = grid.parse_axis("lr", ["1e-3", "sgd=1e-2..1:3", "2", "a.b:C=7", "nadam=", "0.5"])
+    lr = space.parse_axis("lr", ["1e-3", "sgd=1e-2..1:3", "2", "a.b:C=7", "nadam=", "0.5"])
     assert lr == {"": [1e-3], "sgd": [0.01, 0.1, 1.0, 2.0], "a.b:C": [7.0], "nadam": [0.5]}
-    lr = grid.parse_axis("lr", ["adam=1e-3..1", "sgd=0.1"], sampled=True)
-    assert lr == {"adam": grid.Range(1e-3, 1.0), "sgd": [0.1]}
-    grids = optimizers.grids(["adam", "sgd", "lion"], {"lr": {"": [1.0], "sgd": [0.1, 0.2]}, "beta1": {"lion": [0.5]}})
+    lr = space.parse_axis("lr", ["adam=1e-3..1", "sgd=0.1"], sampled=True)
+    assert lr == {"adam": space.Range(1e-3, 1.0), "sgd": [0.1]}
+    grids = space.grids(["adam", "sgd", "lion"], {"lr": {"": [1.0], "sgd": [0.1, 0.2]}, "beta1": {"lion": [0.5]}})
     assert [axes["lr"] for axes in grids.values()] == [[1.0], [0.1, 0.2], [1.0]]
     assert [axes.get("beta1") for axes in grids.values()] == [[0.9], None, [0.5]]
 

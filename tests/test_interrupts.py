@@ -12,8 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments import bars, engine, parts, population, store, sweep
-from experiments.grid import OptionError
+from experiments import sweep
+from experiments.common import interrupts, progress
+from experiments.common.errors import OptionError
+from experiments.sweeps import checkpoints, results
+from experiments.training import population
 from tests.test_folders import KEYS, interrupting, train
 
 
@@ -23,7 +26,9 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(sweep.report, "write", lambda *_: [])
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, engine.Terminated)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, interrupts.Terminated)]
+)
 def test_what_was_at_work_goes_on_from_the_step_at_which_it_was_interrupted(number, kind, tmp_path, monkeypatch):
     whole, handlers = train(None), [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
     with monkeypatch.context() as patch:
@@ -77,7 +82,7 @@ def test_a_smaller_grid_leaves_the_checkpoint_of_the_larger_one(tmp_path, monkey
 
 
 def hold(out: Path, ready, done) -> None:
-    with parts.locked(out):
+    with checkpoints.locked(out):
         ready.set()
         done.wait()
 
@@ -97,24 +102,27 @@ def holder(tmp_path):
 
 @pytest.mark.parametrize("told", [None, "process 999999999 on {host}", "process 99999999999 on {host}", "nonsense"])
 def test_a_lock_whose_owner_has_not_told_its_name_is_a_sentence(told, tmp_path, holder):
-    owner = tmp_path / "parts" / parts.OWNER
+    owner = tmp_path / "parts" / checkpoints.OWNER
     if told is None:
         owner.unlink()
     else:
-        owner.write_text(told.format(host=parts.socket.gethostname()))
-    with pytest.raises(OptionError, match=f"and another process is writing to {tmp_path}"), parts.locked(tmp_path):
+        owner.write_text(told.format(host=checkpoints.socket.gethostname()))
+    with (
+        pytest.raises(OptionError, match=f"and another process is writing to {tmp_path}"),
+        checkpoints.locked(tmp_path),
+    ):
         pass
 
 
 def test_a_live_owner_is_named(tmp_path, holder):
-    with pytest.raises(OptionError, match=f"process {holder.pid} on .* is writing"), parts.locked(tmp_path):
+    with pytest.raises(OptionError, match=f"process {holder.pid} on .* is writing"), checkpoints.locked(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("what", ["a folder as lock", "a file as folder"])
 def test_a_lock_that_cannot_be_had_is_a_sentence(what, tmp_path, capsys):
     train(tmp_path, lr=[1e-3], seeds=1)
-    lock = tmp_path / "parts" / store.LOCK
+    lock = tmp_path / "parts" / results.LOCK
     if what == "a folder as lock":
         lock.unlink()
         lock.mkdir()
@@ -134,7 +142,7 @@ def test_the_folder_stays_this_process_own_until_it_is_drawn(tmp_path, monkeypat
     seen = []
 
     def write(out, *_):
-        with pytest.raises(OptionError, match="is writing to"), parts.locked(out):
+        with pytest.raises(OptionError, match="is writing to"), checkpoints.locked(out):
             pass
         seen.append(out)
         return []
@@ -148,7 +156,7 @@ def test_a_folder_that_is_removed_while_a_sweep_works_is_one_sentence(tmp_path, 
     out, original = tmp_path / "out", population.train
 
     def removing(*arguments, **options):
-        sweep.store.shutil.rmtree(out)
+        sweep.results.shutil.rmtree(out)
         return original(*arguments, **options)
 
     monkeypatch.setattr(population, "train", removing)
@@ -171,17 +179,17 @@ def test_what_killed_processes_have_left_goes_and_what_others_write_stays(tmp_pa
 
 
 def test_a_bar_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr(bars, "EVERY", 0.05)
+    monkeypatch.setattr(progress, "EVERY", 0.05)
     for leave in (True, False):
         started = time.monotonic()
-        with bars.progress_bar(total=10**6, desc="runs", leave=leave, mininterval=0.0) as bar:
+        with progress.progress_bar(total=10**6, desc="runs", leave=leave, mininterval=0.0) as bar:
             while time.monotonic() < started + 0.2:
                 bar.update(1)
                 bar.set_postfix_str("still")
         lines = capsys.readouterr().err.splitlines()
         assert 1 <= len(lines) - 2 * leave <= 5
         assert all(line.startswith("runs: ") for line in lines)
-    with bars.progress_bar(range(3), leave=False) as bar:
+    with progress.progress_bar(range(3), leave=False) as bar:
         assert list(bar) == [0, 1, 2]
     assert capsys.readouterr().err == ""
 

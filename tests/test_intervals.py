@@ -11,9 +11,12 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 from scipy.stats import quantile_test
 
-from experiments import bench_step, explorer, intervals, page, report, statistics, tables, targets, timing, webpage
-from experiments.grid import AXES
-from experiments.store import Sweep
+from experiments import explorer
+from experiments.bench import step_time, timing
+from experiments.common import intervals, tables
+from experiments.reports import aggregation, html, markdown, statistics, steps_to_target, writer
+from experiments.sweeps.results import Sweep
+from experiments.training.axes import AXES
 from tests.test_report import sweep
 
 
@@ -44,8 +47,8 @@ def check(ends, level, n, median=1.0):
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 10])
 def test_the_table_of_configurations_holds_medians_as_often_as_it_says(n):
     losses = np.random.default_rng(n).lognormal(0, 1, (1500, n))
-    summary = tables.summarise(runs_of(losses))
-    table = tables.best_configurations(summary, len(summary))
+    summary = aggregation.summarise(runs_of(losses))
+    table = aggregation.best_configurations(summary, len(summary))
     (name,) = [name for name in table if "%" in name]
     assert name == {2: "50 % range", 3: "75 % range", 5: "93.75 % range"}.get(n, "95 % interval")
     check(*printed(table[name], name), n)
@@ -71,7 +74,7 @@ def test_timings_hold_the_median_as_often_as_their_cells_say(rounds):
     rng, ends, levels = np.random.default_rng(rounds), [], set()
     for _ in range(500):
         row = timing.with_interval("x", pd.Series(rng.lognormal(7, 0.2, rounds)))
-        low, high, said = re.fullmatch(r"\d+ \[(\d+), (\d+)\](?: \((.+) %\))?", timing.cell(row, "x")).groups()
+        low, high, said = re.fullmatch(r"\d+ \[(\d+), (\d+)\](?: \((.+) %\))?", tables.cell(row, "x")).groups()
         # Rounded to whole numbers.
         ends.append((float(low) - 0.5, float(high) + 0.5))
         levels.add(float(said) / 100 if said else 0.95)
@@ -116,13 +119,13 @@ def test_rows_of_different_numbers_of_seeds_say_their_level_each():
     rng = np.random.default_rng(0)
     runs = pd.concat([runs_of(1 + rng.random((2, n)), first=10 * i) for i, n in enumerate((1, 3, 10))])
     runs.loc[(runs["lr"] > 20) & (runs["seed"] > 0), "status"] = "diverged"
-    summary = tables.summarise(runs)
-    table = tables.best_configurations(summary).set_index(summary["n_seeds"])
+    summary = aggregation.summarise(runs)
+    table = aggregation.best_configurations(summary).set_index(summary["n_seeds"])
     assert not any("%" in name for name in table)
     assert set(table.loc[1, "interval"]) == {"-"}
     assert all(cell.endswith(" (75 % range)") for cell in table.loc[3, "interval"])
     assert all(cell.endswith(" to inf (95 % interval)") for cell in table.loc[10, "interval"])
-    text = page.page(runs, summary, {}, {}, None)
+    text = markdown.page(runs, summary, {}, {}, None)
     assert "median over 1 to 10 seeds" in text
     assert "75 % range: from the lowest to the highest of 3 seeds" in text
     assert "95 % interval: from number 2 to number 9 of 10 seeds (97.9 % exactly)" in text
@@ -131,10 +134,10 @@ def test_rows_of_different_numbers_of_seeds_say_their_level_each():
 @pytest.mark.parametrize(("seeds", "name"), [(1, None), (3, "75 % range"), (6, "95 % interval")])
 def test_pages_and_figures_call_an_interval_what_it_is(seeds, name):
     runs, curves = sweep(seeds, lr=[1e-3, 1e-2])
-    drawn = report.drawings(runs, curves, {}, None, None)
-    text = page.page(runs, tables.summarise(runs), {}, {name: of.caption for name, of in drawn.items()}, None)
-    shown = [text, webpage.render(text, dict.fromkeys(drawn, b"")), page.paired_table(runs).to_string()]
-    for text in (*shown, report.console_table(tables.summarise(runs))):
+    drawn = writer.drawings(runs, curves, {}, None, None)
+    text = markdown.page(runs, aggregation.summarise(runs), {}, {name: of.caption for name, of in drawn.items()}, None)
+    shown = [text, html.render(text, dict.fromkeys(drawn, b"")), markdown.paired_table(runs).to_string()]
+    for text in (*shown, aggregation.console_table(aggregation.summarise(runs))):
         assert ("75 % range" in text, "95 % interval" in text) == (name == "75 % range", name == "95 % interval")
     # What a band is stands on the page and in each legend, unless there is none.
     assert ("from quartile to quartile" in shown[0]) == (seeds > 1)
@@ -155,7 +158,7 @@ def test_confirmed_winners_have_the_interval_of_their_seeds(n):
     runs, _ = sweep(3, lr=[1e-3, 1e-2])
     again, _ = sweep(n, lr=[1e-2])
     confirmed = {"seeds": list(range(n)), "runs": again.to_dict("records")}
-    text = "\n".join(page.confirmation(runs, {"confirmed": confirmed}))
+    text = "\n".join(markdown.confirmation(runs, {"confirmed": confirmed}))
     assert ("| quartiles |" in text) == (n > 1)
     assert ("lie halfway" in text) == (n in (2, 3))
     assert ("95 % interval |" in text) == (n == 10)
@@ -168,7 +171,7 @@ def test_the_band_of_a_target_holds_the_share_of_runs_that_reach_it(n, share):
     held = 0
     for k, times in zip(*np.unique(np.random.default_rng(n).binomial(n, share, 400), return_counts=True), strict=True):
         ax = Figure().subplots()
-        targets.share(ax, np.where(np.arange(n) < k, 100.0, np.inf), 200, ("C0", "-", "o"), "adam")
+        steps_to_target.share(ax, np.where(np.arange(n) < k, 100.0, np.inf), 200, ("C0", "-", "o"), "adam")
         (band,) = ax.collections
         at_150 = band.get_paths()[0].vertices
         ends = at_150[(at_150[:, 0] >= 100) & (at_150[:, 0] <= 200)][:, 1] if k else at_150[:, 1]
@@ -177,6 +180,6 @@ def test_the_band_of_a_target_holds_the_share_of_runs_that_reach_it(n, share):
 
 
 def test_no_verdict_is_formed_from_less_than_a_95_percent_interval():
-    found = {n: bench_step.ratio("x", pd.Series(np.full(n, 2.0)))["x, verdict"] for n in (1, 2, 5, 6, 60)}
+    found = {n: step_time.ratio("x", pd.Series(np.full(n, 2.0)))["x, verdict"] for n in (1, 2, 5, 6, 60)}
     assert found == {1: "ambiguous", 2: "ambiguous", 5: "ambiguous", 6: "faster", 60: "faster"}
-    assert timing.cell(timing.with_interval("x", pd.Series([2.0])), "x") == "2.00"
+    assert tables.cell(timing.with_interval("x", pd.Series([2.0])), "x") == "2.00"

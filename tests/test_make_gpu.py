@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import autotune, gpu, preflight, processes, throughput
-from experiments.processes import Stage
+from experiments import autotune, gpu, throughput
+from experiments.bench import preflight
+from experiments.common import processes
+from experiments.common.processes import Stage
 from tests import conftest
 from tests.test_registry import H100
 
@@ -40,7 +42,7 @@ def stage(name: str, script: str, limit: float = 30, page: str | None = None, *a
 def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "TRITON_INTERPRET", "MAKEFLAGS")}
     environment = {**clean, "PYTHON": sys.executable, "OUT": str(tmp_path / "out")}
-    done = subprocess.run(["make", "gpu"], cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["make", "gpu"], cwd=processes.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "python -m experiments.gpu: there is no GPU here" in done.stderr
     assert "Traceback" not in done.stderr
@@ -206,7 +208,7 @@ except KeyboardInterrupt:
 RUNS = """
 import sys
 from experiments import processes
-from experiments.processes import Stage
+from experiments.common.processes import Stage
 processes.GRACE = float(sys.argv[3])
 with processes.ended_by_interrupts():
     print(processes.run(Stage("stage", ["-c", sys.argv[1], sys.argv[2]], None, (), 200), 200, {}).ended)
@@ -215,7 +217,7 @@ REPORTS = """
 import sys
 from pathlib import Path
 from experiments import gpu
-from experiments.processes import Stage
+from experiments.common.processes import Stage
 from tests.test_make_gpu import pretended
 out = Path(sys.argv[2])
 pretended(setattr, out.parent, [Stage("stage", ["-c", sys.argv[1], str(out)], out.name + ".md", (), 200)])
@@ -230,7 +232,7 @@ def start(tmp_path):
 
     def start(script: str, does: str, grace: float) -> tuple[subprocess.Popen, str]:
         command = [sys.executable, "-c", script, does, str(said), str(grace)]
-        environment = {**os.environ, "PYTHONPATH": str(gpu.ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(processes.ROOT)}
         running.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment))
         until = time.monotonic() + 60
         while not (said.exists() and said.read_text()):
@@ -356,7 +358,7 @@ def test_a_test_that_gets_triton_is_among_those_of_a_gpu(backend, request):
 
 
 def test_every_test_that_asks_where_triton_runs_is_among_those_of_a_gpu():
-    for path in (gpu.ROOT / "tests").glob("test_*.py"):
+    for path in (processes.ROOT / "tests").glob("test_*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and "device_of" in names:
@@ -383,8 +385,8 @@ def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
     # All files, so that one which is not listed is seen.
     options = stage.command[: -len(listed)]
     command = [sys.executable, *options, "tests", "-p", "pretends", "--collect-only", "-q"]
-    environment = {**clean, "PYTHONPATH": os.pathsep.join([str(gpu.ROOT), str(tmp_path)])}
-    done = subprocess.run(command, cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
+    environment = {**clean, "PYTHONPATH": os.pathsep.join([str(processes.ROOT), str(tmp_path)])}
+    done = subprocess.run(command, cwd=processes.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     names = [line for line in done.stdout.splitlines() if "::" in line]
     files = [name.split("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in names]

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from experiments import origin
+from experiments.common import run_info
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
@@ -111,7 +111,7 @@ def test_a_notebook_holds_no_reusable_code(path):
 def test_results_say_which_notebook_made_them(monkeypatch):
     monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_quickstart.ipynb")
-    assert origin.command_line() == "notebook notebooks/01_quickstart.ipynb"
+    assert run_info.command_line() == "notebook notebooks/01_quickstart.ipynb"
 
 
 def cpu_seconds() -> float:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import convolution, data, grid, models, optimizers, population, problems, recurrent, solo
+from experiments.tasks import cnn, data, gru, mlp, model, problems
+from experiments.training import axes, optimizers, population, reference
 
 CONFIGS = pd.DataFrame(
     {
@@ -21,13 +22,13 @@ CONFIGS = pd.DataFrame(
 )
 
 
-def digits(model: models.Model | None = None) -> problems.Problem:
+def digits(model: model.Model | None = None) -> problems.Problem:
     """Noise in the shape of MNIST, with labels that depend on it: no files needed."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(700, 784, generator=generator)
     y = (x @ torch.randn(784, 10, generator=generator)).argmax(dim=1)
     dataset = data.Dataset("noise", "a test", x[:600], y[:600], x[600:], y[600:])
-    return problems.Problem("mnist", dataset, model or models.mlp(784, 16, 16, 10))
+    return problems.Problem("mnist", dataset, model or mlp.mlp(784, 16, 16, 10))
 
 
 def regression() -> problems.Problem:
@@ -39,15 +40,15 @@ def linear() -> problems.Problem:
 
 
 def logistic() -> problems.Problem:
-    return digits(models.mlp(784, 10))
+    return digits(mlp.mlp(784, 10))
 
 
 def cnn() -> problems.Problem:
-    return digits(convolution.cnn((2, 3)))
+    return digits(cnn.cnn((2, 3)))
 
 
 def gru() -> problems.Problem:
-    return digits(recurrent.gru(5))
+    return digits(gru.gru(5))
 
 
 PROBLEMS = [digits, logistic, regression, linear, cnn, gru]
@@ -71,13 +72,13 @@ def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
     assert len(runs) == len(CONFIGS) * len(seeds)
     for _, run in runs.iterrows():
         config = run[list(CONFIGS)].astype(float).to_dict()
-        module, losses = solo.train(problem, config, int(run.seed), optimizer=optimizer, **options)
+        module, losses = reference.train(problem, config, int(run.seed), optimizer=optimizer, **options)
         lane = curves[curves.lane == run.lane]
         expected = [losses[a:b].mean().item() for a, b in ((0, 10), (10, 20), (20, 30))]
         np.testing.assert_allclose(lane.train_loss[1:], expected, rtol=1e-9)
         output = module(problem.data.x_eval.double())
         y = problem.data.y_eval if problem.classifies else problem.data.y_eval.double()
-        eval_loss = solo.loss_of(output, y).item() - problem.data.loss_floor
+        eval_loss = reference.loss_of(output, y).item() - problem.data.loss_floor
         np.testing.assert_allclose(run.eval_loss, eval_loss, rtol=1e-7)
         if problem.classifies:
             assert run.eval_accuracy == pytest.approx((output.argmax(1) == y).double().mean().item())
@@ -98,12 +99,12 @@ def test_lanes_follow_solo_runs_in_float32():
     problem, steps = digits(), 60
     _, curves = population.train(problem, CONFIGS, [3], steps=steps, batch_size=32, evaluations=3)
     for k, config in CONFIGS.iterrows():
-        _, losses = solo.train(problem, config.to_dict(), 3, steps, batch_size=32)
+        _, losses = reference.train(problem, config.to_dict(), 3, steps, batch_size=32)
         expected = [losses[a:b].mean().item() for a, b in ((0, 20), (20, 40), (40, 60))]
         np.testing.assert_allclose(curves[curves.lane == k].train_loss[1:], expected, rtol=2e-3)
 
 
-MODELS = {"mlp": models.mlp(784, 7, 5, 3), "cnn": convolution.cnn((3, 4)), "gru": recurrent.gru(6)}
+MODELS = {"mlp": mlp.mlp(784, 7, 5, 3), "cnn": cnn.cnn((3, 4)), "gru": gru.gru(6)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -112,7 +113,7 @@ MODELS = {"mlp": models.mlp(784, 7, 5, 3), "cnn": convolution.cnn((3, 4)), "gru"
 def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n_configs, n_inputs):
     model, seeds = MODELS[name], [0, 1]
     generator = torch.Generator().manual_seed(2)
-    params = models.stack(model, seeds, n_configs, torch.float64)
+    params = model.stack(model, seeds, n_configs, torch.float64)
     x = torch.randn(n_inputs, 3, 784, dtype=torch.float64, generator=generator)
     output = model.forward(params, x)
     weigh = torch.randn(output.shape, dtype=torch.float64, generator=generator)
@@ -130,8 +131,8 @@ def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n
 
 def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_does():
     """Blank parts of digits make all four outputs of a pooling window equal."""
-    model = convolution.cnn((3, 4))
-    params = models.stack(model, [0], 2, torch.float64)
+    model = cnn.cnn((3, 4))
+    params = model.stack(model, [0], 2, torch.float64)
     x = torch.zeros(1, 3, 784, dtype=torch.float64)
     x[0, 1, 300:320] = 1.0
     module = model.build().double()
@@ -139,7 +140,7 @@ def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_do
         p.data.copy_(q[1])
     target = torch.tensor([[1, 2, 3]])
     ours = torch.autograd.grad(problems.losses(model.forward(params, x), target).sum(), params)
-    theirs = torch.autograd.grad(solo.loss_of(module(x[0]), target[0]), module.parameters())
+    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), module.parameters())
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a[1], b)
 
@@ -152,7 +153,7 @@ def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs
     bias = torch.randn(4, 7, generator=generator, requires_grad=True)
     x = torch.randn(n_inputs, 11, 30, generator=generator)
     weigh = torch.randn(4, 7, 11, generator=generator)
-    output = models.first_layer(weight, bias, x)
+    output = mlp.first_layer(weight, bias, x)
     expected = weight.double() @ x.double().repeat_interleave(4 // n_inputs, 0).mT + bias.double().unsqueeze(2)
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     ours = torch.autograd.grad((output * weigh).sum(), (weight, bias))
@@ -163,7 +164,7 @@ def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs
 
 def test_stack_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    models.stack(models.mlp(4, 3), [0, 1], 2)
+    model.stack(mlp.mlp(4, 3), [0, 1], 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -186,9 +187,9 @@ def test_a_run_does_not_depend_on_its_neighbours(make):
 
 def test_divergence_is_the_first_loss_beyond_its_limit():
     problem = linear()
-    configs = pd.DataFrame([{**grid.AXES, "lr": lr, "eps": 0.0} for lr in (0.01, 50.0)])
+    configs = pd.DataFrame([{**axes.AXES, "lr": lr, "eps": 0.0} for lr in (0.01, 50.0)])
     runs, _ = population.train(problem, configs, [0], steps=20, batch_size=64, evaluations=1)
-    _, losses = solo.train(problem, configs.loc[1].to_dict(), 0, 20, batch_size=64)
+    _, losses = reference.train(problem, configs.loc[1].to_dict(), 0, 20, batch_size=64)
     first = int((losses > population.DIVERGED * losses[0]).nonzero()[0]) + 1
     assert runs.status.tolist() == ["ok", "diverged"]
     assert runs.diverged_step.tolist() == [pd.NA, first]
@@ -196,7 +197,7 @@ def test_divergence_is_the_first_loss_beyond_its_limit():
 
 def test_least_squares_reaches_its_known_optimum():
     problem = linear()
-    configs = pd.DataFrame([{**grid.AXES, "lr": 0.1}])
+    configs = pd.DataFrame([{**axes.AXES, "lr": 0.1}])
     n = len(problem.data.x_train)
     runs, _ = population.train(problem, configs, [0], steps=400, batch_size=n, evaluations=2)
     assert 0 < runs.eval_loss[0] < 1e-5
@@ -219,7 +220,7 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
     assert population.evaluation_steps(7, 1) == [0, 7]
 
 
-@pytest.mark.parametrize("model", [models.mlp(784, 32, 32, 10), convolution.cnn(), recurrent.gru()])
+@pytest.mark.parametrize("model", [mlp.mlp(784, 32, 32, 10), cnn.cnn(), gru.gru()])
 def test_lane_bytes_is_what_training_takes(model):
     """Parameters, gradients and states are counted exactly; activations come on top."""
     assert model.n_params == sum(p.numel() for p in model.build().parameters())

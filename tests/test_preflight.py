@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from experiments import autotune, gpu, preflight, processes, sweep, throughput
-from experiments.grid import OptionError
+from experiments import autotune, gpu, sweep, throughput
+from experiments.bench import preflight
+from experiments.common import processes
+from experiments.common.errors import OptionError
 from tests.test_registry import H100
 
 # The extension that launches kernels, which the first one has built; nothing of it needs a GPU.
@@ -154,4 +156,4 @@ def test_where_a_kernel_runs_no_process_is_started_and_what_a_compiler_prints_is
 
 @pytest.mark.gpu
 def test_a_gpu_that_runs_kernels_is_accepted():
-    assert preflight.refusal(gpu.surroundings(gpu.ROOT)) is None
+    assert preflight.refusal(gpu.surroundings(processes.ROOT)) is None

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments import figures, page, report, tables
-from experiments.grid import AXES
+from experiments import report
+from experiments.reports import aggregation, figures, grid_figures, markdown, training_figures, writer
+from experiments.training.axes import AXES
 
 GRID = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
 OPTIMUM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0}
@@ -57,7 +58,7 @@ def named(ax, start):
 @pytest.mark.parametrize("seeds", [1, 2, 3])
 def test_summarise_agrees_with_a_loop_and_puts_the_best_first(task, seeds):
     runs, _ = sweep(seeds, task, **GRID)
-    summary = report.summarise(runs)
+    summary = aggregation.summarise(runs)
     assert len(summary) == 45
     assert summary["eval_loss_median"].is_monotonic_increasing
     assert task != "mnist" or dict(summary.loc[0, list(OPTIMUM)]) == OPTIMUM
@@ -80,12 +81,12 @@ def test_summarise_agrees_with_a_loop_and_puts_the_best_first(task, seeds):
 
 def test_summarise_gives_the_range_of_three_seeds_with_its_level():
     runs, _ = sweep(3, lr=[1e-3, 1e-2], diverged=lambda row: row["lr"] == 1e-3 and row["seed"] > 0)
-    best, worst = (row for _, row in report.summarise(runs).iterrows())
+    best, worst = (row for _, row in aggregation.summarise(runs).iterrows())
     losses = runs.loc[runs["lr"] == 1e-2, "eval_loss"]
     assert (best["eval_loss_low"], best["eval_loss_high"]) == (losses.min(), losses.max())
     assert (worst["eval_loss_low"], worst["eval_loss_high"]) == (runs.loc[0, "eval_loss"], np.inf)
     assert best["eval_loss_level"] == worst["eval_loss_level"] == 0.75
-    alone = report.summarise(sweep(1, lr=[1e-3, 1e-2])[0])
+    alone = aggregation.summarise(sweep(1, lr=[1e-3, 1e-2])[0])
     assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().all(axis=None)
 
 
@@ -95,8 +96,8 @@ def test_lr_sensitivity_by_hand():
     runs["eval_loss"] = runs["lr"].map({1e-3: 0.5, 1e-2: 0.1, 1e-1: 7.0, 1.0: np.nan})
     # Better at some lr, but not at the best configuration's beta1: must not count.
     runs.loc[runs["beta1"] == 0.5, "eval_loss"] = 0.2
-    assert tables.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
-    assert np.isnan(tables.lr_sensitivity(runs.assign(status="diverged")))
+    assert aggregation.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
+    assert np.isnan(aggregation.lr_sensitivity(runs.assign(status="diverged")))
 
 
 @pytest.mark.parametrize(
@@ -111,22 +112,22 @@ def test_lr_sensitivity_by_hand():
 )
 def test_edge_warnings(axis, values, edge):
     runs, _ = sweep(**{axis: values})
-    warned = page.edge_warnings(runs)
+    warned = markdown.edge_warnings(runs)
     assert len(warned) == bool(edge)
-    assert all(tables.NAMES[axis] in text and edge in text for text in warned)
-    title = figures.sensitivity(runs, axis, "loss").axes[0].get_title(loc="left")
+    assert all(aggregation.NAMES[axis] in text and edge in text for text in warned)
+    title = grid_figures.sensitivity(runs, axis, "loss").axes[0].get_title(loc="left")
     assert ("best value on the edge of the grid" in title) == bool(edge)
 
 
 def test_convergence_draws_medians_and_every_run():
     runs, curves = sweep(3, **GRID)
-    figure = figures.convergence(runs, curves, "a loss")
+    figure = training_figures.convergence(runs, curves, "a loss")
     losses, _, accuracies = figure.axes
     assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["a", "training", "evaluation"]
-    for place, row in report.summarise(runs).head(5).iterrows():
+    for place, row in aggregation.summarise(runs).head(5).iterrows():
         ids = runs["run_id"][(runs[list(OPTIMUM)] == row[list(OPTIMUM)]).all(axis=1)]
         expected = curves[curves["run_id"].isin(ids)].groupby("step")[["eval_loss", "eval_accuracy"]].median()
-        assert named(losses, f"{place + 1}. ").get_label().endswith(tables.label(row, ["lr", "beta1", "beta2"]))
+        assert named(losses, f"{place + 1}. ").get_label().endswith(aggregation.label(row, ["lr", "beta1", "beta2"]))
         np.testing.assert_allclose(named(losses, f"{place + 1}. ").get_ydata(), expected["eval_loss"])
         np.testing.assert_allclose(1 - named(accuracies, f"{place + 1}. ").get_ydata(), expected["eval_accuracy"])
     default = named(losses, "torch's default")
@@ -143,14 +144,14 @@ def test_convergence_draws_medians_and_every_run():
 
 def test_convergence_of_a_configuration_stops_when_half_its_seeds_have_diverged():
     runs, curves = sweep(2, lr=[1e-3], beta2=[0.999], diverged=lambda row: row["seed"] == 1)
-    default = named(figures.convergence(runs, curves, "loss").axes[0], "torch's default")
+    default = named(training_figures.convergence(runs, curves, "loss").axes[0], "torch's default")
     assert default.get_xdata()[-1] <= runs["diverged_step"].max()
 
 
 def test_sensitivity_draws_slice_and_envelope():
     runs, _ = sweep(3, **GRID)
-    ax = figures.sensitivity(runs, "beta2", "loss").axes[0]
-    summary = report.summarise(runs).sort_values("beta2")
+    ax = grid_figures.sensitivity(runs, "beta2", "loss").axes[0]
+    summary = aggregation.summarise(runs).sort_values("beta2")
     held = summary[(summary["lr"] == 1e-2) & (summary["beta1"] == 0.9)]
     thick, thin = named(ax, "with the best lr 1e-2, β1 0.9"), named(ax, "best over")
     np.testing.assert_allclose(thick.get_xdata(), [1, 2, 3])  # -log10(1 - beta2)
@@ -168,8 +169,8 @@ def test_sensitivity_draws_slice_and_envelope():
 @pytest.mark.parametrize("task", ["mnist", "regression"])
 def test_heatmap_cells_are_medians_of_the_slice(task):
     runs, _ = sweep(3, task, **GRID)
-    ax = figures.heatmap(runs, "lr", "beta1", "loss").axes[0]
-    summary = report.summarise(runs)
+    ax = grid_figures.heatmap(runs, "lr", "beta1", "loss").axes[0]
+    summary = aggregation.summarise(runs)
     best = summary.iloc[0]
     cells = summary[summary["beta2"] == best["beta2"]]
     expected = cells.pivot(index="beta1", columns="lr", values="eval_loss_median").replace(np.inf, np.nan)
@@ -199,17 +200,17 @@ EXTREMES["a loss of exactly zero"][0].loc[2:, "eval_loss"] = 0.0
 def test_extreme_sweeps_are_drawn_without_warnings_or_traces(case):
     runs, curves = EXTREMES[case]
     settings = dict(matplotlib.rcParams)
-    drawn = [figures.convergence(runs, curves, "loss"), figures.heatmap(runs)]
-    drawn += [figures.sensitivity(runs, axis, "loss") for axis in ("lr", "weight_decay")]
-    assert report.console_table(report.summarise(runs))
+    drawn = [training_figures.convergence(runs, curves, "loss"), grid_figures.heatmap(runs)]
+    drawn += [grid_figures.sensitivity(runs, axis, "loss") for axis in ("lr", "weight_decay")]
+    assert aggregation.console_table(aggregation.summarise(runs))
     assert (dict(matplotlib.rcParams), plt.get_fignums()) == (settings, [])
     if "diverged" in case:
         assert all("every run diverged" in figure.axes[0].get_title(loc="left") for figure in drawn)
-        assert page.edge_warnings(runs) == []
+        assert markdown.edge_warnings(runs) == []
 
 
 def test_console_table_shows_only_what_varies():
-    header, *rows = report.console_table(report.summarise(sweep(**GRID)[0]), n=3).splitlines()
+    header, *rows = aggregation.console_table(aggregation.summarise(sweep(**GRID)[0]), n=3).splitlines()
     assert header.split() == ["#", "lr", "β1", "β2", "eval", "loss", "train", "loss", "accuracy", "diverged"]
     assert [len(row) for row in rows] == [len(header)] * 3
 
@@ -237,7 +238,7 @@ def folder(tmp_path_factory):
     runs.to_parquet(folder / "runs.parquet", index=False)
     curves.to_parquet(folder / "curves.parquet", index=False)
     (folder / "provenance.json").write_text(json.dumps(PROVENANCE))
-    paths = report.write(folder, runs, curves, PROVENANCE)
+    paths = writer.write(folder, runs, curves, PROVENANCE)
     assert {path.name for path in paths} == FILES
     return folder
 
@@ -250,16 +251,16 @@ def test_report_names_origin_and_only_files_that_exist(folder):
     assert all((folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF" for name in FIGURES)
     for words in (PROVENANCE["command"], "**Not all of MNIST.**", "0123abc (with", "Some CPU", "torch 2.11.0", "99 s"):
         assert words in text
-    assert f"sensitivity: {tables.lr_sensitivity(pd.read_parquet(folder / 'runs.parquet')):.3g}" in text
+    assert f"sensitivity: {aggregation.lr_sensitivity(pd.read_parquet(folder / 'runs.parquet')):.3g}" in text
     assert len(re.findall(r"^\| \d+ \|", text, re.MULTILINE)) == 10
     assert len(pd.read_csv(folder / "summary.csv")) == 15
 
 
 def test_write_changes_nothing_if_a_figure_fails(tmp_path, monkeypatch):
     (tmp_path / "convergence.png").write_text("the old one")
-    monkeypatch.setattr(figures, "sensitivity", lambda *args: 1 / 0)
+    monkeypatch.setattr(grid_figures, "sensitivity", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.write(tmp_path, *sweep(lr=[1e-3, 1e-2]), {})
+        writer.write(tmp_path, *sweep(lr=[1e-3, 1e-2]), {})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
 
 

@@ -6,16 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import grid, population, sampling, scatter, sweep, tables
-from experiments.grid import OptionError, Range
+from experiments import sweep
+from experiments.common.errors import OptionError
+from experiments.reports import aggregation, sampled_figures
+from experiments.sweeps import space
+from experiments.sweeps.space import Range
+from experiments.training import population
 from tests.test_report import sweep as of_one
 
 
 @pytest.mark.parametrize(("sequence", "n"), [("sobol", 64), ("halton", 50)])
 def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
     axes = {"lr": Range(1e-4, 1.0), "beta1": Range(0.0, 0.999), "eps": [1e-8, 1e-4], "weight_decay": [0.1]}
-    table = sampling.configurations(axes, sequence, n)
-    assert list(table.columns) == list(grid.AXES)
+    table = space.sampled_configurations(axes, sequence, n)
+    assert list(table.columns) == list(axes.AXES)
     assert len(table) == n
     assert table[["beta2", "momentum"]].isna().all(axis=None)
     assert (table["weight_decay"] == 0.1).all()
@@ -26,21 +30,21 @@ def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
     assert abs((table["eps"] == 1e-8).sum() - n / 2) <= 1
     assert table["lr"].between(1e-4, 1).all()
     assert table["beta1"].between(0, 0.999).all()
-    pd.testing.assert_frame_equal(table, sampling.configurations(axes, sequence, n))
+    pd.testing.assert_frame_equal(table, space.sampled_configurations(axes, sequence, n))
 
 
 def test_what_an_optimizer_lacks_leaves_its_other_values_as_they_are():
-    one = sampling.configurations({"lr": Range(1e-4, 1.0)}, "halton", 10)
-    two = sampling.configurations({"lr": Range(1e-4, 1.0), "beta1": [0.9]}, "halton", 10)
+    one = space.sampled_configurations({"lr": Range(1e-4, 1.0)}, "halton", 10)
+    two = space.sampled_configurations({"lr": Range(1e-4, 1.0), "beta1": [0.9]}, "halton", 10)
     assert one["lr"].tolist() == two["lr"].tolist()
-    lists = sampling.configurations({"lr": [1e-3, 1e-2], "beta1": [0.0, 0.9]}, "sobol", 64)
+    lists = space.sampled_configurations({"lr": [1e-3, 1e-2], "beta1": [0.0, 0.9]}, "sobol", 64)
     assert len(lists) == 4
 
 
 @pytest.mark.parametrize("text", ["sobol", "sobol:0", "sobol:100", "halton:-1", "random:8", "", "sobol:2.0"])
 def test_bad_samples_are_refused_in_one_sentence(text):
     with pytest.raises(OptionError, match=r"^--sample accepts sobol:N with a power of two, or halton:N"):
-        sampling.parse(text)
+        space.parse_sample(text)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +59,15 @@ def test_bad_samples_are_refused_in_one_sentence(text):
 )
 def test_bad_ranges_are_refused_in_one_sentence(axis, token, message):
     with pytest.raises(OptionError) as error:
-        grid.parse_axis(axis, [token], sampled=True)
+        space.parse_axis(axis, [token], sampled=True)
     assert message in str(error.value)
 
 
 def test_a_range_with_a_count_is_a_list_of_values():
-    assert grid.parse_axis("lr", ["1e-3..1e-1:3"], sampled=True) == [1e-3, 1e-2, 1e-1]
-    assert grid.parse_axis("lr", ["1e-3..1e-1"], sampled=True) == Range(1e-3, 1e-1)
+    assert space.parse_axis("lr", ["1e-3..1e-1:3"], sampled=True) == [1e-3, 1e-2, 1e-1]
+    assert space.parse_axis("lr", ["1e-3..1e-1"], sampled=True) == Range(1e-3, 1e-1)
     with pytest.raises(OptionError, match="--sample"):
-        grid.parse_axis("lr", ["1e-3..1e-1"])
+        space.parse_axis("lr", ["1e-3..1e-1"])
     with pytest.raises(OptionError, match="--lr takes a range without COUNT only with --sample"):
         sweep.sweep("regression", lr=Range(1e-3, 1e-1))
 
@@ -82,7 +86,7 @@ def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, m
     assert names >= {"budget", "target", "optimizers", "wall_clock", "sensitivity_lr"}
     assert not any(name.startswith("heatmap") for name in names)
     # Fresh: no run has used these seeds. The same configurations: those that were best.
-    again, best = pd.DataFrame(provenance["confirmed"]["runs"]), tables.best_of_each(tables.ranked(runs))
+    again, best = pd.DataFrame(provenance["confirmed"]["runs"]), aggregation.best_of_each(aggregation.ranked(runs))
     assert provenance["confirmed"]["seeds"] == sorted(again["seed"].unique()) == [2, 3, 4]
     assert dict(again.groupby("optimizer")["lr"].unique().explode()) == dict(best.set_index("optimizer")["lr"])
     text, printed = (out / "report.md").read_text(), capsys.readouterr().out
@@ -117,12 +121,12 @@ def test_points_are_the_medians_of_configurations():
     medians = runs[runs["status"] == "ok"].groupby(["lr", "beta1"])["eval_loss"].median().reset_index()
     n_diverged = runs.loc[runs["status"] != "ok", "lr"].nunique()
     assert n_diverged > 0
-    ax = scatter.sensitivity(runs, "beta1", "a loss").axes[0]
+    ax = sampled_figures.sensitivity(runs, "beta1", "a loss").axes[0]
     points = next(dots for dots in ax.collections if str(dots.get_label()).startswith("a configuration")).get_offsets()
     expected = np.column_stack([-np.log10(1 - medians["beta1"]), medians["eval_loss"]])
     np.testing.assert_allclose(np.sort(np.asarray(points), axis=0), np.sort(expected, axis=0))
     assert len(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
-    ax = scatter.pair(runs, "lr", "beta1", "a loss").axes[0]
+    ax = sampled_figures.pair(runs, "lr", "beta1", "a loss").axes[0]
     dots = ax.collections[0]
     drawn = pd.Series(dots.get_array(), np.round(np.asarray(dots.get_offsets())[:, 0], 6)).sort_index()
     wanted = medians.set_index(np.log10(medians["lr"]).round(6))["eval_loss"].sort_index()
@@ -136,5 +140,5 @@ def test_points_are_the_medians_of_configurations():
 @pytest.mark.filterwarnings("error")
 def test_sampled_sweeps_in_which_every_run_diverged_are_drawn():
     runs = sampled_runs(1).assign(status="diverged", diverged_step=5)
-    for figure in (scatter.sensitivity(runs, "lr", "loss"), scatter.pair(runs, "lr", "beta1", "loss")):
+    for figure in (sampled_figures.sensitivity(runs, "lr", "loss"), sampled_figures.pair(runs, "lr", "beta1", "loss")):
         assert figure.axes[0].get_title(loc="left") == "every run diverged"

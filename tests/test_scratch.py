@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import optim
-from experiments import scratch
-from experiments.search import Case
+from experiments.tune import gpu_machine
+from experiments.tune.race import Case
 from kernels import rules
 
 CPU = torch.device("cpu")
@@ -18,8 +18,8 @@ def test_a_rule_whose_hyperparameters_have_new_names_is_tried_with_values_of_its
     names = ("rate", "first", "second", "floor", "shrink", "pull")
     assert len(names) == len(rules.adam.hyper)
     monkeypatch.setitem(rules.RULES, "mine", replace(rules.adam, name="mine", hyper=names, trial=trial))
-    before = [t for entry in scratch.allocate(Case("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)]
-    after = scratch.outcome(Case("mine", "float32", "short", 8), CPU, None)
+    before = [t for entry in gpu_machine.allocate(Case("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)]
+    after = gpu_machine.outcome(Case("mine", "float32", "short", 8), CPU, None)
     assert all(t.isfinite().all() for t in after)
     assert (after[0] != before[0]).all()
 
@@ -47,8 +47,8 @@ def test_a_rule_of_ones_own_is_tried_with_its_defaults_and_a_step_that_16_bits_s
 @pytest.mark.parametrize("name", rules.RULES)
 def test_every_rule_moves_every_element_when_it_is_tried(name):
     case = Case(name, "float32", "short", 8)
-    before = scratch.allocate(case, CPU).entries
-    after = iter(scratch.outcome(case, CPU, None))
+    before = gpu_machine.allocate(case, CPU).entries
+    after = iter(gpu_machine.outcome(case, CPU, None))
     for entry in before:
         for old in (entry.p, *entry.states):
             new = next(after)

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import optim
-from experiments import autotune, scratch, search, search_report, tuner
-from experiments.search import FEWEST, Case, Machine, Skipped
+from experiments import autotune
+from experiments.tune import gpu_machine, race, report, tuner
+from experiments.tune.race import FEWEST, Case, Machine, Skipped
 from kernels import registry, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
@@ -121,16 +122,16 @@ def test_equals_are_tied_and_the_first_of_them_is_taken_every_time(tmp_path):
 def test_a_race_is_over_when_nothing_is_left_to_tell():
     gpu = FakeGPU(Config(512, 4), noise=0.001)
     asked = candidates()
-    found = search.race(asked, lambda c: gpu.measure(CASE, c), ANCHOR, budget=1e9, clock=gpu.clock)
+    found = race.race(asked, lambda c: gpu.measure(CASE, c), ANCHOR, budget=1e9, clock=gpu.clock)
     assert found.ended == "decided"
-    assert search.ties(found.seconds, ANCHOR) == [Config(512, 4)]
+    assert race.ties(found.seconds, ANCHOR) == [Config(512, 4)]
     # The hopeless left first, and they only; the default stayed.
     counts = found.seconds.count()
-    assert set(counts) == {search.FIRST_LOOK, FEWEST} == {search.FIRST_LOOK, len(found.seconds)}
-    early = {config for config in asked if counts[config] == search.FIRST_LOOK}
+    assert set(counts) == {race.FIRST_LOOK, FEWEST} == {race.FIRST_LOOK, len(found.seconds)}
+    early = {config for config in asked if counts[config] == race.FIRST_LOOK}
     costs = {config: gpu.cost(CASE, config) / gpu.cost(CASE, Config(512, 4)) for config in asked}
-    assert max(costs[config] for config in asked if config not in early) < search.HOPELESS + 0.02
-    assert min(costs[config] for config in early) > search.HOPELESS - 0.02
+    assert max(costs[config] for config in asked if config not in early) < race.HOPELESS + 0.02
+    assert min(costs[config] for config in early) > race.HOPELESS - 0.02
 
 
 def test_a_budget_that_is_too_short_for_anything_names_all_that_is_left_out(tmp_path):
@@ -170,7 +171,7 @@ def test_preparation_counts_against_a_cases_share_and_what_is_prepared_races(tmp
         left_out = f"for {entry['unprepared']} of {len(asked)} candidates its share of the budget was too short"
         assert f"{case.work.key}: {left_out}" in found.notes
     fates = pd.read_csv(table).groupby("fate").size()
-    assert fates[search.UNPREPARED] == sum(entry["unprepared"] for entry in found.entries.values())
+    assert fates[race.UNPREPARED] == sum(entry["unprepared"] for entry in found.entries.values())
     # What won among a few is not kept for ever: what was compiled then is there now, and all of them race.
     gpu.prepare = 0.0
     again = gpu.tune(cases, tmp_path, budget=30.0)
@@ -191,11 +192,11 @@ def test_rounds_that_take_longer_than_they_seemed_to_end_at_twice_the_share(tmp_
         return gpu.measure(CASE, config)
 
     share = FEWEST * sum(gpu.cost(CASE, config) for config in few) * 1.5
-    found = search.race(few, sample, ANCHOR, budget=share, clock=gpu.clock)
+    found = race.race(few, sample, ANCHOR, budget=share, clock=gpu.clock)
     assert found.ended == "budget"
     assert len(found.seconds) == 1
     assert gpu.now < 2 * share + 4 * 100 * gpu.cost(CASE, ANCHOR)
-    assert search.entry_of(found, ANCHOR, dict.fromkeys(few, "code"), 1.0, "3.7.1") is None
+    assert race.entry_of(found, ANCHOR, dict.fromkeys(few, "code"), 1.0, "3.7.1") is None
 
 
 def test_compiling_all_candidates_may_spend_the_budget_and_is_interrupted_as_a_race_is(tmp_path):
@@ -348,22 +349,22 @@ def test_a_gpu_without_room_says_what_did_not_fit(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(scratch.cuda, "copies", full)
-    monkeypatch.setattr(scratch, "allocate", full)
+    monkeypatch.setattr(gpu_machine.gpu_timing, "copies", full)
+    monkeypatch.setattr(gpu_machine, "allocate", full)
     with pytest.raises(MemoryError, match=r"a copy of 7.5 GB does not fit into the memory that is left"):
-        scratch.copy_seconds(28 * 2**28, torch.device("cpu"))
+        gpu_machine.copy_seconds(28 * 2**28, torch.device("cpu"))
     with pytest.raises(MemoryError, match=r"7.5 GB do not fit into the memory that is free"):
-        scratch.sampler(CASE._replace(bucket=28), torch.device("cpu"))
+        gpu_machine.sampler(CASE._replace(bucket=28), torch.device("cpu"))
 
 
 def test_without_the_default_nothing_is_measured(tmp_path):
     def sample(config):
         raise Skipped("its updates are wrong")
 
-    found = search.race([ANCHOR, Config(512, 4)], sample, ANCHOR, budget=1.0)
+    found = race.race([ANCHOR, Config(512, 4)], sample, ANCHOR, budget=1.0)
     assert found.ended == "nothing ran"
-    assert search.entry_of(found, ANCHOR, {}, 1.0, "3.7.1") is None
-    assert {row["fate"] for row in search.rows_of(CASE, found, None, {}, ANCHOR)} == {"its updates are wrong"}
+    assert race.entry_of(found, ANCHOR, {}, 1.0, "3.7.1") is None
+    assert {row["fate"] for row in race.rows_of(CASE, found, None, {}, ANCHOR)} == {"its updates are wrong"}
 
 
 # The last two would have left a race as hopeless, after three rounds.
@@ -388,7 +389,7 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     gpu = FakeGPU(Config(512, 4))
     cases = [CASE, *(Case("adam", "bfloat16-states", "medium", bucket) for bucket in (20, 16))]
     found = gpu.tune(cases, tmp_path, budget=10.0, table=tmp_path / "search.csv")
-    text = search_report.write(found, H100, PROVENANCE, tmp_path)
+    text = report.write(found, H100, PROVENANCE, tmp_path)
     assert (tmp_path / "search.md").read_text() == text
     assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
     for case in cases:
@@ -396,7 +397,7 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     assert text.index("medium/16 ") < text.index("medium/20 ")
     assert "SM 1980 MHz" in text
     table = pd.read_csv(tmp_path / "search.csv")
-    drawn = search_report.figure(table, found.entries, H100.name, 32)
+    drawn = report.figure(table, found.entries, H100.name, 32)
     (*maps, _), (gains,) = (part.axes for part in drawn.subfigs)
     assert [ax.get_title("left") for ax in maps][:2] == ["1 block", "1 block, evict_first"]
     assert [label.get_text() for label in gains.get_yticklabels()] == sorted(found.entries)
@@ -419,22 +420,22 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     ids=lambda case: case.work.key,
 )
 def test_the_tensors_of_a_case_are_what_its_key_says(case):
-    entries, grads = scratch.allocate(case, torch.device("cpu"))
+    entries, grads = gpu_machine.allocate(case, torch.device("cpu"))
     _, _, stochastic = VARIANTS[case.dtype]
     work = tables.work_of(rules.RULES[case.rule], entries, grads[0].dtype, 0 if stochastic else None)
     assert work.key == case.work.key
-    assert search.case_of(work.key) == case
+    assert race.case_of(work.key) == case
     element = sum(t.element_size() for t in (entries[0].p, entries[0].p, grads[0]))
     assert case.bytes_per_element == element + sum(2 * state.element_size() for state in entries[0].states)
 
 
 def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
-    cases = [*search.cases([*rules.RULES], [*VARIANTS], ["short", "medium", "long"], [16, 20, 24, 28], True)]
+    cases = [*race.cases([*rules.RULES], [*VARIANTS], ["short", "medium", "long"], [16, 20, 24, 28], True)]
     assert len(set(cases)) == len(cases)
     assert cases[0].bucket == 24
     assert len({case.work.key for case in cases}) > 0.9 * len(cases)
     for case in cases:
-        sizes = scratch.shapes(case.rows, case.bucket)
+        sizes = gpu_machine.shapes(case.rows, case.bucket)
         total = sum(lanes * size for lanes, size in sizes)
         assert total.bit_length() - 1 == case.bucket
 
@@ -446,16 +447,18 @@ def test_the_check_passes_what_the_kernel_does(rule, aligned):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = Case(rule, "bfloat16-states", "short", 12, aligned)
     for each in (case, case._replace(dtype="float32")):
-        scratch.check(each, device, Config(4096, 16))  # raises where the kernel differs
+        gpu_machine.check(each, device, Config(4096, 16))  # raises where the kernel differs
         # Of what is compared, parameters have moved, but for what rounding to bfloat16 holds in its place.
-        before, after = (tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in scratch.expected(each, device))
+        before, after = (
+            tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in gpu_machine.expected(each, device)
+        )
         moved = torch.cat([(old != new).flatten() for old, new in zip(before, after, strict=True)])
         assert moved.float().mean() > 0.8
 
 
 @pytest.mark.gpu_too
 def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
-    launcher = scratch.multi_tensor.launcher
+    launcher = gpu_machine.multi_tensor.launcher
 
     def careless(table):
         last = table.entries[-1].p.view(-1)[-1:]
@@ -467,12 +470,12 @@ def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
 
         return launch
 
-    monkeypatch.setattr(scratch.multi_tensor, "launcher", careless)
-    scratch.check.cache_clear()
+    monkeypatch.setattr(gpu_machine.multi_tensor, "launcher", careless)
+    gpu_machine.check.cache_clear()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(Skipped, match="its updates are wrong"):
-            scratch.check(Case("adam", dtype, "short", 12), device, Config(4096, 16))
+            gpu_machine.check(Case("adam", dtype, "short", 12), device, Config(4096, 16))
 
 
 FAKE_DRIVER = """
@@ -510,7 +513,7 @@ def test_a_launch_finds_what_the_atlas_has_compiled():
 @pytest.mark.gpu
 def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeypatch):
     device = torch.device("cuda", torch.cuda.current_device())
-    machine = scratch.machine(device)
+    machine = gpu_machine.machine(device)
     few = {ANCHOR: "a", Config(512, 4): "b", Config(512, 4, 4, 3): "c"}
     machine = machine._replace(candidates=lambda rule, dtype: (few, {}))
     cases = [Case("adam", "float32", rows, 20) for rows in ("long", "medium", "short")]
@@ -529,7 +532,7 @@ def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeyp
     (part,) = optimizer._parts
     assert part.table.choice.rung == "exact"
     assert part.table.choice.config == found.entries[cases[0].work.key]["config"]
-    assert search_report.write(found, machine.facts, PROVENANCE, tmp_path)
+    assert report.write(found, machine.facts, PROVENANCE, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments import comparison, figures, statistics, tables, targets
-from experiments.grid import OptionError
-from experiments.targets import Target
+from experiments.common.errors import OptionError
+from experiments.reports import aggregation, comparison, statistics, steps_to_target, training_figures
+from experiments.training import targets
+from experiments.training.targets import Target
 from tests.test_comparison import sweep as of_several
 from tests.test_report import GRID, named
 from tests.test_report import sweep as of_one
@@ -33,7 +34,7 @@ def test_budgets_reach_from_one_to_all():
 
 def test_budget_figure_and_table_compare_at_the_same_number_of_configurations():
     runs, _ = of_several()
-    table = comparison.table(runs, tables.summarise(runs)).set_index("optimizer")
+    table = comparison.table(runs, aggregation.summarise(runs)).set_index("optimizer")
     ax = comparison.budget(runs, "a loss").axes[0]
     scored = runs["eval_loss"].where(runs["status"] == "ok", np.inf)
     medians = scored.groupby([runs["optimizer"], runs["lr"], runs["beta1"].fillna(-1)]).median().clip(upper=2.31)
@@ -46,7 +47,7 @@ def test_budget_figure_and_table_compare_at_the_same_number_of_configurations():
         assert table.loc[name, "expected best of 5"] == f"{np.mean(bests):.4g}"
     assert named(ax, "equal budget").get_xdata() == [5, 5]
     same = runs[(runs["optimizer"] != "adam") | (runs["beta1"] == 0.9)]
-    assert not any("expected" in name for name in comparison.table(same, tables.summarise(same)))
+    assert not any("expected" in name for name in comparison.table(same, aggregation.summarise(same)))
 
 
 def two(losses, others, diverged=()):
@@ -79,20 +80,22 @@ def test_rivals_are_the_best_of_each_optimizer_or_the_two_best():
     runs, _ = of_several()
     assert (
         list(statistics.paired_rivals(runs)["optimizer"])
-        == list(tables.best_of_each(tables.ranked(runs))["optimizer"])[1:]
+        == list(aggregation.best_of_each(aggregation.ranked(runs))["optimizer"])[1:]
     )
     adam = runs[runs["optimizer"] == "adam"]
     row = statistics.paired_rivals(adam).iloc[0]
-    order = tables.summarise(adam)
+    order = aggregation.summarise(adam)
     assert (row["lr"], row["beta1"]) == (order.loc[1, "lr"], order.loc[1, "beta1"])
-    losses = [adam.merge(order.loc[[place], tables.CONFIGURATION]).set_index("seed")["eval_loss"] for place in (0, 1)]
+    losses = [
+        adam.merge(order.loc[[place], aggregation.CONFIGURATION]).set_index("seed")["eval_loss"] for place in (0, 1)
+    ]
     assert row["median"] == pytest.approx((losses[1] - losses[0]).median())
 
 
 @pytest.mark.parametrize("target", [Target("eval_loss", 0.3), Target("eval_accuracy", 0.97)])
 def test_steps_to_target_agree_with_a_loop(target):
     runs, curves = of_several()
-    reached = targets.reach(runs, curves, target).set_index("run_id")
+    reached = steps_to_target.reach(runs, curves, target).set_index("run_id")
     assert 0 < np.isinf(reached["steps_to_target"]).sum() < len(runs)
     lanes = runs.groupby("optimizer").size()
     for run in runs.itertuples():
@@ -113,20 +116,20 @@ def test_a_missed_target_is_infinite_in_a_median():
     # Two of three seeds of the one configuration, and one of the other, reach it.
     for run_id, step in ((0, 2000), (2, 1000), (3, 3000)):
         curves.loc[(curves["run_id"] == run_id) & (curves["step"] >= step), "eval_loss"] = 0.1
-    medians = targets.medians(targets.reach(runs, curves, Target("eval_loss", 0.2))).set_index("lr")
+    medians = steps_to_target.medians(steps_to_target.reach(runs, curves, Target("eval_loss", 0.2))).set_index("lr")
     assert medians["steps_to_target_median"].to_dict() == {1e-3: 2000, 1e-2: np.inf}
     assert medians["n_reached"].to_dict() == {1e-3: 2, 1e-2: 1}
 
 
 def test_target_figure_draws_shares_and_medians():
     runs, curves = of_several()
-    reached = targets.reach(runs, curves, Target("eval_loss", 0.3))
-    left, right = targets.figure(reached, Target("eval_loss", 0.3), 3000).axes
+    reached = steps_to_target.reach(runs, curves, Target("eval_loss", 0.3))
+    left, right = steps_to_target.figure(reached, Target("eval_loss", 0.3), 3000).axes
     for name, group in reached.groupby("optimizer"):
         line = named(left, f"{name}: {np.isfinite(group['steps_to_target']).sum()} of {len(group)} runs")
         for step, share in zip(line.get_xdata(), line.get_ydata(), strict=True):
             assert share == pytest.approx((group["steps_to_target"] <= step).mean())
-        medians = targets.medians(group).groupby("lr")["steps_to_target_median"].min()
+        medians = steps_to_target.medians(group).groupby("lr")["steps_to_target_median"].min()
         drawn = [other for other in right.get_lines() if other.get_color() == line.get_color()]
         finite = np.isfinite(medians.to_numpy())
         np.testing.assert_allclose(drawn[0].get_ydata()[finite], medians[finite])
@@ -135,14 +138,14 @@ def test_target_figure_draws_shares_and_medians():
 
 def test_the_chosen_target_is_one_that_a_quarter_of_each_optimizers_configurations_reaches():
     runs, curves = of_several()
-    target = targets.choose(runs)
-    medians = targets.medians(targets.reach(runs, curves, target))
+    target = steps_to_target.choose(runs)
+    medians = steps_to_target.medians(steps_to_target.reach(runs, curves, target))
     shares = np.isfinite(medians["steps_to_target_median"]).groupby(medians["optimizer"]).mean()
     assert target.column == "eval_loss"
     assert f"{target.value:.2g}" == f"{target.value:g}"
     assert (shares >= 0.2).all()
     assert (shares < 0.5).any()
-    assert targets.choose(runs.assign(status="diverged")) is None
+    assert steps_to_target.choose(runs.assign(status="diverged")) is None
 
 
 @pytest.mark.parametrize(
@@ -168,10 +171,10 @@ def test_wall_clock_is_a_runs_share_of_its_population():
     # The first half was trained together, then the second, at half the speed.
     slow = curves["run_id"] >= 5
     curves["seconds"] = curves["seconds"] * np.where(slow, 2.0, 1.0)
-    curves["run_seconds"] = tables.run_seconds(runs, curves)
+    curves["run_seconds"] = aggregation.run_seconds(runs, curves)
     np.testing.assert_allclose(curves["run_seconds"], curves["seconds"] / 5)
-    ax = figures.wall_clock(runs, curves, "loss").axes[0]
-    best = tables.ranked(runs).iloc[0]
-    its = curves[curves["run_id"].isin(tables.runs_of(runs, best)["run_id"])].groupby("step")
+    ax = training_figures.wall_clock(runs, curves, "loss").axes[0]
+    best = aggregation.ranked(runs).iloc[0]
+    its = curves[curves["run_id"].isin(aggregation.runs_of(runs, best)["run_id"])].groupby("step")
     np.testing.assert_allclose(named(ax, "1. ").get_xdata(), its["run_seconds"].median())
     np.testing.assert_allclose(named(ax, "1. ").get_ydata(), its["eval_loss"].median())

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import data, plan, sweep
-from experiments.grid import OptionError
+from experiments import sweep
+from experiments.common import devices, errors
+from experiments.common.errors import OptionError
+from experiments.sweeps import plan
 
 MODULE = [sys.executable, "-m", "experiments.sweep"]
 GRID = ["--lr", "1e-3..1e-1:3", "--beta1", "0", "0.9", "--steps", "12", "--batch-size", "64", "--evaluations", "3"]
@@ -128,7 +130,7 @@ def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypa
     axes = {"lr": [1e-3, 1e-2], "beta2": [0.9, 0.99, 0.999], "seeds": 2, "steps": 15, "batch_size": 64}
     whole = sweep.sweep("regression", **axes, progress=False)
     lane_bytes = plan.population.lane_bytes(plan.problems.make("regression").model, 64)
-    monkeypatch.setattr(plan, "memory_budget", lambda device: 4 * lane_bytes)
+    monkeypatch.setattr(devices, "memory_budget", lambda device: 4 * lane_bytes)
     chunked = sweep.sweep("regression", **axes, progress=False)
     assert (whole.provenance["chunks"], chunked.provenance["chunks"]) == (1, 3)
     keys = ["lr", "beta2", "seed"]
@@ -302,7 +304,7 @@ def test_out_must_be_given_and_be_fit(tmp_path, capsys):
 def test_python_callers_get_the_same_sentences():
     with pytest.raises(OptionError, match="--lr accepts positive numbers"):
         sweep.sweep("regression", lr=-1)
-    with pytest.raises(data.DataError, match="--data-dir"):
+    with pytest.raises(errors.DataError, match="--data-dir"):
         sweep.sweep("mnist", data_dir="/nowhere")
 
 

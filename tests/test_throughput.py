@@ -17,7 +17,10 @@ import pytest
 import torch
 
 import optim
-from experiments import bench_host, bench_sweep, data, models, shapes, throughput, timing
+from experiments import throughput
+from experiments.bench import host_time, networks, population_time, timing
+from experiments.common import errors, tables
+from experiments.tasks import data, mlp
 
 
 def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
@@ -61,21 +64,21 @@ def test_verdict_is_right_for_sides_of_known_ratio(ratio, spread, expected):
 
 def test_markdown_table_shows_an_interval_in_the_cell_of_its_median():
     row = {"size": "2^16", "ms": 0.123456, "ratio": 1.0, "ratio, low": 0.9, "ratio, high": 1.1, "builds": 0}
-    *_, line = timing.markdown_table([row]).splitlines()
+    *_, line = tables.markdown_table([row]).splitlines()
     assert line == "| 2^16 | 0.123 | 1.00 [0.90, 1.10] | 0 |"
 
 
 def test_markdown_table_leaves_cells_empty_that_have_no_value():
     rows = [{"size": "a", "us": math.nan, "us, low": math.nan, "us, high": math.nan}, {"size": "b", "GB/s": 12345.6}]
-    assert timing.markdown_table(rows).splitlines()[2:] == ["| a |  |  |", "| b |  | 12346 |"]
+    assert tables.markdown_table(rows).splitlines()[2:] == ["| a |  |  |", "| b |  | 12346 |"]
 
 
 def test_step_work_counts_every_matrix_product_and_every_byte_of_the_update():
-    model = models.mlp(784, 32, 32, 10)
-    flops, update_bytes = bench_sweep.step_work(model, lanes=3)
+    model = mlp.mlp(784, 32, 32, 10)
+    flops, update_bytes = population_time.step_work(model, lanes=3)
     forward = 784 * 32 + 32 * 32 + 32 * 10
     backward = forward + (32 * 32 + 32 * 10)
-    assert flops == 2 * bench_sweep.BATCH * 3 * (forward + backward)
+    assert flops == 2 * population_time.BATCH * 3 * (forward + backward)
     assert update_bytes == 7 * 4 * 3 * sum(p.numel() for p in model.build().parameters())
 
 
@@ -90,53 +93,53 @@ def test_step_work_counts_every_matrix_product_and_every_byte_of_the_update():
     ],
 )
 def test_shapes_are_as_many_and_as_large_as_the_networks(name, tensors, parameters):
-    listed = shapes.LISTS[name]()
+    listed = networks.LISTS[name]()
     assert len(listed) == tensors
     assert sum(math.prod(shape) for shape in listed) == parameters
-    assert [p.ndim for p in bench_host.tiny(name)] == [len(shape) for shape in listed]
+    assert [p.ndim for p in host_time.tiny(name)] == [len(shape) for shape in listed]
 
 
 @pytest.mark.parametrize("moves", [False, True])
 def test_steps_write_a_table_only_if_gradients_have_moved(moves):
-    params = bench_host.tiny("ResNet-50")
-    bench_host.move_grads(params)
+    params = host_time.tiny("ResNet-50")
+    host_time.move_grads(params)
     optimizer = optim.AdamW(params)
     optimizer.step()
     counts = {"uploads": 0, "builds": 0}
-    bench_host.counted(optimizer, lambda: bench_host.side(optimizer, params, moves, steps=4), counts)
+    host_time.counted(optimizer, lambda: host_time.side(optimizer, params, moves, steps=4), counts)
     # The untimed step counts too.
     assert counts == {"uploads": 5 if moves else 0, "builds": 0}
 
 
 def test_builds_are_counted():
-    params = bench_host.tiny("ResNet-50")
-    bench_host.move_grads(params)
+    params = host_time.tiny("ResNet-50")
+    host_time.move_grads(params)
     optimizer = optim.AdamW(params)
     counts = {"uploads": 0, "builds": 0}
-    bench_host.counted(optimizer, lambda: optimizer.step() or 0.0, counts)
+    host_time.counted(optimizer, lambda: optimizer.step() or 0.0, counts)
     assert counts["builds"] == 1
     assert counts["uploads"] > 0
 
 
 def test_moved_gradients_are_elsewhere_and_shaped_alike():
-    params = bench_host.tiny("GPT-2 small")
-    bench_host.move_grads(params)
+    params = host_time.tiny("GPT-2 small")
+    host_time.move_grads(params)
     old = [p.grad.data_ptr() for p in params]
-    bench_host.move_grads(params)
+    host_time.move_grads(params)
     assert all(p.grad.data_ptr() != address for p, address in zip(params, old, strict=True))
     assert [p.grad.shape for p in params] == [p.shape for p in params]
 
 
 def test_steps_without_device_work_change_nothing():
-    params = bench_host.tiny("ResNet-50")
-    bench_host.move_grads(params)
+    params = host_time.tiny("ResNet-50")
+    host_time.move_grads(params)
     ours, theirs = optim.AdamW(params), torch.optim.AdamW(params, fused=True)
     ours.step()
     theirs.step()
     before = [p.detach().clone() for p in params]
-    bench_host.drop_launches_(ours)
+    host_time.drop_launches_(ours)
     ours.step()
-    with bench_host.torch_without_device_work():
+    with host_time.torch_without_device_work():
         theirs.step()
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
     theirs.step()
@@ -145,7 +148,7 @@ def test_steps_without_device_work_change_nothing():
 
 @pytest.mark.parametrize("device_work", [False, True])
 def test_host_comparison_neither_writes_nor_builds_while_gradients_stay(device_work):
-    row = bench_host.compare("ResNet-50", device_work, rounds=2)
+    row = host_time.compare("ResNet-50", device_work, rounds=2)
     assert (row["uploads"], row["builds"]) == (0, 0)
     assert row["tensors"] == 161
     for where in ("stay", "move"):
@@ -162,7 +165,7 @@ def test_command_line_writes_the_table_of_hosts(tmp_path):
     command = [sys.executable, "-m", "experiments.throughput", "host", "--rounds", "3", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     table = pd.read_csv(out / "throughput_host.csv")
-    assert table["list"].tolist() == list(shapes.LISTS) * 2
+    assert table["list"].tolist() == list(networks.LISTS) * 2
     assert (table[["uploads", "builds"]] == 0).all(axis=None)
     assert (out / "throughput_host.md").read_text().strip() == done.stdout.strip()
 
@@ -192,27 +195,27 @@ def test_command_line_writes_its_table(mnist_folder, tmp_path):
 )
 def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, tmp_path, monkeypatch):
     def unreachable(*_, **__):
-        raise data.DataError("no MNIST anywhere")
+        raise errors.DataError("no MNIST anywhere")
 
-    monkeypatch.setattr(bench_sweep.problems, "make", unreachable)
+    monkeypatch.setattr(population_time.problems, "make", unreachable)
     for name in ("MATRIX", "COPY_ELEMENTS"):
-        monkeypatch.setattr(bench_sweep, name, 64)
-    monkeypatch.setattr(bench_sweep, "find_spec", lambda name: None)
-    row = bench_sweep.compare(*size, None, device, 3)
+        monkeypatch.setattr(population_time, name, 64)
+    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
+    row = population_time.compare(*size, None, device, 3)
     assert (row["data"], row["K"], row["model"].split()[0]) == ("noise of MNIST's shapes", 2, size[0])
     assert ("share of roofline" in row) == (size[0] == "mlp")
     assert row["speed-up over one after the other"] > 0
-    with pytest.raises(data.DataError, match="no MNIST anywhere"):
-        bench_sweep.compare(*size, tmp_path, device, 3)
+    with pytest.raises(errors.DataError, match="no MNIST anywhere"):
+        population_time.compare(*size, tmp_path, device, 3)
 
 
 @pytest.fixture
 def small_sweep(monkeypatch):
     """`sweep` of two sizes that take no time."""
-    monkeypatch.setattr(bench_sweep, "SIZES", {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))})
-    monkeypatch.setattr(bench_sweep, "find_spec", lambda name: None)
+    monkeypatch.setattr(population_time, "SIZES", {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))})
+    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
     for name in ("MATRIX", "COPY_ELEMENTS"):
-        monkeypatch.setattr(bench_sweep, name, 64)
+        monkeypatch.setattr(population_time, name, 64)
 
 
 def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_is_noise(
@@ -232,7 +235,7 @@ def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_
             silent.accept()
         # It is what would have been asked.
         monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.1)
-        monkeypatch.setattr(data, "_mnist_5k", lambda reason: bench_sweep.noise())
+        monkeypatch.setattr(data, "_mnist_5k", lambda reason: population_time.noise())
         assert throughput.main([*command, "--out", str(tmp_path / "download")]) == 0
         silent.accept()[0].close()
     assert set(pd.read_csv(tmp_path / "throughput_sweep.csv")["data"]) == {"noise of MNIST's shapes"}
@@ -254,11 +257,11 @@ def test_without_a_download_mnist_that_is_here_is_timed(where, small_sweep, mnis
             (cache / f"{stem}.gz").write_bytes(packed)
             monkeypatch.setitem(data.FILES, stem, hashlib.sha256(packed).hexdigest())
     folder = mnist_folder if where == "option" else None
-    problem = bench_sweep.problem_of("mlp", 8, folder, download=False)
+    problem = population_time.problem_of("mlp", 8, folder, download=False)
     assert problem.data.name.startswith("MNIST-format data from ")
     if where == "cache":
         (cache / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half")
-        assert bench_sweep.problem_of("mlp", 8, None, download=False).data.name == bench_sweep.NOISE
+        assert population_time.problem_of("mlp", 8, None, download=False).data.name == population_time.NOISE
 
 
 @pytest.mark.parametrize(("known", "files"), [(1, ["throughput_sweep.csv", "throughput_sweep.md"]), (0, [])])
@@ -270,8 +273,8 @@ def test_populations_that_are_interrupted_keep_the_sizes_that_are_known(
             raise KeyboardInterrupt
         return real(kind, lanes, *_, **__)
 
-    real = bench_sweep.compare
-    monkeypatch.setattr(bench_sweep, "compare", step)
+    real = population_time.compare
+    monkeypatch.setattr(population_time, "compare", step)
     command = ["sweep", "--device", "cpu", "--rounds", "3", "--no-download", "--out", str(tmp_path / "out")]
     assert throughput.main(command) == 130
     assert sorted(path.name for path in (tmp_path / "out").glob("*")) == files

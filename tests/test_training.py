@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, SequentialLR
 
-from experiments import grid, models, population, problems, schedules, solo
+from experiments.tasks import mlp, problems
+from experiments.training import axes, population, reference, schedules
 from tests.test_population import CONFIGS, digits, gru, regression
 
 
@@ -16,7 +17,7 @@ def final(problem: problems.Problem, seeds=(0, 5), steps: int = 12, **options) -
 
 
 def dropping() -> problems.Problem:
-    return digits(models.mlp(784, 16, 12, 10, dropout=0.3))
+    return digits(mlp.mlp(784, 16, 12, 10, dropout=0.3))
 
 
 OPTIONS = [
@@ -40,7 +41,7 @@ def test_lanes_follow_solo_runs_with_torchs_schedulers_in_float64(make, options,
     for _, run in runs.iterrows():
         config = run[list(CONFIGS)].astype(float).to_dict()
         same = {"batch_size": 16, "dtype": torch.float64, "optimizer": optimizer, **options}
-        _, losses = solo.train(problem, config, int(run.seed), steps, **same)
+        _, losses = reference.train(problem, config, int(run.seed), steps, **same)
         np.testing.assert_allclose(curves[curves.lane == run.lane].train_loss[1:], losses, rtol=1e-9)
     if options:
         assert not np.isclose(runs.eval_loss, plain.eval_loss, rtol=1e-9, atol=0).any()
@@ -89,7 +90,7 @@ def test_accumulated_batches_are_one_larger_batch():
 
 
 def test_masks_depend_on_seed_step_and_layer_alone_and_keep_the_mean():
-    model = models.mlp(4, 200, 200, 3, dropout=0.25)
+    model = mlp.mlp(4, 200, 200, 3, dropout=0.25)
     masks = model.masks(3, 7, 64)
     assert [mask.shape for mask in masks] == [(200, 64), (200, 64)]
     for mask in masks:
@@ -101,7 +102,7 @@ def test_masks_depend_on_seed_step_and_layer_alone_and_keep_the_mean():
     for other in others:
         # Independent masks agree in 0.25^2 + 0.75^2 of all places.
         assert (masks[0] == other).double().mean() == pytest.approx(0.625, abs=0.03)
-    assert models.mlp(4, 200, 3).masks(3, 7, 64) == []
+    assert mlp.mlp(4, 200, 3).masks(3, 7, 64) == []
 
 
 def test_dropout_of_a_lane_does_not_depend_on_the_number_of_lanes():
@@ -117,17 +118,17 @@ def test_dropout_is_off_in_evaluation_and_the_module_is_torchs():
     """The loss before any step is that of a network with nn.Dropout in eval mode; masks scale as nn.Dropout does."""
     problem = dropping()
     runs, _ = final(problem, seeds=[0], steps=1)
-    module, _ = solo.make(problem, grid.AXES, seed=0, dtype=torch.float64)
+    module, _ = reference.make(problem, axes.AXES, seed=0, dtype=torch.float64)
     layers = list(module)
     ordinary = torch.nn.Sequential(*layers[:2], torch.nn.Dropout(0.3), *layers[2:4], torch.nn.Dropout(0.3), layers[4])
     x, y = problem.data.x_eval.double(), problem.data.y_eval
-    np.testing.assert_allclose(runs.initial_eval_loss, solo.loss_of(ordinary.eval()(x), y).item(), rtol=1e-9)
+    np.testing.assert_allclose(runs.initial_eval_loss, reference.loss_of(ordinary.eval()(x), y).item(), rtol=1e-9)
     dropped = torch.nn.Dropout(0.3)(torch.ones(1000))
     assert dropped.max().item() == problem.model.masks(0, 1, 16)[0].max().item()
 
 
 def test_regression_takes_every_option_at_once():
     options = {"schedule": "cosine", "warmup": 5, "accumulate": 2, "batch_size": 64, "steps": 60}
-    configs = pd.DataFrame([{**grid.AXES, "lr": 0.01}])
+    configs = pd.DataFrame([{**axes.AXES, "lr": 0.01}])
     runs, _ = population.train(regression(), configs, [0], **options)
     assert runs.eval_loss[0] < 0.7 * runs.initial_eval_loss[0]

@@ -7,7 +7,7 @@ import shutil
 import html5lib
 import pytest
 
-from experiments import report, webpage
+from experiments.reports import html, writer
 from tests.test_report import GRID, PROVENANCE, sweep
 
 CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -17,7 +17,7 @@ CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "g
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     runs, curves = sweep(2, lr=GRID["lr"])
-    report.write(folder, runs, curves, {**PROVENANCE, "command": "python -m x --name '<b>&amp;'"})
+    writer.write(folder, runs, curves, {**PROVENANCE, "command": "python -m x --name '<b>&amp;'"})
     return folder
 
 
@@ -52,7 +52,7 @@ def test_the_page_says_what_the_markdown_says(folder):
 
 
 def test_markup_in_the_text_is_shown_and_not_obeyed():
-    page = webpage.render("# A <script>\n\n<script>alert(1)</script> [name](javascript:alert)\n", {})
+    page = html.render("# A <script>\n\n<script>alert(1)</script> [name](javascript:alert)\n", {})
     assert "<script>" not in page
     assert "href" not in page
 

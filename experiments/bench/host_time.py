@@ -1,0 +1,128 @@
+"""What does one `optimizer.step()` cost the host, before a device does any work?
+
+AdamW over the parameter lists of real networks, every dimension cut to at most 2. Without device work, both sides do
+all of their Python and none of their arithmetic: torch's two kernels are replaced by nothing, and our launch by
+`Table.point_at`, which is all that a launch does on the host. With it, the tiny tensors are updated on the CPU.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+
+import optim
+from experiments.bench import networks, timing
+from experiments.common import intervals
+from kernels import table as tables
+
+STEPS = 20
+GOAL = 1 / 3
+"""Of torch's time, which ours should not exceed."""
+
+
+def tiny(name: str) -> list[torch.nn.Parameter]:
+    """As many tensors as the list has, of as many dimensions."""
+    return [torch.nn.Parameter(torch.rand([min(2, size) for size in shape])) for shape in networks.LISTS[name]()]
+
+
+def move_grads(params: list[torch.nn.Parameter]) -> None:
+    """Let autograd put every gradient elsewhere in memory."""
+    # While the old ones live, the allocator cannot give their places away.
+    old = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    torch.autograd.backward(params, [torch.ones_like(p) for p in params])
+    del old
+
+
+@contextmanager
+def torch_without_device_work() -> Iterator[None]:
+    """torch.optim.AdamW(fused=True) steps without doing anything to a tensor."""
+    with mock.patch.object(torch, "_fused_adamw_", nothing), mock.patch.object(torch, "_foreach_add_", nothing):
+        yield
+
+
+def nothing(*_, **__) -> None:
+    """Stands in for a kernel."""
+
+
+def drop_launches_(optimizer: optim.AdamW) -> None:
+    """Leave the table work of an optimizer that has taken a step, and nothing that touches its tensors."""
+
+    def only_point(table: tables.Table) -> Callable:
+        return lambda grads, *_: table.point_at(grads)
+
+    optimizer._parts = [part._replace(launch=only_point(part.table)) for part in optimizer._parts]
+
+
+def uploads(optimizer: optim.AdamW) -> int:
+    """How often the optimizer's tables have been written since they were built."""
+    return sum(part.table.rows._version + part.table.hyper._version for part in optimizer._parts)
+
+
+def side(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int = STEPS) -> float:
+    """Seconds of a step: the median of several, after one untimed."""
+    if moves:
+        move_grads(params)
+    optimizer.step()
+    seconds = []
+    for _ in range(steps):
+        if moves:
+            move_grads(params)
+        started = time.perf_counter()
+        optimizer.step()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def compare(name: str, device_work: bool, rounds: int) -> dict:
+    """A row of the table: one list, timed with or without device work."""
+    sides, counts = {}, {"uploads": 0, "builds": 0}
+    makers = {"torch": functools.partial(torch.optim.AdamW, fused=True), "ours": optim.AdamW, "known": optim.AdamW}
+    for moves in (False, True):
+        for whose, make in makers.items():
+            params = tiny(name)
+            move_grads(params)
+            optimizer = make(params)
+            optimizer.step()
+            sides[whose, moves] = functools.partial(side, optimizer, params, moves)
+            if whose == "known":
+                optimizer.state_dict()  # Who has it can change every state.
+            if whose != "torch" and not device_work:
+                drop_launches_(optimizer)
+            if whose == "ours" and not moves:
+                sides[whose, moves] = functools.partial(counted, optimizer, sides[whose, moves], counts)
+            if whose == "torch" and not device_work:
+                sides[whose, moves] = torch_without_device_work()(sides[whose, moves])
+
+    seconds = timing.in_turn(sides, rounds, leave=False, desc=name)
+    row = {"list": name, "tensors": len(networks.LISTS[name]()), "device work": "yes" if device_work else "no"}
+    for moves, where in ((False, "stay"), (True, "move")):
+        torch_seconds, our_seconds = seconds["torch", moves], seconds["ours", moves]
+        row[f"torch us, gradients {where}"] = torch_seconds.median() * 1e6
+        row[f"ours us, gradients {where}"] = our_seconds.median() * 1e6
+        row |= timing.with_interval(f"ours / torch, gradients {where}", our_seconds / torch_seconds)
+        known = f"ours / torch, gradients {where}, states known"
+        row |= timing.with_interval(known, seconds["known", moves] / torch_seconds)
+    ratios = {where: f"ours / torch, gradients {where}" for where in ("stay", "move")}
+    reached = [
+        where
+        for where, name in ratios.items()
+        if row[f"{name}, high"] <= GOAL and row[f"{name}, level"] >= intervals.LEVEL
+    ]
+    row["at most 1/3 if gradients"] = " or ".join(reached) or "-"
+    return row | counts
+
+
+def counted(optimizer: optim.AdamW, timed: Callable[[], float], counts: dict[str, int]) -> float:
+    """Run the timed side, and add up how often it writes tables and builds them."""
+    with mock.patch.object(tables, "build", wraps=tables.build) as build:
+        before = uploads(optimizer)
+        seconds = timed()
+    counts["uploads"] += uploads(optimizer) - before
+    counts["builds"] += build.call_count
+    return seconds

@@ -1,0 +1,209 @@
+"""Populations against the same runs one after the other, against the roofline, and against JAX."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+
+import optim
+from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
+from experiments.common import errors, run_info
+from experiments.common.tables import ENDS, brackets
+from experiments.tasks import data, mlp, model, problems
+from experiments.training import axes, cuda_graph, population, reference
+
+SIZES = {
+    "cpu": (("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
+    "cuda": (("mlp", 256, 128), ("mlp", 128, 32), ("gru", 128, 32)),
+}
+"""Model, lanes and hidden width of the populations on MNIST, batch 128."""
+
+NOISE = "noise of MNIST's shapes"
+BATCH = 128
+SOLO_STEPS = 16
+MATRIX = 2048
+COPY_ELEMENTS = 2**25
+
+
+def step_work(model: model.Model, lanes: int) -> tuple[float, float]:
+    """Floating-point operations of a step's matrix products, of an mlp, and bytes that its update has to move."""
+    layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
+    # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.
+    flops = 2 * BATCH * lanes * (3 * sum(layers) - layers[0])
+    # float32 p, grad and two states are read; p and the states are written.
+    return flops, 28 * lanes * model.n_params
+
+
+def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
+    """What is timed for one size: our step, torch's runs one by one, both updates alone, the machine's two rates."""
+    x, y, _, _ = population.tensors(problem, device)
+    batches = population.batch_indices(len(x), BATCH, seed=0)
+    indices = [next(batches).to(device) for _ in range(256)]
+    turn = iter(range(10**9))
+    configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
+
+    def batch() -> torch.Tensor:
+        return indices[next(turn) % len(indices)]
+
+    params = model.stack(problem.model, [0], lanes, device=device)
+    ours = optim.Adam(params, **configs)
+
+    index = torch.empty(1, BATCH, dtype=torch.int64, device=device)
+    take = cuda_graph.replayed(
+        lambda: population.step_(params, ours, x[index], y[index], forward=problem.model.forward), device
+    )
+
+    def population_step() -> None:
+        index.copy_(batch())
+        take()
+
+    module, alone = reference.make(problem, axes.AXES, device=device)
+
+    def solo_steps() -> None:
+        for _ in range(SOLO_STEPS):
+            own = batch()
+            reference.step_(module, alone, x[own], y[own])
+
+    n = sum(p.numel() for p in params)
+    flat = [[torch.rand(n, device=device)] for _ in range(4)]
+    step_count = [torch.ones((), device=device)]
+    fused = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
+    source = torch.rand(COPY_ELEMENTS, device=device)
+    target = torch.empty_like(source)
+    sides = {
+        "population": population_step,
+        "solo": solo_steps,
+        "update": ours.step,
+        "fused update": lambda: torch._fused_adam_(*flat, [], step_count, **fused, amsgrad=False, maximize=False),
+        "matrix": lambda: a @ b,
+        "copy": lambda: target.copy_(source),
+    }
+    if is_mlp(problem) and find_spec("jax") and find_spec("optax") and device == "cpu":
+        sides["jax"] = jax_side(problem, params, configs["lr"], batch)
+    return sides
+
+
+def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
+    """The same population step in JAX: vmap over lanes of value_and_grad and optax.adam, jitted, buffers donated."""
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+    import optax  # pyright: ignore[reportMissingImports]
+
+    x, y = (jnp.asarray(t.numpy()) for t in (problem.data.x_train, problem.data.y_train))
+
+    def loss_fn(p, xb, yb):
+        for w, b in zip(p[0:-2:2], p[1:-2:2], strict=True):
+            xb = jax.nn.relu(xb @ w.T + b)
+        return optax.softmax_cross_entropy_with_integer_labels(xb @ p[-2].T + p[-1], yb).mean()
+
+    def one_lane(p, state, lr, xb, yb):
+        loss, grads = jax.value_and_grad(loss_fn)(p, xb, yb)
+        updates, state = optax.adam(lr).update(grads, state, p)
+        return optax.apply_updates(p, updates), state, loss
+
+    @jax.jit
+    def start(p):
+        return jax.vmap(optax.adam(1e-3).init)(p)
+
+    step = jax.jit(
+        lambda p, state, lr, index: jax.vmap(one_lane, in_axes=(0, 0, 0, None, None))(p, state, lr, x[index], y[index]),
+        donate_argnums=(0, 1),
+    )
+    lanes = [jnp.array(p.detach().numpy()) for p in params]
+    carried = [lanes, start(lanes)]
+    lr = jnp.asarray(lrs.numpy())
+
+    def run() -> None:
+        *carried[:], loss = step(*carried, lr, jnp.asarray(batch().numpy()))
+        loss.block_until_ready()
+
+    return run
+
+
+def noise() -> data.Dataset:
+    """What is timed where MNIST is not to be had: tensors of its shapes, for no time depends on the values."""
+    generator = torch.Generator().manual_seed(0)
+    sets = [
+        (torch.randn(n, 784, generator=generator), torch.randint(10, (n,), generator=generator)) for n in (60000, 10000)
+    ]
+    return data.Dataset(NOISE, "generated", *sets[0], *sets[1])
+
+
+def is_mlp(problem: problems.Problem) -> bool:
+    return problem.model.forward is mlp.mlp_forward
+
+
+def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> problems.Problem:
+    """A model on MNIST, or where it is not to be had on `noise`; what a folder holds that was named is never replaced.
+
+    download: whether MNIST is to be had, which may take minutes, if it is not on this machine.
+    """
+    if data_dir is not None or download or data.mnist_is_here():
+        try:
+            return problems.make("mnist", kind, hidden, data_dir)
+        except errors.DataError:
+            if data_dir is not None:
+                raise
+    return problems.Problem("mnist", noise(), problems.networks(hidden)[kind])
+
+
+def compare(
+    kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int, download: bool = True
+) -> dict:
+    """Time one size; returns a row of the table."""
+    problem = problem_of(kind, hidden, data_dir, download)
+    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
+    matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
+    copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
+    ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}
+    if is_mlp(problem):
+        flops, update_bytes = step_work(problem.model, lanes)
+        ratios["share of roofline"] = (flops / matrix_rate + update_bytes / copy_rate) / seconds["population"]
+    ratios["update / torch's flat fused update"] = seconds["update"] / seconds["fused update"]
+    if "jax" in seconds:
+        ratios["speed-up over jax"] = seconds["jax"] / seconds["population"]
+    row = {"data": problem.data.name, "K": lanes, "model": problem.model.name, "device": device, "rounds": rounds}
+    row["ms per step"] = seconds["population"].median() * 1e3
+    row["configuration-steps per second"] = lanes / seconds["population"].median()
+    row["matrix GFLOP/s"] = matrix_rate.median() / 1e9
+    row["copy GB/s"] = copy_rate.median() / 1e9
+    for name, ratio in ratios.items():
+        row |= with_interval(name, ratio)
+    return row
+
+
+def markdown(rows: list[dict], provenance: dict) -> str:
+    """The table for a reader: one column a size, ratios with their intervals."""
+    trained_on = f"Data {rows[0]['data']}, batch {BATCH}."
+    if rows[0]["data"] == NOISE:
+        trained_on += " This is not MNIST, which was not to be had, but random numbers: no time depends on the values."
+    names = [name for name in rows[0] if not name.endswith(ENDS)]
+    lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
+    lines.append("| --- |" + " --- |" * len(rows))
+    for name in names[names.index("rounds") :]:
+        cells = []
+        for row in rows:
+            if name not in row:
+                cells.append("-")
+                continue
+            number = f"{row[name]:.2f}" if f"{name}, low" in row else f"{row[name]:.4g}"
+            cells.append(number + brackets(row, name, 2))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return f"""# Training throughput of a population
+
+    {provenance["command"]}
+
+{run_info.machine_line(provenance)}. {trained_on}
+
+{chr(10).join(lines)}
+
+Medians over the rounds, with
+{INTERVALS}.
+All sides were timed in turn in every round.
+One after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
+Roofline, of an mlp: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
+plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
+JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
+"""

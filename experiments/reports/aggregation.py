@@ -1,0 +1,188 @@
+"""What does a table of runs say? Its configurations over their seeds, the best of them, and how much lr matters.
+
+In a median or quartile over seeds a diverged run counts as infinite. "The best configuration" has the lowest median
+final evaluation loss. An optimizer's configurations are NaN in the axes that it does not have.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+
+from experiments.common import intervals
+from experiments.training.axes import AXES
+
+
+def recorded(confirmed: dict) -> pd.DataFrame:
+    """The runs of a `record`, as in runs.parquet."""
+    numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
+    return pd.DataFrame(confirmed["runs"]).astype({**numbers, "diverged_step": "Int64"})
+
+
+def console_table(summary: pd.DataFrame, n: int = 10) -> str:
+    """The n best configurations of `summarise` as aligned text."""
+    return best_configurations(summary, n).to_string(index=False)
+
+
+NAMES = {axis: axis.replace("beta", "β").replace("_", " ") for axis in AXES}
+CONFIGURATION = ["data", "task", "model", "optimizer", *AXES]
+# Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
+INFINITE = 1e100
+
+
+def varied_axes(runs: pd.DataFrame) -> list[str]:
+    """The hyperparameters with more than one value of one optimizer, in the order of `AXES`."""
+    return [axis for axis in AXES if runs.groupby("optimizer")[axis].nunique().max() > 1]
+
+
+def short(value: float) -> str:
+    """A hyperparameter as one writes it: 1e-3, 0.9, 0.9999, 0; - if the optimizer does not have it."""
+    if np.isnan(value):
+        return "-"
+    scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
+    return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
+
+
+def label(row: pd.Series, axes: list[str]) -> str:
+    return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
+
+
+def scored(runs: pd.DataFrame, column: str) -> pd.Series:
+    """A column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
+    return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
+
+
+def unscored(values: pd.Series) -> pd.Series:
+    # An interpolated quantile may be a fraction of INFINITE.
+    return values.where(values < INFINITE**0.5, np.inf)
+
+
+def seeds(counts: Collection[int]) -> str:
+    """How many seeds some configurations have: "3 seeds", "1 to 3 seeds"."""
+    fewest, most = int(min(counts)), int(max(counts))
+    return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
+
+
+def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
+    """What every row of curves has cost, seconds: the time of a population divided by the runs that shared it.
+
+    Runs of one optimizer with the same time at their end were trained together.
+    """
+    end = runs["run_id"].map(curves.groupby("run_id")["seconds"].max())
+    lanes = end.groupby([runs["optimizer"], end]).transform("size")
+    return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
+
+
+def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Aggregate runs over everything but `by`, whose values index the result.
+
+    Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
+    diverged_step_median (of the diverged runs). In the medians a diverged run has infinite loss and the lowest
+    accuracy; a median accuracy that rests on one is NaN.
+    """
+    table = runs[by].assign(
+        eval_loss=scored(runs, "eval_loss"),
+        train_loss=scored(runs, "train_loss"),
+        inaccuracy=scored(runs.assign(inaccuracy=-runs["eval_accuracy"]), "inaccuracy"),
+        diverged=runs["status"] != "ok",
+        diverged_step=runs["diverged_step"].astype(float),
+    )
+    groups = table.groupby(by, dropna=False)
+    columns = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
+    for name, q in {"median": 0.5, "q25": 0.25, "q75": 0.75}.items():
+        columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
+    columns["train_loss_median"] = unscored(groups["train_loss"].median())
+    columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
+    return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
+
+
+def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
+    """The runs that are as `configuration` says in every column of `CONFIGURATION`."""
+    wanted = configuration[CONFIGURATION]
+    # NaN, where the optimizer does not have an axis, equals NaN.
+    same = (runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())
+    return runs.loc[same.all(axis=1)]
+
+
+def ranked(runs: pd.DataFrame) -> pd.DataFrame:
+    """`aggregate` by configuration, best first; of equally good ones the one with fewer diverged runs."""
+    table = aggregate(runs, CONFIGURATION).reset_index()
+    return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
+
+
+def held(runs: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """`aggregate` by `axes`, over the runs that are otherwise (but for the seed) as the best configuration."""
+    rest = [column for column in CONFIGURATION if column not in axes]
+    best = ranked(runs).loc[0, rest]
+    # NaN, where the optimizer does not have an axis, equals NaN.
+    return aggregate(runs[((runs[rest] == best) | (runs[rest].isna() & best.isna())).all(axis=1)], axes)
+
+
+def best_on_edge(runs: pd.DataFrame, axis: str) -> bool:
+    """Whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it."""
+    best, edges = ranked(runs).iloc[0], {runs[axis].min(), runs[axis].max()} - {0.0}
+    return axis in varied_axes(runs) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
+
+
+def lr_sensitivity(runs: pd.DataFrame) -> float:
+    """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
+
+    loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
+    diverged, the initial loss stands in. NaN if every run diverged, or there is one lr.
+    Reference: Wortsman et al. 2023, arXiv:2309.14322.
+    """
+    losses = held(runs, ["lr"])["eval_loss_median"]
+    regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
+    return float(regret.mean()) if np.isfinite(losses.min()) and len(losses) > 1 else np.nan
+
+
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
+
+    Columns: data, task, model, optimizer, those of `AXES`, n_seeds, n_diverged, eval_loss_{median, q25, q75, low,
+    high, level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
+    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN of one seed. A diverged run
+    has infinite losses, and a median accuracy that rests on one is NaN.
+    """
+    summary = ranked(runs)
+    groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
+    # A merge, unlike an index, takes NaN for equal to NaN.
+    losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
+    found = np.full((len(summary), 3), np.nan)
+    for n, rows in summary.groupby("n_seeds").indices.items():
+        ends = intervals.interval_or_range(np.array(losses[rows].tolist()))
+        found[rows] = np.column_stack([*ends, np.full(len(rows), intervals.attained(n))])
+    # Of INFINITE losses; NaN stays NaN.
+    found[found >= INFINITE] = np.inf
+    for i, name in enumerate(("low", "high", "level")):
+        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
+    return summary
+
+
+def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
+    """The first n rows of `summarise` as short strings: the varied hyperparameters, then what came of them."""
+    top = summary.head(n)
+    axes = varied_axes(summary) or [axis for axis in AXES if summary[axis].notna().any()]
+    table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
+    if summary["optimizer"].nunique() > 1:
+        table["optimizer"] = top["optimizer"].to_numpy()
+    for axis in axes:
+        table[NAMES[axis]] = [short(value) for value in top[axis]]
+    table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
+    ends = top["eval_loss_low"], top["eval_loss_high"], top["n_seeds"]
+    table = table.assign(**intervals.column(*ends, "{:.4g}"))
+    table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
+    for name, unit in {"steps_to_target": "steps", "seconds_to_target": "seconds"}.items():
+        if f"{name}_median" in summary:
+            values = top[f"{name}_median"]
+            table[f"{unit} to target"] = values.map("{:.3g}".format if unit == "seconds" else "{:.0f}".format)
+            table[f"{unit} to target"] = table[f"{unit} to target"].where(np.isfinite(values), "missed")
+    if summary["eval_accuracy_median"].notna().any():
+        table["accuracy"] = top["eval_accuracy_median"].map("{:.2%}".format).replace("nan%", "-")
+    table["diverged"] = [f"{k} of {n}" for k, n in zip(top["n_diverged"], top["n_seeds"], strict=True)]
+    return table
+
+
+def best_of_each(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The best configuration of every optimizer, best first; of a table with the best configurations first."""
+    return ranked.groupby("optimizer", sort=False).head(1).reset_index(drop=True)

@@ -1,0 +1,245 @@
+"""What the report says: one page of Markdown about a sweep, and sentences about what came out."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from experiments.common import intervals
+from experiments.reports import aggregation, comparison, statistics
+from experiments.reports.aggregation import NAMES, best_configurations, recorded, short
+from experiments.training import population
+from experiments.training.targets import Target
+
+
+def unfinished_sentence(provenance: dict) -> str:
+    """How much of a sweep is finished, if that is not all; else nothing."""
+    if not (counts := provenance.get("unfinished")):
+        return ""
+    return (
+        f"Unfinished: {counts['finished']} of {counts['of']} runs are finished, and shown here; the command of the "
+        "sweep goes on with the others."
+    )
+
+
+HALFWAY = "halfway from the median to the lowest and to the highest"
+"""Where the quartiles of two or three values are."""
+DIVERGED = (
+    "Diverged is a run whose training loss is not finite, or exceeds "
+    f"{population.DIVERGED:g} times that of its first step."
+)
+"""What is to be said where the word is first used."""
+RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
+
+
+def edge_warnings(runs: pd.DataFrame) -> list[str]:
+    """A sentence for every varied hyperparameter whose best value ends its optimizer's grid; none if all diverged."""
+    sentences, several = [], runs["optimizer"].nunique() > 1
+    for name, group in runs.groupby("optimizer", sort=False):
+        best = aggregation.ranked(group).iloc[0]
+        sentences += [
+            f"The best {NAMES[axis]}{f' of {name}' * several}, {short(best[axis])}, is on the edge of the grid (its "
+            f"{'largest' if best[axis] == group[axis].max() else 'smallest'} value): a better one may lie beyond."
+            for axis in aggregation.varied_axes(group)
+            if aggregation.best_on_edge(group, axis)
+        ]
+    return sentences
+
+
+def page(
+    runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: dict[str, str], target: Target | None
+) -> str:
+    """The report in Markdown.
+
+    Args:
+        summary: of the runs, by `aggregation.summarise`, with the medians of `targets` if there is a target.
+        captions: file name of a figure -> caption.
+    """
+    n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
+    first, names = runs.iloc[0], list(runs["optimizer"].unique())
+    counts = f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged"
+    loss_name = provenance.get("loss_name", "evaluation loss")
+    best = best_configurations(summary)
+    of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
+    blocks = [
+        f"# {', '.join(names)} on {', '.join([first['data'], *length(provenance)])}: {first['model']}",
+        f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
+        data_line(provenance.get("data") or {}),
+        f"```\n{provenance.get('command', 'unknown command')}\n```",
+        markdown_table(["origin", ""], origin(provenance)),
+        "## What came out",
+        f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
+        f"median over {aggregation.seeds(summary['n_seeds'])}. {DIVERGED}",
+        "\n".join(f"- {finding}" for finding in findings(runs, summary, provenance, target)),
+        *(of_each if len(names) > 1 else []),
+        markdown_frame(best),
+        intervals.explained(summary["n_seeds"]),
+        "All configurations are in [summary.csv](summary.csv).",
+        *seed_by_seed(runs),
+        *confirmation(runs, provenance),
+        "## Figures",
+        bands(summary),
+        *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def length(provenance: dict) -> list[str]:
+    """Of the runs of a sweep, in words; nothing of an older one, which did not say it."""
+    return [f"{steps} steps"] if (steps := (provenance.get("sweep") or {}).get("steps")) else []
+
+
+def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target: Target | None) -> list[str]:
+    """What is to be said of a sweep before its tables, a sentence or two each."""
+    names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
+    if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
+        return ["Every run diverged: there is no best configuration, and the order below means nothing."]
+    sentences = edge_warnings(runs)
+    if len(summary) > 1 and not provenance.get("confirmed"):
+        sentences.append(
+            "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
+        )
+    sensitive = [aggregation.lr_sensitivity(group) for _, group in runs.groupby("optimizer")]
+    if not np.isnan(sensitive).all():
+        number = " is in the table" if several else f": {sensitive[0]:.3g}"
+        sentences.append(
+            f"Learning-rate sensitivity{number} (mean over the lr grid of min(loss, loss before training) - best loss, "
+            "the rest as in the best configuration; Wortsman et al. 2023, arXiv:2309.14322)."
+        )
+    if several and summary.groupby("optimizer").size().nunique() > 1:
+        sentences.append(
+            "The optimizers had different numbers of configurations to choose from; expected best of "
+            f"{summary.groupby('optimizer').size().min()} compares them at the budget that all {len(names)} had: the "
+            "mean over which of its configurations are tried (Dodge et al. 2019, arXiv:1909.03004, without repetition)."
+        )
+    if target:
+        sentences.append(
+            f"Target: {target}, reached by {int(summary['n_reached'].sum())} of {len(runs)} runs. Steps to it count to "
+            "the first evaluation that meets it; a run that misses it counts as infinite in a median."
+        )
+    return sentences
+
+
+def sampled(provenance: dict) -> str | None:
+    """How the configurations were drawn, as `sobol:64`; None of a grid."""
+    return (provenance.get("sweep") or {}).get("sample")
+
+
+def bands(summary: pd.DataFrame) -> str:
+    """What the bands over seeds are; "" if every configuration has one seed."""
+    counts = summary["n_seeds"]
+    if counts.max() < 2:
+        return ""
+    few = f", {HALFWAY}" if counts.max() < 4 else f" (of two or three: {HALFWAY})" if counts.min() < 4 else ""
+    return (
+        f"Bands and bars over seeds run from quartile to quartile of {aggregation.seeds(counts)}{few}: they say how far "
+        "seeds lie apart, not how sure a median is."
+    )
+
+
+def seed_by_seed(runs: pd.DataFrame) -> list[str]:
+    """Blocks on how sure the first place is; none of a single configuration or seed."""
+    if runs["seed"].nunique() < 2 or len(statistics.rivals(runs)) < 2:
+        return []
+    winner = aggregation.ranked(runs).iloc[0]
+    text = (
+        f"Seed by seed, with the same initial weights and batches, the best configuration ({described(runs, winner)}) "
+        "against the next: loss of the other minus its own, so that positive differences are in its favour. It was "
+        "chosen on these very seeds, which flatters it."
+    )
+    return [text, markdown_frame(paired_table(runs))]
+
+
+def described(runs: pd.DataFrame, row: pd.Series) -> str:
+    """A configuration in words: its optimizer, if there are several, and the axes that vary."""
+    several = runs["optimizer"].nunique() > 1
+    axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not np.isnan(row[axis])]
+    return ", ".join([row["optimizer"]] * several + [aggregation.label(row, axes)])
+
+
+def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.paired_rivals` as short strings."""
+    rows = statistics.paired_rivals(runs)
+    return pd.DataFrame(
+        {
+            "compared with": [described(runs, row) for _, row in rows.iterrows()],
+            "median difference": rows["median"].map("{:+.3g}".format),
+            **intervals.column(rows["low"], rows["high"], rows["n"], "{:+.3g}"),
+            "ahead on": [f"{k} of {n} seeds" for k, n in zip(rows["ahead"], rows["n"], strict=True)],
+        }
+    )
+
+
+def confirmed_table(runs: pd.DataFrame, confirmed: dict) -> pd.DataFrame:
+    """The winners of the runs again, as short strings: what they were chosen by, and what came of them."""
+    order = aggregation.summarise(recorded(confirmed))
+    table = best_configurations(order, len(order)).drop(columns="train loss")
+    chosen = [aggregation.aggregate(aggregation.runs_of(runs, row), ["optimizer"]) for _, row in order.iterrows()]
+    column = table.columns.get_loc("eval loss")
+    table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
+    if order["n_seeds"].min() > 1:
+        quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
+        table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
+    return table
+
+
+def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
+    """Blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen."""
+    confirmed = provenance.get("confirmed")
+    if not confirmed:
+        return []
+    again, seeds = recorded(confirmed), confirmed["seeds"]
+    several = again["optimizer"].nunique() > 1
+    text = (
+        f"The best configuration{' of every optimizer' * several} again, on n = {len(seeds)} fresh seeds ({seeds[0]} "
+        f"to {seeds[-1]}) by which nothing was chosen: these are the numbers to report."
+    )
+    table = markdown_frame(confirmed_table(runs, confirmed))
+    few = f"Quartiles of {len(seeds)} seeds lie {HALFWAY}." if 1 < len(seeds) < 4 else ""
+    blocks = ["## Confirmation", text, table, f"{few} {intervals.explained([len(seeds)])}".strip()]
+    if several and len(seeds) > 1:
+        blocks += ["Seed by seed, the best of them against each other one:", markdown_frame(paired_table(again))]
+    return blocks
+
+
+def data_line(data: dict) -> str:
+    sizes = f"{data.get('n_train', '?')} training and {data.get('n_eval', '?')} evaluation examples"
+    warning = f" **{data['warning']}**" if data.get("warning") else ""
+    return f"Data: {data.get('name', 'unknown')}, {sizes}, from {data.get('source', 'an unknown source')}.{warning}"
+
+
+def origin(provenance: dict) -> list[list[str]]:
+    """Rows of a table: when, where and by which code the runs were made."""
+    git, sweep, seconds = (provenance.get(key) or {} for key in ("git", "sweep", "seconds"))
+    device, versions = provenance.get("device") or {}, provenance.get("versions") or {}
+    # Sweeps of one optimizer once kept their grid under "axes".
+    grids = sweep.get("optimizers") or {"": sweep.get("axes", {})}
+    commit = f"{git.get('commit') or 'unknown'}{' (with uncommitted changes)' if git.get('dirty') else ''}"
+    rows = [
+        ["started", provenance.get("started", "unknown")],
+        *([["data", data["reason"]]] if (data := provenance.get("data") or {}).get("reason") else []),
+        ["device", ", ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in device.items())],
+        ["commit", commit],
+        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
+        *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
+        ["run", ", ".join(f"{key} {sweep[key]}" for key in RUN_KEYS if sweep.get(key) is not None)],
+        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items())],
+    ]
+    if alone := provenance.get("one_after_the_other"):
+        rows.append(["one after the other", alone.get("text") or f"{alone.get('seconds')} s"])
+    return rows
+
+
+def grid_line(axes: dict[str, list[float] | str]) -> str:
+    """Axes as a user would type them; a range that was sampled is a string already."""
+    typed = {axis: v if isinstance(v, str) else f"{{{' '.join(map(short, v))}}}" for axis, v in axes.items()}
+    return ", ".join(f"{axis} {values}" for axis, values in typed.items())
+
+
+def markdown_table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def markdown_frame(table: pd.DataFrame) -> str:
+    return markdown_table(list(table), table.to_numpy().tolist())

@@ -1,0 +1,80 @@
+"""What do the numbers of a sweep allow one to say? What a tuning budget buys, and who is ahead seed by seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import hypergeom
+
+from experiments.common import intervals
+from experiments.reports.aggregation import INFINITE, ranked, runs_of, scored
+
+
+def budgets(n: int, at_most: int = 60) -> np.ndarray:
+    """Numbers of tried configurations from 1 to n, at most so many, evenly spaced in log where they are large."""
+    return np.unique(np.geomspace(1, n, at_most).round().astype(int))
+
+
+def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.DataFrame:
+    """The lowest of so many losses that are drawn at random without replacement: its mean and quartiles.
+
+    P(the lowest drawn is among the i lowest of N) is hypergeometric, so that mean and quartiles are exact.
+
+    Args:
+        losses: finite, one a configuration, in any order.
+        tried: how many are drawn, 1 to N.
+    Returns: columns mean, q25 and q75, indexed by `tried`.
+    Reference: Dodge et al. 2019, arXiv:1909.03004, who draw with replacement; without, all N find the best.
+    """
+    values, n = np.sort(losses), len(losses)
+    found = 1 - hypergeom.pmf(0, n, np.arange(1, n + 1), np.asarray(tried)[:, None])
+    table = {"mean": np.diff(found, prepend=0) @ values}
+    table |= {name: values[(found >= q - 1e-12).argmax(axis=1)] for name, q in (("q25", 0.25), ("q75", 0.75))}
+    return pd.DataFrame(table, index=pd.Index(tried, name="tried"))
+
+
+def tuning_losses(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What every optimizer has to draw from, in the order of the sweep: a loss for each of its configurations.
+
+    It is the median final evaluation loss over seeds, or the loss before training where that is lower: who tries a
+    configuration that diverges still has an untrained network.
+    """
+    initial = runs["initial_eval_loss"].median()
+    groups = runs.groupby("optimizer", sort=False)
+    return {str(name): ranked(group)["eval_loss_median"].clip(upper=initial).to_numpy() for name, group in groups}
+
+
+def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
+    """Final evaluation loss of theirs minus that of ours, seed by seed: the same initial weights and batches.
+
+    A run that diverged has an infinite loss; where both did, the difference is 0.
+
+    Args:
+        ours, theirs: the runs of one configuration each.
+    Returns: n (seeds that both have), ahead (seeds on which ours is lower), median, the ends low and high of its
+        interval, `intervals.interval_or_range`, and the exact level of that, 0.75 at three seeds; NaN of one seed.
+    """
+    own, other = (scored(runs, "eval_loss").set_axis(runs["seed"]) for runs in (ours, theirs))
+    differences = (other - own).dropna().to_numpy()
+    n, median = len(differences), np.median(differences) if len(differences) else np.nan
+    ends = intervals.interval_or_range(differences)
+    numbers = dict(zip(("median", "low", "high"), limitless([median, *ends]), strict=True))
+    return {"n": n, "ahead": int((differences > 0).sum()), **numbers, "level": intervals.attained(n)}
+
+
+def limitless(differences: list[float]) -> list[float]:
+    """Differences in which `INFINITE` has taken part, as infinite of the same sign."""
+    return [float(np.copysign(np.inf, d)) if abs(d) > INFINITE**0.5 else float(d) for d in differences]
+
+
+def rivals(runs: pd.DataFrame) -> pd.DataFrame:
+    """The winner and those whom it is to be compared with: the best of every optimizer, or of one the two best."""
+    order = ranked(runs)
+    return order.groupby("optimizer", sort=False).head(1) if runs["optimizer"].nunique() > 1 else order.head(2)
+
+
+def paired_rivals(runs: pd.DataFrame) -> pd.DataFrame:
+    """`paired` between the winner and each of its `rivals`: one row a rival, its configuration and the numbers."""
+    (_, winner), *others = rivals(runs).iterrows()
+    ours = runs_of(runs, winner)
+    return pd.DataFrame([{**other, **paired(ours, runs_of(runs, other))} for _, other in others])

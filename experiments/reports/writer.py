@@ -1,0 +1,178 @@
+"""The files of a report: a table of configurations, the figures, and a page about them."""
+
+import itertools
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from experiments.common import ambient
+from experiments.common.figure_style import STYLE
+from experiments.reports import (
+    aggregation,
+    comparison,
+    grid_figures,
+    html,
+    markdown,
+    sampled_figures,
+    steps_to_target,
+    training_figures,
+)
+from experiments.reports.aggregation import NAMES, summarise
+from experiments.training import targets
+from experiments.training.targets import Target
+
+OPTIMIZERS = (
+    "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
+    "lr, and a ✕ says that at least half of the seeds (small: fewer) diverged. Right: the best configuration of each "
+    "while it trains. Lines are medians over seeds."
+)
+BUDGET = (
+    "The lowest loss that one expects after trying so many of an optimizer's configurations in random order, and the "
+    "inter-quartile range over orders, not over seeds: exact for these configurations and the medians that they have "
+    "here. A configuration that is worse than no training counts as no training."
+)
+TARGET = (
+    "Left: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % or "
+    "more, the share of all runs like these (Clopper and Pearson 1934; as if no two runs shared a configuration or a "
+    "seed). Right: the median over seeds of the steps to the target, of the fastest configuration."
+)
+CONVERGENCE = (
+    "Losses (and accuracy) while training: coloured lines are the best configurations, medians over seeds; dashed "
+    "black is the default, grey is every other run, and a ✕ is where a run diverged."
+)
+BEST_OF_EACH = "The best configuration of each. "
+WALL_CLOCK = (
+    "Losses (and accuracy) against the time that a run takes: its share of the time of the population trained with "
+    "it, evaluations left out, compilation in the first steps included."
+)
+SENSITIVITY = (
+    "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
+    "is the best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts "
+    "diverged runs."
+)
+HEATMAP = (
+    "Final loss over {0} and {1}, everything else as in the best configuration: brighter is better, "
+    "hatched cells diverged."
+)
+SCATTER = "Final loss of every configuration against {0}, median over seeds; those in the strip at the top diverged."
+PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
+
+
+class Drawing(NamedTuple):
+    """A function that draws a figure, and what to say under it."""
+
+    draw: Callable[[], Figure]
+    caption: str
+
+
+def target_of(runs: pd.DataFrame, provenance: dict, asked: str | None = None) -> Target | None:
+    """The target asked for, else the sweep's, else a sensible one. Raises: OptionError."""
+    text = provenance.get("target") if asked is None else asked
+    if text is None:
+        return steps_to_target.choose(runs)
+    return targets.parse(text, runs["eval_accuracy"].notna().any())
+
+
+@ambient.pinned()
+def write(
+    folder: str | os.PathLike[str],
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    provenance: dict,
+    target: str | None = None,
+) -> list[Path]:
+    """Write summary.csv, the figures (PNG and PDF), report.md and report.html into the folder; return their paths.
+
+    Nothing in the folder changes unless everything could be drawn.
+
+    Args:
+        target: a loss or an accuracy, as a user types it; see `target_of`.
+    Raises: OptionError if it is none.
+    """
+    folder, goal = Path(folder), target_of(runs, provenance, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary, reached = summarise(runs), None
+    if goal:
+        reached = steps_to_target.reach(runs, curves, goal)
+        summary = summary.merge(steps_to_target.medians(reached), how="left")
+    figures_ = drawings(runs, curves, provenance, reached, goal)
+    captions = {f"{name}.png": of.caption for name, of in figures_.items()}
+    if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
+        captions[first] += f" {markdown.DIVERGED}"
+    text = markdown.page(runs, summary, provenance, captions, goal)
+    names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf")), "report.md"]
+    temporary = {name: folder / f".{name}.{os.getpid()}" for name in [*names, "report.html"]}
+    try:
+        summary.to_csv(temporary["summary.csv"], index=False)
+        for name, drawing in figures_.items():
+            save(drawing.draw(), temporary[f"{name}.png"], temporary[f"{name}.pdf"])
+        temporary["report.md"].write_text(text, encoding="utf-8")
+        images = {f"{name}.png": temporary[f"{name}.png"].read_bytes() for name in figures_}
+        temporary["report.html"].write_text(html.render(text, images), encoding="utf-8")
+        for name, path in temporary.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    return [folder / name for name in temporary]
+
+
+def save(figure: Figure, png: Path, pdf: Path) -> None:
+    """Write a figure twice, for screens and for papers."""
+    with style.context(STYLE):
+        figure.savefig(png, format="png")
+        # Without a date, the same results give the same file.
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+
+
+def drawings(
+    runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict, reached: pd.DataFrame | None, target: Target | None
+) -> dict[str, Drawing]:
+    """Name -> figure and its caption. Of several optimizers the best has figures of its own.
+
+    Args:
+        reached: the runs with what `steps_to_target.reach` says of the target; None without a target.
+    """
+    pictures, of_best, sampled = {}, "", bool(markdown.sampled(provenance))
+    loss_name = provenance.get("loss_name", "evaluation loss")
+    curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
+    clock = Drawing(partial(training_figures.wall_clock, runs, curves, loss_name), WALL_CLOCK)
+    if several := runs["optimizer"].nunique() > 1:
+        of_each = partial(comparison.figure, runs, curves, loss_name, sampled)
+        pictures["optimizers"] = Drawing(of_each, OPTIMIZERS)
+        pictures["budget"] = Drawing(partial(comparison.budget, runs, loss_name), BUDGET)
+        chosen, lines = comparison.tuned(runs)
+        clock = Drawing(
+            partial(training_figures.wall_clock, chosen, curves, loss_name, lines), BEST_OF_EACH + WALL_CLOCK
+        )
+    if target and reached is not None:
+        draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled)
+        pictures["target"] = Drawing(draw, TARGET)
+    if several:
+        pictures["wall_clock"] = clock
+        best = aggregation.ranked(runs).loc[0, "optimizer"]
+        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
+    pictures["convergence"] = Drawing(
+        partial(training_figures.convergence, runs, curves, loss_name), of_best + CONVERGENCE
+    )
+    pictures.setdefault("wall_clock", clock)
+    varied = aggregation.varied_axes(runs)
+    against, over = (
+        (sampled_figures.sensitivity, sampled_figures.pair)
+        if sampled
+        else (grid_figures.sensitivity, grid_figures.heatmap)
+    )
+    captions = (SCATTER, PAIR) if sampled else (SENSITIVITY, HEATMAP)
+    for axis in varied:
+        caption = of_best + captions[0].format(NAMES[axis])
+        pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name), caption)
+    for x, y in itertools.combinations(varied, 2):
+        caption = of_best + captions[1].format(NAMES[x], NAMES[y])
+        pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(partial(over, runs, x, y, loss_name), caption)
+    return pictures

@@ -1,0 +1,205 @@
+"""The folder OUT/parts: the chunks of a sweep, those that are finished, how far the others are, and who works there.
+
+A file's name ends in the first digits of the SHA-256 of its content: damage shows, and no second file has to agree.
+"""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from experiments.common import files
+from experiments.common.errors import OptionError
+from experiments.sweeps import results
+
+CHUNKS, OWNER = "chunks.json", ".owner"
+TEMPORARY = re.compile(r"\.[\w-]+\.(?:(\d+)\.(?:parquet|json)|(?:png|pdf|csv|md|html)\.(\d+))")
+"""What files of a results folder are called while a process writes them."""
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Have OUT, made if need be, for this process alone; the lock ends with the process.
+
+    Raises: OptionError if another process holds it, or it cannot be written to.
+    """
+    parts = out / results.PARTS
+    lock = FileLock(parts / results.LOCK, timeout=0)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        # What a process that was killed was writing; figures are also drawn without the lock.
+        for path in [*parts.glob(".*.*.*"), *(path for path in out.iterdir() if is_leftover(path))]:
+            path.unlink(missing_ok=True)
+    except Timeout:
+        raise OptionError(
+            f"--out accepts a folder that no other sweep is writing to, and {owner(parts)} is writing to {out}"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        lock.release()
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"--out accepts a folder that can be written to, and {parts} cannot ({reason})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def owner(parts: Path) -> str:
+    """Who holds the lock; in its first moment that is not said yet, and the name there is of one that has ended."""
+    try:
+        told = (parts / OWNER).read_text(encoding="utf-8")
+    except OSError:
+        told = ""
+    match = re.fullmatch(r"process (\d+) on (.+)", told)
+    if not match or (match[2] == socket.gethostname() and not is_alive(int(match[1]))):
+        return "another process"
+    return told
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is what a process of this machine was writing in a results folder when it was killed."""
+    match = TEMPORARY.fullmatch(path.name)
+    return bool(match) and not is_alive(int(match[1] or match[2]))
+
+
+def write(parts: Path, name: str, suffix: str, fill: Callable[[Path], object]) -> Path:
+    """Let `fill` write a file, and give it its name, with its checksum, once it is complete."""
+    temporary = parts / f".{name}.{os.getpid()}{suffix}"
+    try:
+        fill(temporary)
+        path = parts / f"{name}-{checksum(temporary)}{suffix}"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file is what was written, which an empty one never is."""
+    return path.stat().st_size > 0 and path.stem.endswith(f"-{checksum(path)}")
+
+
+def name_of(keys: Iterable[str]) -> str:
+    """The name of the chunk of these runs."""
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
+
+
+def read_chunks(parts: Path) -> list[list[str]]:
+    """The runs of each chunk of the sweep, as `write_chunks` kept them; none if that is damaged."""
+    path = parts / CHUNKS
+    if not path.exists():
+        return []
+    try:
+        chunks = json.loads(path.read_bytes())
+        if all(name_of(keys) == name for name, keys in chunks.items()):
+            return list(chunks.values())
+    except (ValueError, TypeError, AttributeError):
+        pass
+    warn(f"{path} is damaged: what is not finished is trained from its start")
+    return []
+
+
+def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
+    """Keep how the sweep is cut: a run's last bits depend on how many are trained beside it."""
+    text = json.dumps({name_of(keys): keys for keys in chunks})
+    files.replace(parts / CHUNKS, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
+    """The tables of all finished chunks. Damaged ones are reported, and removed.
+
+    repair: False only leaves them out, for the folder may be another process's.
+    """
+    tables, lengths = [], {}
+    for path in sorted(parts.glob("[!.]*.parquet")):
+        if is_intact(path):
+            tables.append(results.read_table(path))
+            continue
+        if not repair:
+            continue
+        lengths = lengths or {name_of(keys): len(keys) for keys in read_chunks(parts)}
+        n_runs = lengths.get(path.stem.partition("-")[0])
+        warn(f"{path} is damaged: its {f'{n_runs} runs' if n_runs else 'runs'} are trained again")
+        path.unlink()
+    return tables
+
+
+def save(parts: Path, name: str, table: pd.DataFrame) -> None:
+    """Keep the table of a finished chunk, and drop its checkpoints."""
+    write(parts, name, ".parquet", lambda path: path.write_bytes(table.to_parquet(index=False)))
+    for path in parts.glob(f"{name}-*.pt"):
+        path.unlink()
+
+
+def save_checkpoint(parts: Path, name: str, state: dict) -> None:
+    """Keep how far a chunk is, instead of what was kept before."""
+
+    def fill(path: Path) -> None:
+        try:
+            with path.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # Torch complains that it could not end the file when writing to it had failed.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    kept = write(parts, name, ".pt", fill)
+    for path in parts.glob(f"{name}-*.pt"):
+        if path != kept:
+            path.unlink()
+
+
+def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
+    """How far a chunk was; None if it has to start. What is damaged is reported and removed.
+
+    device: to which tensors that were on a GPU go; the others stay on the CPU.
+    """
+
+    def place(storage, location: str):
+        return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else device)
+
+    # A process that was killed may have left the one before, too.
+    for path in sorted(parts.glob(f"{name}-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if is_intact(path):
+            return torch.load(path, map_location=place, weights_only=True)
+        warn(f"{path} is damaged: its runs start over")
+        path.unlink()
+    return None
+
+
+def drop_checkpoints(parts: Path, but: set[str]) -> None:
+    """Remove the checkpoints of all chunks but these."""
+    for path in parts.glob("*-*.pt"):
+        if path.stem.partition("-")[0] not in but:
+            path.unlink()
+
+
+def warn(sentence: str) -> None:
+    print(f"WARNING: {sentence}", file=sys.stderr)

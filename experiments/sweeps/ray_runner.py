@@ -1,0 +1,119 @@
+"""Chunks on a Ray cluster: a task each. Ray schedules them, and runs again what a lost worker was at.
+
+Workers need neither the results folder nor a shared disk: tables come back to the process that asked for them.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.common.errors import OptionError
+from experiments.sweeps import chunks
+from experiments.sweeps.plan import Plan
+from experiments.training import optimizers
+
+RETRIES = 3
+"""How often a chunk is run again because its worker was lost."""
+REACH_SECONDS = 5.0
+PACKAGES = ("kernels", "optim", "experiments")
+
+
+@contextlib.contextmanager
+def connected(address: str | None, device: str) -> Iterator[int]:
+    """A connection to the cluster at that address, or to one of this machine; yields how many chunks fit at once.
+
+    Args:
+        address: HOST:PORT, ray://HOST:PORT or "auto"; None takes RAY_ADDRESS, and without it starts a local cluster.
+        device: of the plan; a chunk takes one GPU, or one CPU core.
+    Raises: OptionError if Ray is not installed, the cluster cannot be reached, or has no such device.
+    """
+    if not find_spec("ray"):
+        raise OptionError("--engine ray needs the extra cluster: pip install -e '.[cluster]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray  # pyright: ignore[reportMissingImports]
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict = {"include_dashboard": False}
+    if address:
+        reach(address)
+        # The workers are to run this code, whatever they have.
+        root = Path(__file__).parents[1]
+        options = {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in PACKAGES]}}
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise OptionError(refusal(address, str(error).partition("\n")[0])) from error
+    try:
+        kind = "GPU" if device.startswith("cuda") else "CPU"
+        slots = int(ray.cluster_resources().get(kind, 0))
+        if not slots:
+            raise OptionError(f"--device accepts one that the Ray cluster has, and it has no {kind}")
+        yield slots
+    finally:
+        ray.shutdown()
+
+
+def reach(address: str) -> None:
+    """Raise OptionError if nothing listens there: Ray itself would wait for minutes, and some versions abort."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise OptionError(refusal(address, str(error))) from error
+
+
+def refusal(address: str | None, reason: str) -> str:
+    return f"--ray-address accepts HOST:PORT of a Ray cluster that can be reached, and {address} cannot ({reason})"
+
+
+def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Train what an `runner.Ledger` has left on the cluster that this process is connected to.
+
+    Yields each chunk with its table, as they finish.
+    """
+    import ray  # pyright: ignore[reportMissingImports]
+
+    gpu = plan.device.startswith("cuda")
+    # What a task sees of the GPUs is the one that Ray gave it.
+    shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))
+    given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}
+    task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)(train_one)
+    running = {}
+    while ledger.todo or running:
+        while ledger.todo:
+            chunk = ledger.todo.popleft()
+            running[task.remote(shared, chunk, given)] = chunk
+        (done, *_), _ = ray.wait(list(running))
+        chunk = running.pop(done)
+        try:
+            table = ray.get(done)
+        except ray.exceptions.OutOfMemoryError:
+            table = None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise OptionError(f"--engine ray lost a worker of the same chunk {RETRIES + 1} times ({reason})") from error
+        if table is None:
+            ledger.halve(chunk)
+        else:
+            yield chunk, table
+
+
+def train_one(plan: Plan, chunk: pd.DataFrame, given: dict[str, type]) -> pd.DataFrame | None:
+    """A task: the table of a chunk, None if memory was too small for it. given: classes that no worker can import."""
+    optimizers.GIVEN.update(given)
+    started = time.perf_counter()
+    try:
+        return chunks.train(plan, chunk).assign(chunk_seconds=lambda _: time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        if chunks.is_out_of_memory(error):
+            return None
+        raise

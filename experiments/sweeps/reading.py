@@ -1,0 +1,98 @@
+"""A sweep that has begun and has not ended: what it is to train, kept in its folder, and what of that is finished."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from experiments.common import files, values
+from experiments.common.errors import OptionError
+from experiments.sweeps import checkpoints, chunks, results
+from experiments.sweeps.results import CURVES, PROVENANCE, RUNS, Sweep
+from experiments.training.axes import AXES
+
+LOSSES = ("train_loss", "eval_loss", "eval_accuracy")
+WORDS = ("data", "task", "model", "optimizer", "status")
+RUN_COLUMNS = ("run_id", *WORDS, "lr", "seed", "diverged_step", *LOSSES, "initial_eval_loss")
+CURVE_COLUMNS = ("run_id", "step", "seconds", *LOSSES)
+
+
+def load(folder: str | os.PathLike[str]) -> Sweep:
+    """The results of a sweep, or, while it works or after it was interrupted, those of its runs that are finished.
+
+    Raises: OptionError, a sentence that names the file that is missing or damaged.
+    """
+
+    folder = values.taken("the folder of a sweep", folder, values.FOLDER)
+    # Unlike Path.is_dir, this says no of whatever cannot be.
+    if not os.path.isdir(folder):
+        raise OptionError(f"{folder} is no folder")
+    so_far = read(folder)
+    if so_far and len(so_far.runs):
+        return so_far
+    if not (folder / RUNS).exists():
+        lack = f"a sweep with --out {folder} that has ended writes them"
+        if so_far:
+            lack = f"0 of the {so_far.provenance['unfinished']['of']} runs of its sweep are finished"
+        raise OptionError(f"{folder} holds no results: {lack}")
+    provenance = _read(folder / PROVENANCE, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    described = isinstance(provenance, dict)
+    if not described or not all(isinstance(provenance.get(name, {}), dict) for name in ("sha256", "sweep", "data")):
+        raise OptionError(f"{folder / PROVENANCE} does not describe a sweep")
+    # Older folders have no checksums.
+    checksums = provenance.get("sha256", {})
+    runs = _table(folder / RUNS, RUN_COLUMNS, checksums.get(RUNS))
+    curves = _table(folder / CURVES, CURVE_COLUMNS, checksums.get(CURVES))
+    if not set(runs["run_id"]) <= set(curves["run_id"]):
+        raise OptionError(f"{folder / CURVES} lacks runs that {RUNS} has")
+    # A folder may be older than an axis.
+    return Sweep(runs.assign(**{axis: np.nan for axis in AXES if axis not in runs}), curves, provenance)
+
+
+def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:
+    """The table of a file that has these columns, of numbers but for `WORDS`. checksum: None if it is not known."""
+    if checksum and _read(path, files.sha256) != checksum:
+        raise OptionError(f"{path} is damaged: the command of its sweep makes it again from the parts")
+    table = _read(path, results.read_table)
+    if missing := [column for column in columns if column not in table]:
+        raise OptionError(f"{path} lacks the columns {', '.join(missing)}")
+    if len(table) == 0:
+        raise OptionError(f"{path} is empty")
+    for column in columns:
+        if column not in WORDS and not is_numeric_dtype(table[column]):
+            raise OptionError(f"{path} has a column {column} that holds no numbers")
+    return table
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise OptionError(f"{path} does not exist") from None
+    except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise OptionError(f"{path} cannot be read ({reason})") from error
+
+
+def read(out: Path) -> results.Sweep | None:
+    """What is finished of a sweep that another process may be at; None if all that was asked for has ended.
+
+    Tables may be without rows. The provenance says of `unfinished` how many runs are finished, and of how many.
+    """
+    try:
+        asked = json.loads((out / results.PARTS / results.ASKED).read_text(encoding="utf-8"))
+        runs, about = pd.DataFrame(asked["runs"]), asked["about"]
+        # Between one look and the next a sweep may end, and another start over.
+        tables = chunks.of_runs(runs, checkpoints.read(out / results.PARTS, repair=False))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    finished = {key for table in tables for key in table["key"]}
+    about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
+    if len(finished) < len(runs):
+        about["unfinished"] = {"finished": len(finished), "of": len(runs)}
+    return results.Sweep(*(chunks.joined(runs, tables) if tables else (runs[:0], runs[:0])), about)

@@ -1,0 +1,132 @@
+"""The files of a results folder: written whole or not at all."""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from experiments.common import files
+from experiments.common.errors import OptionError
+
+RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
+PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
+
+
+class Sweep(NamedTuple):
+    """Results of a sweep.
+
+    Attributes:
+        runs: one row a run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the hyperparameters (NaN
+            where the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and losses and
+            accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of
+            regressions.
+        curves: one row a run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
+            last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained, of which
+            those of its runs that are here have their share.
+        provenance: where they come from, as in provenance.json: data, loss_name, seconds, versions, device, the grid.
+            Of a sweep that has not ended, `unfinished` says how many runs are finished, and of how many.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    provenance: dict
+
+
+class Taken(OptionError):
+    """A folder that holds what is `held`: another sweep or other files."""
+
+    def __init__(self, out: Path, held: str, way_out: str = ""):
+        accepted = "--out accepts a new or empty folder, or one of the same sweep, whatever its grid"
+        super().__init__(f"{accepted}, and {out} holds {held}{way_out}")
+        self.held = held
+
+
+def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) -> None:
+    """Write runs.parquet, curves.parquet and provenance.json, which gets the checksums of both, into the folder."""
+    files.replace(out / RUNS, lambda path: path.write_bytes(runs.to_parquet(index=False)))
+    files.replace(out / CURVES, lambda path: path.write_bytes(curves.to_parquet(index=False)))
+    provenance["sha256"] = {name: files.sha256(out / name) for name in (RUNS, CURVES)}
+    write_provenance(out, provenance)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table from a file, by its bytes: pyarrow opens no path that is not UTF-8."""
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+
+def write_provenance(out: Path, provenance: dict) -> None:
+    files.replace(
+        out / PROVENANCE, lambda path: path.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    )
+
+
+def write_drawn(out: Path, paths: Iterable[Path]) -> None:
+    """Keep which files are figures and reports of the sweep, and remove those that were and no longer are."""
+    names = [path.name for path in paths]
+    for name in set(drawn(out)) - set(names):
+        (out / name).unlink(missing_ok=True)
+    files.replace(out / PARTS / DRAWN, lambda path: path.write_text(json.dumps(names), encoding="utf-8"))
+
+
+def drawn(out: Path) -> list[str]:
+    """The names that `write_drawn` has kept; none if they are lost."""
+    try:
+        return [Path(name).name for name in json.loads((out / PARTS / DRAWN).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def clear(out: Path) -> None:
+    """Remove a sweep's results, and nothing else, from a folder whose lock this process holds."""
+    for name in (RUNS, CURVES, *drawn(out)):
+        (out / name).unlink(missing_ok=True)
+    for pattern in ("*-*.parquet", "*-*.pt", "*.json"):
+        for path in (out / PARTS).glob(pattern):
+            path.unlink()
+    if (out / CONFIRMED).is_dir():
+        clear(out / CONFIRMED)
+    # Last, so that a folder that was left half-cleared is still known as a sweep's.
+    (out / PROVENANCE).unlink(missing_ok=True)
+
+
+def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
+    """Raise OptionError unless results of this sweep may be written to the folder.
+
+    fresh: whether those of another sweep are to go.
+    """
+    files.check_folder(out)
+    # A process that was killed may have left no more than a lock and hidden files.
+    known = (PARTS,) if (out / PARTS / LOCK).exists() else ()
+    if not out.exists() or all(path.name.startswith(".") or path.name in known for path in out.iterdir()):
+        return
+    try:
+        other = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))["sweep"]
+        differing = differences(json.loads(json.dumps(sweep)), other)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise Taken(out, "other files") from None
+    if differing and not fresh:
+        raise Taken(out, f"another sweep (it differs in {', '.join(differing)})", ", which --fresh removes")
+
+
+def differences(sweep: dict, other: dict) -> list[str]:
+    """In what the runs of a sweep differ from those of one that was there before; nothing if only the grid does."""
+    grid = ("optimizers", "seeds", "sample")
+    return [key for key in sweep if key not in grid and sweep[key] != other.get(key)]
+
+
+def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:
+    """Keep what a sweep is to train, until `end`.
+
+    Args:
+        runs: as of `chunks.joined`.
+        about: what its provenance begins with.
+    """
+    text = json.dumps({"about": about, "runs": runs.to_dict("list")})
+    files.replace(out / PARTS / ASKED, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def end(out: Path) -> None:
+    (out / PARTS / ASKED).unlink(missing_ok=True)

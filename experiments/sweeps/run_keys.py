@@ -1,0 +1,96 @@
+"""What a run is: a hash of all that its results depend on, so that none is trained twice or taken for another."""
+
+import hashlib
+import inspect
+import json
+import os
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from experiments.sweeps.plan import Plan
+from experiments.tasks.data import Dataset
+from experiments.training import optimizers
+from experiments.training.axes import AXES
+from optim import backends
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
+MODULES += ("ambient", "origin", "recurrent", "schedules", "values")
+"""The modules of experiments that training depends on; of kernels and optim all count. Figures change no result."""
+ORIGIN = 8
+PRECISION = ("DNNL_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
+PRECISION += ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",)
+"""Environment variables by which libraries compute products of float32 from fewer bits."""
+
+
+def keys(plan: Plan) -> list[str]:
+    """An identity for each of a plan's runs, in their order: 32 hexadecimal digits.
+
+    Of the configuration, task, model and training, the seed, the data's values, the code, torch's version, whether
+    a CPU or a GPU trains, and by which compiler; not of what else is trained, how the sweep is cut into chunks, the
+    number of threads or the processor: these change last bits alone. The first `ORIGIN` digits are those of all runs
+    that differ in optimizer, configuration and seed alone.
+    """
+    common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
+    common |= {"values": checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
+    common["device"] = torch.device(plan.device).type
+    common["compiler"] = compiler(common["device"])
+    common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
+    of = {
+        name: hashlib.sha256(json.dumps([common, name, own_source(name)], sort_keys=True).encode())
+        for name in plan.identity["optimizers"]
+    }
+    origin = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:ORIGIN]
+    found = []
+    for name, seed, values in zip(
+        plan.runs["optimizer"], plan.runs["seed"], plan.runs[list(AXES)].to_numpy(), strict=True
+    ):
+        sha256 = of[name].copy()
+        sha256.update(f" {seed} ".encode() + values.tobytes())
+        found.append(origin + sha256.hexdigest()[: 32 - ORIGIN])
+    return found
+
+
+def compiler(device: str) -> str:
+    """What makes machine code of the rules for a device, and its version, or what runs instead of it."""
+    if device == "cuda":
+        interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+        return f"triton {version('triton')}{', interpreted' * interpreted}"
+    return f"numba {version('numba')}" if backends.has_numba() else "none"
+
+
+def checksum(dataset: Dataset) -> str:
+    """SHA-256 of all that a data set gives to a training, in hexadecimal."""
+    sha256 = hashlib.sha256(repr((dataset.in_order, dataset.loss_floor)).encode())
+    for t in (dataset.x_train, dataset.y_train, dataset.x_eval, dataset.y_eval):
+        sha256.update(repr((t.dtype, t.shape)).encode())
+        sha256.update(t.contiguous().numpy().data)
+    return sha256.hexdigest()
+
+
+def code_version() -> str:
+    """SHA-256 of the source files that training depends on, in hexadecimal."""
+    files = [*(ROOT / "kernels").glob("*.py"), *(ROOT / "optim").glob("*.py")]
+    files += [ROOT / "experiments" / f"{name}.py" for name in MODULES]
+    sha256 = hashlib.sha256()
+    for path in sorted(files):
+        sha256.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return sha256.hexdigest()
+
+
+def own_source(name: str) -> str:
+    """The file of a user's optimizer, empty for one of ours.
+
+    A class that is in no file, as in a notebook, is another one each time: nothing says that it has not changed.
+    """
+    if name in optimizers.OPTIMIZERS:
+        return ""
+    # A class made by `from_rule` says where its rule is from.
+    module = inspect.getmodule(optimizers.resolve(name).lanes)
+    try:
+        return Path(inspect.getfile(module)).read_text(encoding="utf-8")
+    except (TypeError, OSError):
+        return uuid.uuid4().hex

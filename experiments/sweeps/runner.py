@@ -1,0 +1,260 @@
+"""Training what a plan asks for and a results folder does not have yet, so that nothing that was trained is lost."""
+
+import contextlib
+import gc
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from experiments.common import interrupts, run_info
+from experiments.common.progress import progress_bar
+from experiments.sweeps import checkpoints, chunks, ray_runner, results, run_keys
+from experiments.sweeps.chunks import cut
+from experiments.sweeps.plan import Plan
+from experiments.sweeps.results import Sweep
+
+SHARE = 50
+"""A checkpoint waits for so many times as long as the one before it took: writing them costs less than 2 %."""
+
+
+@contextlib.contextmanager
+def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
+    """Have a folder, if there is one, for this plan and this process alone. Raises: OptionError.
+
+    fresh: whether to remove the results that it holds first.
+    """
+    if out is None:
+        yield
+        return
+    # Whoever has the lock may be changing what tells whose folder it is.
+    if not (out / results.PARTS / results.LOCK).exists():
+        results.check_out(out, plan.identity, fresh)
+    with checkpoints.locked(out):
+        results.check_out(out, plan.identity, fresh)
+        if fresh:
+            results.clear(out)
+        yield
+
+
+def run(
+    plan: Plan,
+    out: Path | None = None,
+    *,
+    engine: str = "local",
+    ray_address: str | None = None,
+    checkpoint_every: float = 20.0,
+    progress: bool = True,
+) -> Sweep:
+    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has; arguments as of `sweep`.
+
+    Into the folder goes every chunk as soon as it is finished, and now and then how far the one at work is. Its tables
+    are those of this plan's runs; what else it has trained stays in its parts.
+    """
+    with contextlib.ExitStack() as stack:
+        slots = stack.enter_context(ray_runner.connected(ray_address, plan.device)) if engine == "ray" else 1
+        # A cluster's workers keep nothing here, and without a folder nobody does.
+        deferred = interrupts.interrupts() if out is not None and engine == "local" else contextlib.nullcontext([])
+        ledger = None
+        try:
+            with deferred as caught:
+                about = provenance(plan, out) | {"engine": engine}
+                asked = chunks.asked(plan, run_keys.keys(plan) if out is not None else [*map(str, plan.runs.index)])
+                if out is not None:
+                    results.begin(out, asked, about)
+                runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
+                ledger = Ledger(out and out / results.PARTS, runs, plan.lanes, slots)
+                bar = stack.enter_context(bar_of(plan, ledger, progress))
+                trained = (
+                    ray_runner.train(plan, ledger)
+                    if engine == "ray"
+                    else train_here(plan, ledger, checkpoint_every, lambda done: bar.update(done - bar.n), caught)
+                )
+                for chunk, table in trained:
+                    ledger.finish(chunk, table)
+                    bar.update(ledger.n_done * plan.steps - bar.n)
+            result = Sweep(*chunks.joined(asked, ledger.tables), about)
+            seconds = round(chunks.seconds(ledger.tables), 3)
+            result.provenance.update(chunks=len(ledger.tables), seconds={"total": seconds})
+            if out is not None:
+                results.save(out, *result)
+                results.end(out)
+        except KeyboardInterrupt as interrupt:
+            if out is None or ledger is None:
+                raise
+            kept = f"{ledger.n_done} of {len(plan.runs)} runs are finished and kept in {out}, the same command goes on"
+            raise type(interrupt)("\n".join([kept, *map(str, interrupt.args)])) from None
+    return result
+
+
+def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
+    """A progress bar over the steps of all runs, those from before included."""
+    total, done = len(plan.runs) * plan.steps, ledger.n_done * plan.steps
+    what = f"{plan.problem.data.name}: {len(plan.runs)} runs" + f", {ledger.n_done} from before" * bool(done)
+    n_chunks = len(ledger.tables) + len(ledger.todo)
+    what += f", {n_chunks} chunks" * (n_chunks > 1)
+    options = {"unit": "step", "unit_scale": True, "disable": not progress or done == total}
+    return progress_bar(total=total, initial=done, desc=what, **options)
+
+
+class Ledger:
+    """Which runs of a sweep are finished, and in which chunks the others are trained; in a folder, if there is one.
+
+    Attributes:
+        todo: chunks that are left, rows of the table of runs.
+        tables: what the finished chunks hold of the sweep's runs.
+        chunks: the keys of the runs of every chunk, finished or not.
+        n_done: how many runs are finished.
+    """
+
+    def __init__(self, folder: Path | None, runs: pd.DataFrame, lanes: int, slots: int):
+        self.folder = folder
+        known = checkpoints.read_chunks(folder) if folder else []
+        tables = checkpoints.read(folder) if folder else []
+        # The folder may also hold runs of other grids, of other code, or of data as they were.
+        finished = {key for table in tables for key in table["key"].unique()}
+        self.tables = chunks.of_runs(runs, tables)
+        self.n_done = len(finished.intersection(runs.index))
+        self.todo = deque(to_train(runs, finished, known, lanes, slots))
+        todo = [[*chunk["key"]] for chunk in self.todo]
+        # What was begun of a grid that is not asked for now, but may be again.
+        origins = {key[: run_keys.ORIGIN] for key in runs.index}
+        waiting = [
+            keys
+            for keys in known
+            if finished.isdisjoint(keys) and keys[0][: run_keys.ORIGIN] in origins and not set(keys) <= {*runs.index}
+        ]
+        self.chunks = [keys for keys in known if finished.issuperset(keys)] + waiting + todo
+        self.write()
+        if folder:
+            checkpoints.drop_checkpoints(folder, but={checkpoints.name_of(keys) for keys in waiting + todo})
+
+    def write(self) -> None:
+        if self.folder:
+            checkpoints.write_chunks(self.folder, self.chunks)
+
+    def finish(self, chunk: pd.DataFrame, table: pd.DataFrame) -> None:
+        if self.folder:
+            checkpoints.save(self.folder, checkpoints.name_of(chunk["key"]), table)
+        self.tables.append(table)
+        self.n_done += len(chunk)
+
+    def halve(self, chunk: pd.DataFrame) -> None:
+        """Put a chunk that memory was too small for back, as two."""
+        pair = chunks.halves(chunk)
+        tqdm.write(f"out of memory: {len(chunk)} runs at once become {len(pair[0])}", file=sys.stderr)
+        self.chunks.remove([*chunk["key"]])
+        self.chunks.extend([*half["key"]] for half in pair)
+        self.write()
+        self.todo.extendleft(reversed(pair))
+
+
+def to_train(
+    runs: pd.DataFrame, finished: set[str], known: Iterable[list[str]], lanes: int, slots: int
+) -> list[pd.DataFrame]:
+    """The chunks that are left: those of an earlier process as they were, then what is in none of them.
+
+    Args:
+        runs: with their keys as index.
+        slots: how many chunks can be trained side by side.
+    """
+    wanted, left = set(runs.index) - finished, []
+    for keys in known:
+        if wanted.issuperset(keys):
+            left.append(runs.loc[keys])
+            wanted.difference_update(keys)
+    new = runs.loc[[key in wanted for key in runs.index]]
+    return left + cut(new, max(1, min(lanes, -(-len(new) // slots))))
+
+
+def train_here(
+    plan: Plan, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence = ()
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Train what is left, chunk by chunk, until an interrupt is `caught`; yields each chunk with its table.
+
+    on_step: given the steps of all runs so far.
+    """
+    while ledger.todo and not caught:
+        chunk = ledger.todo.popleft()
+        try:
+            table = train_chunk(plan, chunk, ledger, every, on_step, caught)
+        except (RuntimeError, MemoryError) as error:
+            if not chunks.is_out_of_memory(error):
+                raise
+            table = None
+        if table is None:
+            # The error is gone by now, and with it all that it kept alive.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            ledger.halve(chunk)
+        else:
+            yield chunk, table
+
+
+def train_chunk(
+    plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence
+) -> pd.DataFrame:
+    """Train a chunk from its checkpoint, if there is one, to its table. Raises: the interrupt that is `caught`."""
+    name, options, seconds = checkpoints.name_of(chunk["key"]), {}, 0.0
+    if ledger.folder and (state := checkpoints.read_checkpoint(ledger.folder, name, plan.device)):
+        options["resume"], seconds = state["training"], state["seconds"]
+    started = time.perf_counter() - seconds
+    if ledger.folder:
+        save = partial(checkpoints.save_checkpoint, ledger.folder, name)
+        options |= checkpointing(
+            save, every, started, f"what was at work goes on from step {{}} of {plan.steps}", caught
+        )
+    before = ledger.n_done * plan.steps
+    table = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
+    return table.assign(chunk_seconds=time.perf_counter() - started)
+
+
+def checkpointing(save: Callable[[dict], object], every: float, started: float, told: str, caught: Sequence) -> dict:
+    """Arguments of `population.train` that keep a chunk's state every so many seconds, less often if that is slow, and
+    once an interrupt is caught, which is raised then with what is told of the step."""
+    next_at = time.perf_counter() + every
+
+    def keep(training: dict) -> None:
+        nonlocal next_at
+        before = time.perf_counter()
+        save({"training": training, "seconds": before - started})
+        if caught:
+            raise caught[0](told.format(training["step"]))
+        next_at = time.perf_counter() + max(every, SHARE * (time.perf_counter() - before))
+
+    return {"due": lambda: bool(caught) or time.perf_counter() >= next_at, "keep": keep}
+
+
+def provenance(plan: Plan, out: Path | None) -> dict:
+    """What provenance.json begins with. In the folder it is written at once, which makes the folder this sweep's."""
+    dataset = plan.problem.data
+    warning, _, reason = dataset.warning.partition("\n")
+    about = {
+        **run_info.provenance(plan.device),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source.replace(str(Path.home()), "~"),
+            "n_train": len(dataset.x_train),
+            "n_eval": len(dataset.x_eval),
+            "warning": warning,
+            "reason": reason,
+        },
+        "sweep": plan.identity,
+        "loss_name": plan.problem.loss_name,
+    }
+    if out is not None:
+        if not (out / results.PROVENANCE).exists():
+            results.write_provenance(out, about)
+        before = json.loads((out / results.PROVENANCE).read_text(encoding="utf-8"))
+        # What goes on has started when it did first.
+        if before["sweep"] == json.loads(json.dumps(plan.identity)):
+            about["started"] = before["started"]
+    return about

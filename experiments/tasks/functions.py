@@ -1,0 +1,128 @@
+"""Functions whose minima are known, as problems: a model's parameters are the point, its outputs the values there.
+
+What is drawn anew in every step, the noise, is the data: batches depend on the seed alone, and populations train these
+problems as they train any other.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from experiments.tasks.data import Dataset
+from experiments.tasks.model import Model
+
+Value = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Point(nn.Module):
+    """A function's argument w as a module: from examples x `[batch, ...]` to the function's values there, `[batch]`."""
+
+    def __init__(self, start: torch.Tensor, value: Value):
+        super().__init__()
+        self.w = nn.Parameter(start)
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value(self.w, x)
+
+
+def model(name: str, start: Callable[[], torch.Tensor], value: Value, bound: float | None = None) -> Model:
+    """A function as a model.
+
+    Args:
+        start: draws the first point, `[n]`, from torch's global generator.
+        value: from w `[..., n]` and x `[..., m]` to the values `[...]`.
+        bound: w stays in [-bound, bound].
+    """
+
+    def forward(params, x: torch.Tensor) -> torch.Tensor:
+        (w,) = params
+        by_input = w.unflatten(0, (len(x), -1)).unsqueeze(2)
+        return value(by_input, x.unsqueeze(1)).flatten(0, 1).unsqueeze(1)
+
+    with torch.device("meta"):
+        widths = (start().numel(), 1)
+    return Model(name, widths, lambda: Point(start(), value), forward, bound=bound)
+
+
+def dataset(name: str, source: str, x: torch.Tensor, x_eval: torch.Tensor, **options) -> Dataset:
+    """Examples without targets: the outputs are the loss."""
+    x, x_eval = x.float(), x_eval.float()
+    return Dataset(name, source, x, x.new_empty(len(x), 0), x_eval, x_eval.new_empty(len(x_eval), 0), **options)
+
+
+def quadratic(hessian: torch.Tensor, name: str = "quadratic") -> Model:
+    """1/2 (w - x)^T hessian (w - x) from a start in N(0, 1): x is the noise on where the minimum lies."""
+    copies = {}  # Made once: copying to a GPU waits for it.
+
+    def value(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        kind = w.device, w.dtype
+        if kind not in copies:
+            copies[kind] = hessian.to(w)
+        return ((w - x) @ copies[kind] * (w - x)).sum(-1) / 2
+
+    return model(name, lambda: torch.randn(len(hessian)), value)
+
+
+def noisy_quadratic(n: int = 20, noise: float = 1.0, n_train: int = 8192, seed: int = 0):
+    """Eigenvalues 1, 1/2, ..., 1/n and minima around 0: the loss has the floor 1/2 noise^2 tr(hessian).
+
+    The examples have mean 0 and variance noise^2 exactly, in each coordinate; the evaluation is without noise.
+    Reference: Zhang et al. 2019, arXiv:1907.04164.
+    """
+    half = torch.randn(n_train // 2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    half *= noise / half.square().mean(0).sqrt()
+    source = f"generated: eigenvalues 1/i, noise {noise:g}, seed {seed}"
+    examples = dataset("noisy quadratic", source, torch.cat([half, -half]), torch.zeros(1, n))
+    return examples, quadratic(torch.diag(1 / torch.arange(1, n + 1)), f"noisy quadratic {n}"), 32, 2000
+
+
+def blocks(name: str, *eigenvalues: tuple[float, ...]):
+    """A quadratic whose Hessian has blocks with these eigenvalues, each rotated at random.
+
+    Where they differ between blocks but not within them, Adam is faster than SGD by orders; where every block has
+    all of them, it is not. Reference: Zhang et al. 2024, arXiv:2402.16788; Orvieto & Gower 2025, arXiv:2505.21829.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rotations = (torch.linalg.qr(torch.randn(len(e), len(e), generator=generator).double())[0] for e in eigenvalues)
+    parts = [r @ torch.diag(torch.tensor(e).double()) @ r.T for r, e in zip(rotations, eigenvalues, strict=True)]
+    point = torch.zeros(1, sum(map(len, eigenvalues)))
+    examples = dataset(f"{name} quadratic", f"generated: blocks {eigenvalues}", point, point)
+    return examples, quadratic(torch.block_diag(*parts), name), 1, 1000
+
+
+def rosenbrock():
+    """100 (w2 - w1^2)^2 + (1 - w1)^2 from a start in [-2, 2]^2; 0 at (1, 1). Reference: Rosenbrock 1960."""
+
+    def value(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        a, b = w.unbind(-1)
+        return (100 * (b - a * a).square() + (1 - a).square()) + 0 * x.sum(-1)
+
+    point = torch.zeros(1, 1)
+    examples = dataset("Rosenbrock", "its definition", point, point)
+    return examples, model("rosenbrock", lambda: 4 * torch.rand(2) - 2, value), 1, 5000
+
+
+def counter_example(period: int = 101):
+    """f_t(w) = 1010 w in every 101st step, from the first, and -10 w in the others, w in [-1, 1]: best at -1.
+
+    Adam with betas (0.9, 0.99) and lr 0.5 / sqrt(t) goes to 1, the worst point. AMSGrad goes to -1. Evaluation is the
+    mean over a period, above that at -1. Reference: Reddi et al. 2018, section 6 (arXiv:1904.09237).
+    """
+    slopes = torch.full((period, 1), -10.0)
+    slopes[0] = 10.0 * period
+    options = {"loss_floor": -10 / period, "in_order": True}
+    examples = dataset("AMSGrad's counter-example", f"its definition, period {period}", slopes, slopes, **options)
+    point = model("counter-example", lambda: torch.full((1,), 0.5), lambda w, x: (w * x).sum(-1), bound=1.0)
+    return examples, point, 1, 100 * period
+
+
+FUNCTIONS = {
+    "noisy-quadratic": noisy_quadratic,
+    "heterogeneous": lambda: blocks("heterogeneous", (1, 2, 3), (99, 100, 101), (4998, 4999, 5000)),
+    "homogeneous": lambda: blocks("homogeneous", (1, 99, 4998), (2, 100, 4999), (3, 101, 5000)),
+    "rosenbrock": rosenbrock,
+    "counter-example": counter_example,
+}
+"""Data, model, batch size and length of a run of each, the latter two where nothing else is asked for."""

@@ -1,0 +1,100 @@
+"""Models as stacks of lanes: every parameter `[lanes, ...]`, one forward pass for all.
+
+A lane computes what the ordinary `torch.nn` model beside it computes with the same seed; the
+model in `torch.nn` is where a lane's initial weights come from.
+
+Activations are `[lanes, features, batch]`: a weight `[lanes, out, in]` then multiplies from the
+left, and its gradient comes out of a matrix product in the layout that it has to have.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from experiments.tasks.model import Model
+
+# What torch.compile calls on the CPU; not public, hence the question.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
+    """Linear layers with ReLU, and dropout, between them; two widths make a linear model."""
+
+    def build() -> nn.Sequential:
+        layers = []
+        for a, b in itertools.pairwise(widths):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return (Masked if dropout else nn.Sequential)(*layers[:-1])
+
+    title = f"{name} {'-'.join(map(str, widths))}" + f" dropout {dropout:g}" * bool(dropout)
+    return Model(title, widths, build, mlp_forward, dropout=dropout)
+
+
+class Masked(nn.Sequential):
+    """An nn.Sequential that multiplies what each ReLU returns by a mask `[width, batch]`, if it is given masks."""
+
+    def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        remaining = iter(masks)
+        for layer in self:
+            x = layer(x)
+            if masks and isinstance(layer, nn.ReLU):
+                x = x * next(remaining).T
+        return x
+
+
+class SharedProduct(torch.autograd.Function):
+    """weight `[n_inputs, rows, features]` times inputs `[n_inputs, batch, features]`, float32 on the CPU, by oneDNN.
+
+    torch.bmm goes to MKL, which on AMD processors takes a fifth longer for these shapes.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return onednn_products(weight, x)  # [n_inputs * rows, batch]
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        n_inputs, batch, features = x.shape
+        stacked = grad.contiguous().view(n_inputs, -1, batch)
+        return onednn_products(stacked, x.mT.contiguous()).view(n_inputs, -1, features), None
+
+
+def onednn_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Each a `[m, k]` of a stack times the transpose of its b `[n, k]`, one below the other."""
+    product = torch.ops.mkldnn._linear_pointwise
+    # One matrix at a time, on all threads: a few large ones divide badly among them. One alone is not copied.
+    products = [product(a_i, b_i, None, "none", [], None) for a_i, b_i in zip(a, b, strict=True)]
+    return products[0] if len(products) == 1 else torch.cat(products)
+
+
+def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`[lanes, out, batch]`: lanes that share an input are rows of one large matrix. x is never copied."""
+    lanes, width, features = weight.shape
+    n_inputs, batch, _ = x.shape
+    stacked = weight.view(n_inputs, -1, features)
+    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+        return SharedProduct.apply(stacked, x).view(lanes, width, batch).add_(bias.unsqueeze(2))
+    return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2)).view(lanes, width, batch)
+
+
+def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+    """Linear layers with ReLU between them: weight `[lanes, out, in]` and bias `[lanes, out]` of each in turn.
+
+    masks: `[n_inputs, width, batch]` for each hidden layer, or none at all.
+    """
+    hidden = first_layer(params[0], params[1], x)
+    for layer, (weight, bias) in enumerate(zip(params[2::2], params[3::2], strict=True)):
+        hidden = hidden.relu_()
+        if masks:
+            hidden = (hidden.unflatten(0, (len(x), -1)) * masks[layer].unsqueeze(1)).flatten(0, 1)
+        hidden = linear(weight, bias, hidden)
+    return hidden
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """`[lanes, out, batch]` from weight `[lanes, out, in]`, bias `[lanes, out]` and hidden `[lanes, in, batch]`."""
+    return torch.baddbmm(bias.unsqueeze(2), weight, hidden)

@@ -1,0 +1,276 @@
+"""Training a population: many configurations of one problem as lanes of stacked models."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiments.common import ambient
+from experiments.tasks import model, problems
+from experiments.tasks.problems import Problem
+from experiments.training import cuda_graph, optimizers, schedules
+from optim.base import RuleOptimizer
+
+DIVERGED = 100.0
+"""A run has diverged at the first step whose training loss is not finite or exceeds this many
+times the loss of its first step."""
+
+
+def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
+    """Yield int64 `[batch_size]` indices for ever: epochs of a fresh permutation, incomplete batches dropped.
+
+    They depend on the seed alone, not on the device or on what else is trained.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.arange(n) if in_order else torch.randperm(n, generator=generator)
+        yield from order.split(batch_size)[: n // batch_size]
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Steps after which to evaluate: 0, then evenly spaced, the last step included."""
+    evaluations = min(evaluations, steps)
+    return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
+
+
+def lane_bytes(model: model.Model, batch_size: int) -> int:
+    """Memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
+
+    Two states are counted: no optimizer but amsgrad, with three, has more.
+    """
+    return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
+
+
+def largest_block(model: model.Model, batch_size: int) -> int:
+    """The largest tensor that a step makes for a lane, bytes: a gradient or an activation."""
+    with torch.device("meta"):
+        largest = max(p.numel() for p in model.build().parameters())
+    return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
+
+
+def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor):
+    """Loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
+
+    Args:
+        x, y: the evaluation set on the device of the parameters. Accuracy is NaN for regression.
+    """
+    lanes = len(params[0])
+    # No activation takes more than 16 MiB.
+    at_once = min(lanes, problem.model.at_once or lanes)
+    batch = max(16, 2**22 // (at_once * max(problem.model.widths[1:])))
+    loss = torch.zeros(lanes, dtype=torch.float64, device=x.device)
+    hits = torch.zeros(lanes, dtype=torch.float64, device=x.device)
+    with torch.no_grad():
+        for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
+            output = problem.model.forward(params, xb.unsqueeze(0))
+            loss += problems.losses(output, yb.unsqueeze(0)).double() * len(xb)
+            hits += problems.correct(output, yb.unsqueeze(0)) if problem.classifies else math.nan
+    loss /= len(x)
+    if floor := problem.data.loss_floor:
+        # float32 cannot tell losses closer to the optimum than this.
+        loss = (loss - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
+    return loss, hits / len(x)
+
+
+def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """x_train, y_train, x_eval, y_eval on the device; whatever is not an integer as dtype."""
+    data = problem.data
+    all_four = (data.x_train, data.y_train, data.x_eval, data.y_eval)
+    return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
+
+
+def masks_of(model: model.Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
+    """Masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer, if there is any."""
+    return [torch.stack(layer) for layer in zip(*(model.masks(seed, step, batch_size) for seed in seeds), strict=True)]
+
+
+def upload(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a tensor from the CPU, without waiting for what a GPU has still to do."""
+    # From pageable memory the copy would wait.
+    target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)
+
+
+def step_(
+    params: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    masks: Sequence[torch.Tensor] = (),
+    *,
+    forward: model.Forward,
+    accumulate: int = 1,
+) -> torch.Tensor:
+    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.
+
+    On a GPU gradients stay where they are, as a CUDA graph demands.
+
+    Args:
+        masks: of dropout, `[n_seeds, width, batch]` for each hidden layer.
+        forward: as of the `Model`.
+        accumulate: number of equal parts of the batch that go through the model one after the other.
+    """
+    optimizer.zero_grad(set_to_none=not x.is_cuda)
+    parts = zip(*(t.chunk(accumulate, 1) for t in (x, y)), *(mask.chunk(accumulate, 2) for mask in masks), strict=True)
+    losses = []
+    for x_part, y_part, *mask_parts in parts:
+        loss = problems.losses(forward(params, x_part, *mask_parts), y_part)
+        loss.backward(torch.full_like(loss, 1 / accumulate))
+        losses.append(loss.detach())
+    optimizer.step()
+    return torch.stack(losses).mean(dim=0)
+
+
+@ambient.pinned()
+def train(
+    problem: Problem,
+    configs: pd.DataFrame,
+    seeds: Sequence[int],
+    *,
+    optimizer: str = "adam",
+    steps: int,
+    batch_size: int = 128,
+    accumulate: int = 1,
+    schedule: str = "constant",
+    warmup: int = 0,
+    evaluations: int = 8,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_step: Callable[[int], None] = lambda step: None,
+    due: Callable[[], bool] = lambda: False,
+    keep: Callable[[dict], object] = lambda state: None,
+    resume: dict | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train every configuration with every seed, all together; lanes are ordered seed by seed.
+
+    Args:
+        configs: one row each; columns as in `axes.AXES`, of which those count that the optimizer has.
+        optimizer: a name in `optimizers.OPTIMIZERS` or a "module:Class".
+        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are
+            taken from the data as one large batch is.
+        schedule, warmup: of lr, for every lane; see `schedules.factor`.
+        on_step: called after each step with the number of steps done, and at once when a state is resumed.
+        due, keep: after each step but the last, `keep` is given the state of the training if `due` says so. It holds
+            the very tensors that the next step changes.
+        resume: a state as `keep` had it, of the same configurations and seeds in the same order, and of the same
+            options. Training goes on after its step, to the same bits on the same device.
+    Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
+        lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation and what `keep` takes,
+        and count what a resumed training had taken before.
+    """
+    n_configs, lanes = len(configs), len(configs) * len(seeds)
+    params = model.stack(problem.model, seeds, n_configs, dtype, device)
+    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
+    optimizer_ = optimizers.make(optimizer, params, tile)
+    x, y, x_eval, y_eval = tensors(problem, device, dtype)
+    per_step = batch_size * accumulate
+    batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
+    # A class of the user's keeps its lr where it likes, as long as nothing has to change it.
+    is_scheduled = (schedule, warmup) != ("constant", 0)
+    lrs = [group["lr"].clone() for group in optimizer_.param_groups] if is_scheduled else []
+
+    # What differs between steps lies in tensors, which a captured step reads anew each time.
+    index = torch.zeros(len(seeds), per_step, dtype=torch.int64, device=device)
+    masks = [mask.to(device, dtype) for mask in masks_of(problem.model, seeds, 1, per_step)]
+    factor = torch.ones((), dtype=torch.float64, device=device)
+    current = torch.zeros((), dtype=torch.int64, device=device)
+    diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
+    loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
+    loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
+    evaluate_at = evaluation_steps(steps, evaluations)
+    points, seconds, since, done = [], 0.0, 0, 0
+
+    def feed(step: int) -> None:
+        upload(index, torch.stack(next(batches)))
+        for mask, drawn in zip(masks, masks_of(problem.model, seeds, step, per_step), strict=True):
+            upload(mask, drawn)
+        factor.fill_(schedules.factor(schedule, step, steps, warmup))
+
+    def advance() -> None:
+        for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
+            torch.mul(lr, factor, out=group["lr"])
+        forward = problem.model.forward
+        loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
+        problem.model.project_(params)
+        current.add_(1)
+        loss_limit.copy_(torch.where(current == 1, DIVERGED * loss, loss_limit))
+        diverged_at.copy_(torch.where((diverged_at == 0) & ~(loss <= loss_limit), current, diverged_at))
+        loss_sum.add_(loss)
+
+    # What the class of a user does in Python, such as counting its steps, a graph would do but once.
+    take = cuda_graph.replayed(advance, device) if isinstance(optimizer_, RuleOptimizer) else advance
+
+    def record(step: int) -> None:
+        eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
+        train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
+        point = {"step": step, "epoch": step / (len(x) // per_step)}
+        point |= {"train_loss": train_loss.cpu(), "eval_loss": eval_loss.cpu(), "eval_accuracy": accuracy.cpu()}
+        points.append({**point, "seconds": seconds})
+
+    if resume:
+        with torch.no_grad():
+            for p, saved in zip(params, resume["params"], strict=True):
+                p.copy_(saved)
+        optimizer_.load_state_dict(resume["optimizer"])
+        for name, t in (("diverged_at", diverged_at), ("loss_sum", loss_sum), ("loss_limit", loss_limit)):
+            t.copy_(resume[name])
+        points, seconds, since, done = (resume[name] for name in ("points", "seconds", "since", "step"))
+        for _ in range(done):
+            next(batches)
+        current.fill_(done)
+        on_step(done)
+    else:
+        record(0)
+    started = time.perf_counter()
+    for step in range(done + 1, steps + 1):
+        feed(step)
+        take()
+        since += 1
+        evaluates, keeps = step in evaluate_at, step < steps and due()
+        if evaluates or keeps:
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - started
+            if evaluates:
+                record(step)
+                loss_sum.zero_()
+                since = 0
+            if keeps:
+                state = {"params": [p.detach() for p in params], "optimizer": optimizer_.state_dict()}
+                state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
+                keep({**state, "points": points, "seconds": seconds, "since": since, "step": step})
+            started = time.perf_counter()
+        on_step(step)
+
+    lane = np.arange(lanes)
+    curves = pd.concat(
+        [pd.DataFrame({"lane": lane, **{k: np.asarray(v) for k, v in point.items()}}) for point in points],
+        ignore_index=True,
+    )
+    runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
+    runs.insert(0, "lane", lane)
+    reached = diverged_at.cpu().numpy()
+    runs["diverged_step"] = pd.array(reached, dtype="Int64")
+    runs.loc[reached == 0, "diverged_step"] = pd.NA
+    return summarise_lanes(runs, curves), curves
+
+
+def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The runs with how they ended, and their final and best losses and accuracies: one row a lane, in order.
+
+    Args:
+        runs: columns of the caller's, among them lane, and last diverged_step, NA where a run has not diverged.
+        curves: one row a lane and evaluation, steps ascending.
+    """
+    runs = runs.copy()
+    runs.insert(len(runs.columns) - 1, "status", np.where(runs["diverged_step"].notna(), "diverged", "ok"))
+    by_lane = curves.groupby("lane")
+    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
+    for column in ("train_loss", "eval_loss"):
+        runs[column], runs[f"best_{column}"] = last[column].to_numpy(), low[column].to_numpy()
+    runs["eval_accuracy"] = last["eval_accuracy"].to_numpy()
+    runs["best_eval_accuracy"] = high["eval_accuracy"].to_numpy()
+    runs["initial_eval_loss"] = first["eval_loss"].to_numpy()
+    return runs

@@ -1,0 +1,134 @@
+"""The ordinary way: one configuration of a problem, an `nn.Sequential` and an optimizer of torch's.
+
+What a population is compared with: for equality in the tests, for speed in the benchmarks.
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.common.errors import OptionError
+from experiments.tasks.problems import Problem
+from experiments.training import optimizers, population, schedules
+
+
+def class_of(name: str) -> type[torch.optim.Optimizer]:
+    """Torch's class of an optimizer. Raises: OptionError if torch has none."""
+    found = optimizers.resolve(name).alone
+    if found is None:
+        accepted = ", ".join(name for name, choice in optimizers.OPTIMIZERS.items() if choice.alone)
+        raise OptionError(f"--compare-alone accepts optimizers that torch has ({accepted}), not {name}")
+    return found
+
+
+def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam", dtype=torch.float32, device="cpu"):
+    """A module with the initial weights of that seed, and torch's optimizer, fused if it can be, on its parameters.
+
+    Args:
+        config: a value for each axis that the optimizer has; others are ignored.
+        optimizer: a name in `optimizers.OPTIMIZERS` that torch has, too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = problem.model.build().to(device, dtype)
+    torchs = class_of(optimizer)
+    # Not every torch fuses Adagrad on a GPU.
+    elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
+    fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
+    options = optimizers.arguments(optimizers.resolve(optimizer), config)
+    return module, torchs(module.parameters(), **options, **({"fused": True} if fuses else {}))
+
+
+def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if not target.shape[-1]:
+        return output.mean()
+    return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
+
+
+def step_(
+    module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, masks=(), accumulate: int = 1
+) -> torch.Tensor:
+    """Take one training step on a batch, in `accumulate` equal parts; returns its loss. masks: of `Model.masks`."""
+    optimizer.zero_grad()
+    if accumulate == 1:
+        # As anybody would write it: benchmarks time this, and what accumulation needs is 5 % of a small net's step.
+        loss = loss_of(module(x, *masks), y)
+        loss.backward()
+    else:
+        parts = zip(*(t.chunk(accumulate) for t in (x, y)), *(mask.chunk(accumulate, 1) for mask in masks), strict=True)
+        losses = []
+        for x_part, y_part, *mask_parts in parts:
+            loss = loss_of(module(x_part, *mask_parts), y_part)
+            loss.backward(torch.full_like(loss, 1 / accumulate))
+            losses.append(loss.detach())
+        loss = torch.stack(losses).mean()
+    optimizer.step()
+    return loss.detach()
+
+
+def train(
+    problem: Problem,
+    config: dict,
+    seed: int,
+    steps: int,
+    batch_size: int = 128,
+    accumulate: int = 1,
+    schedule: str = "constant",
+    warmup: int = 0,
+    **options,
+):
+    """Train one run as a population's lane is trained; returns the module and the losses of its steps, `[steps]`."""
+    module, optimizer = make(problem, config, seed, **options)
+    # Torch's scheduler sets the lr of the first step at once, and that of the next one after each.
+    schedule_ = LambdaLR(optimizer, lambda done: schedules.factor(schedule, min(done + 1, steps), steps, warmup))
+    first = next(module.parameters())
+    x, y, _, _ = population.tensors(problem, first.device, first.dtype)
+    per_step = batch_size * accumulate
+    batches = population.batch_indices(len(x), per_step, seed, problem.data.in_order)
+    losses = []
+    for step, index in zip(range(1, steps + 1), batches, strict=False):
+        masks = [mask.to(first) for mask in problem.model.masks(seed, step, per_step)]
+        losses.append(step_(module, optimizer, x[index], y[index], masks, accumulate))
+        problem.model.project_(module.parameters())
+        schedule_.step()
+    return module, torch.stack(losses)
+
+
+def seconds_of_one_run(
+    problem: Problem,
+    config: dict,
+    steps: int,
+    evaluations: int,
+    batch_size: int,
+    sample: int,
+    accumulate: int = 1,
+    **options,
+) -> float:
+    """How long one run takes, seconds, from `sample` measured steps and one evaluation. options: as of `make`."""
+    module, optimizer = make(problem, config, **options)
+    first = next(module.parameters())
+    x, y, x_eval, y_eval = population.tensors(problem, first.device)
+    per_step = batch_size * accumulate
+    batches = population.batch_indices(len(x), per_step, seed=0)
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def train_sample() -> None:
+        for step, index in zip(range(1, sample + 1), batches, strict=False):
+            masks = [mask.to(first) for mask in problem.model.masks(0, step, per_step)]
+            step_(module, optimizer, x[index], y[index], masks, accumulate)
+
+    train_sample()
+    with torch.no_grad():
+        evaluation = seconds(lambda: loss_of(module(x_eval), y_eval))
+    return steps * seconds(train_sample) / sample + (evaluations + 1) * evaluation

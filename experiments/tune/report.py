@@ -1,0 +1,166 @@
+"""What a search has found, for people: a page, and a figure of what each candidate costs."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from experiments.common import figure_style, files, run_info
+from experiments.common.figure_style import STYLE
+from experiments.common.tables import markdown_table
+from experiments.tune import race, static_analysis
+from experiments.tune.tuner import TABLE, Report
+from kernels.config import WALKS, Device
+
+FIGURE, PAGE = "search.png", "search.md"
+WORST = 25
+"""Per cent above the fastest at which the heatmap's colours end."""
+
+
+def entries_table(entries: dict[str, dict]) -> str:
+    """A line for each registry entry."""
+
+    def triple(values: list[float] | None) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(*values) if values else "-"
+
+    rows = []
+    for key, entry in sorted(entries.items(), key=lambda item: order(item[0])):
+        low, high = entry.get("interval_us", ["-", "-"])
+        rows.append(
+            {
+                "case": key,
+                "configuration": static_analysis.name(entry["config"]),
+                "us": f"{entry.get('median_us', '-')} [{low}, {high}]",
+                "of copy bandwidth": f"{entry['copy_share']:.0%}" if "copy_share" in entry else "-",
+                "default / this": triple(entry.get("default_over_this")),
+                "ties": len(entry.get("ties", [])),
+                "Triton": entry.get("triton", "-"),
+            }
+        )
+    return markdown_table(rows)
+
+
+def order(key: str) -> tuple[str, int]:
+    """Keys by what they are, then by size."""
+    kind, _, bucket = key.rpartition("/")
+    return kind, int(bucket)
+
+
+def markdown(found: Report, device: Device, provenance: dict) -> str:
+    states = [f"{key}: {state_line(state)}" for key, state in found.states.items() if state]
+    notes = [*([f"The file is {found.file}"] if found.file else []), *found.notes]
+    return f"""# Launch configurations measured on {device.name}
+
+    {provenance["command"]}
+
+{run_info.machine_line(provenance)}.
+
+{entries_table(found.entries) if found.entries else "Nothing was measured."}
+
+Case: rule, dtypes of parameters, gradients and states, rounding, alignment, kind of rows, log2 of the number of all
+elements. Times are of one step, prologue included, on buffers that together exceed four times the L2: medians of a CUDA
+graph's replays between events, with 95 % intervals. All candidates were measured in every round, in random order, until
+they had left; a ratio is formed within each round. Of those that no measurement tells from the fastest by more than
+{race.TIE - 1:.0%} the first is taken: fewest elements per thread, then the smallest block. Before, each candidate's
+update was compared with the eager formulas'.
+
+{bullets(notes)}
+
+Clocks, temperature, power after each case:
+
+{bullets(states or ["not known"])}
+"""
+
+
+def bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def state_line(state: dict) -> str:
+    words = ", ".join(state.get("throttle", [])) or "none"
+    return (
+        f"SM {state.get('sm_mhz')} MHz, memory {state.get('memory_mhz')} MHz, {state.get('temperature_c')} °C, "
+        f"{state.get('power_w')} W, reasons for lower clocks: {words}"
+    )
+
+
+def write(found: Report, device: Device, provenance: dict, out: Path) -> str:
+    """Write page and figure beside the table of all candidates; returns the page."""
+    text = markdown(found, device, provenance)
+    files.replace(out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+    if (out / TABLE).exists():
+        table = pd.read_csv(out / TABLE, keep_default_na=False, na_values=[""])
+        if drawn := figure(table, found.entries, device.name, device.warp_size):
+            files.replace(out / FIGURE, partial(figure_style.save, drawn))
+    return text
+
+
+@style.context(STYLE)
+def figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp_size: int) -> Figure | None:
+    """Draw the first case's candidates as heatmaps, one a walk, and below what each entry gains over the default.
+
+    Args:
+        table: `race.rows_of` of one case or several.
+    Returns: None if nothing was measured.
+    """
+    table = table.assign(eviction=table["eviction"].fillna(""))
+    timed = table[table["us"].notna() & table["case"].isin(entries)]
+    if timed.empty:
+        return None
+    case = timed["case"].iloc[0]
+    gains = {key: e["default_over_this"] for key, e in sorted(entries.items()) if "default_over_this" in e}
+    drawn = Figure(figsize=(13, 4.4 + 0.28 * len(gains)))
+    top, bottom = drawn.subfigures(2, 1, height_ratios=[3.6, 0.8 + 0.28 * len(gains)])
+    axes = top.subplots(1, len(WALKS), sharey=True)
+    image = None
+    for ax, walk in zip(axes, WALKS, strict=True):
+        of_walk = timed[
+            (timed["case"] == case)
+            & (timed["blocks_per_chunk"] == walk[0])
+            & (timed["num_stages"] == walk[1])
+            & (timed["eviction"] == walk[2])
+        ]
+        image = heatmap(ax, of_walk, timed[timed["case"] == case], warp_size) or image
+        ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
+    axes[0].set_ylabel("elements per thread")
+    top.supxlabel("block size (elements)", fontsize=10)
+    top.colorbar(image, ax=list(axes), label="longer than the fastest, %", pad=0.01)
+    top.suptitle(f"{case} on {name}: time of each candidate (frame: chosen; dashed: the default)")
+    ax = bottom.subplots()
+    keys = [*gains]
+    medians, lows, highs = np.array([gains[key] for key in keys]).T
+    y = np.arange(len(keys))
+    bars = 100 * np.array([medians - lows, np.minimum(highs, 10) - medians])
+    ax.errorbar(100 * (medians - 1), y, xerr=bars, fmt="o", markersize=4, capsize=2)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_yticks(y, keys, fontsize=8)
+    ax.set(ylim=(len(keys) - 0.5, -0.5), xlabel="the default takes longer than the tuned configuration, % (95 %)")
+    drawn.draw_without_rendering()
+    return drawn
+
+
+def heatmap(ax: Axes, rows: pd.DataFrame, whole: pd.DataFrame, warp_size: int):
+    """One walk's times above the fastest of all walks, in per cent; empty cells were dropped before the race."""
+    whole = whole.assign(per_thread=whole["block_size"] // (whole["num_warps"] * warp_size))
+    blocks, threads = sorted(whole["block_size"].unique()), sorted(whole["per_thread"].unique())
+    grid = np.full((len(threads), len(blocks)), np.nan)
+    # Those that left early are compared in the rounds they have.
+    slower = 100 * (whole["over_chosen"] / whole["over_chosen"].min() - 1)
+    for index, row in rows.iterrows():
+        at = threads.index(row["block_size"] // (row["num_warps"] * warp_size)), blocks.index(row["block_size"])
+        grid[at] = slower[index]
+        ax.text(at[1], at[0], f"{slower[index]:.0f}", ha="center", va="center", fontsize=8,
+                color="white" if slower[index] > WORST / 2 else "black")  # fmt: skip
+        for holds, line in ((row["fate"] == "chosen", "-"), (bool(row["default"]), "--")):
+            if holds:
+                box = (at[1] - 0.45, at[0] - 0.45), 0.9, 0.9
+                ax.add_patch(Rectangle(*box, fill=False, edgecolor="C1", linewidth=2, linestyle=line))
+    ax.set_xticks(range(len(blocks)), [str(block) for block in blocks], rotation=60, fontsize=8)
+    ax.set_yticks(range(len(threads)), [str(n) for n in threads])
+    ax.grid(visible=False)
+    return ax.imshow(grid, cmap="cividis_r", vmin=0, vmax=WORST, aspect="auto", origin="lower")

@@ -1,0 +1,179 @@
+"""The search from end to end: cases in turn, each as soon as it is known written to the registry and to search.csv."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import triton
+
+from experiments.common import files, intervals
+from experiments.common.interrupts import interrupts
+from experiments.common.progress import progress_bar
+from experiments.tune import race, static_analysis
+from experiments.tune.race import Case, Machine
+from kernels import registry
+from kernels.config import canonical
+
+TABLE = "search.csv"
+RATIO = f"default / recorded [{race.LEVEL:.1%}]"
+"""What `verify` calls the median of the ratio and its interval."""
+
+
+class Report(NamedTuple):
+    """What came of a search.
+
+    Attributes:
+        entries: for each registry key what is known now, measured by this search or before.
+        notes: sentences: what was left out or skipped, and why.
+        file: the registry file that holds the entries; None if no folder could be written to.
+        states: the device's state after each case that was measured.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    entries: dict[str, dict]
+    notes: list[str]
+    file: Path | None
+    states: dict[str, dict]
+    interrupted: bool
+
+
+def known(machine: Machine, folders: list[Path]) -> dict[str, dict]:
+    """The device's entries in the folders that are written to, the first of which counts."""
+    found = {}
+    for folder in reversed(folders):
+        content = registry.read_now(folder / f"{machine.facts.slug}.json")
+        found |= content[2] if content and content[0].slug == machine.facts.slug else {}
+    return found
+
+
+def tune(
+    machine: Machine,
+    cases: Iterable[Case],
+    *,
+    budget: float,
+    into: list[Path],
+    table: Path | None = None,
+    again: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: bool = True,
+) -> Report:
+    """Race the candidates of every case within a budget, and record who won.
+
+    A case that is recorded, by machine code that is still the same, is not raced again, unless there were candidates
+    that its share had no time for. Ctrl-C ends the search; what was measured until then is recorded.
+
+    Args:
+        budget: seconds for all of it, compilation included; each case gets its share of what is left, in which its
+            candidates are prepared as well (see `race.race`).
+        into: folders for the registry's file, of which the first that lets itself be written to is taken.
+        table: CSV to which a row for every candidate is added, replacing those of the same case.
+        again: race what is recorded too.
+    """
+    cases, until = list(cases), clock() + budget
+    entries, notes, states, interrupted = known(machine, into), [], {}, False
+    file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
+    anchor, versions = race.anchor_of(machine), {"triton": triton.__version__, "torch": version("torch")}
+    rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
+    bar, key = progress_bar(cases, unit="case", disable=not progress), "the first case"
+    try:
+        for i, case in enumerate(bar):
+            key = case.work.key
+            bar.set_description(key)
+            # Once for each rule and dtype the candidates are compiled, which may spend what is left.
+            kept, dropped = machine.candidates(case.rule, case.dtype) if clock() < until else ({}, {})
+            left = until - clock()
+            if left <= 0:
+                notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
+                break
+            entry, share_until = entries.get(key), clock() + left / (len(cases) - i)
+            same_code = entry is not None and kept.get(entry["config"]) == entry.get("machine_code")
+            if same_code and not entry.get("unprepared") and not again:
+                continue
+            try:
+                n_elements, sample = machine.sampler(case)
+                # First, for an interrupted race is still recorded.
+                copy = machine.copy_seconds(n_elements * case.bytes_per_element)
+            except MemoryError as error:
+                notes.append(f"{key} was skipped: {error}")
+                continue
+            found = race.race(
+                list(kept),
+                sample,
+                anchor,
+                budget=share_until - clock(),
+                clock=clock,
+                on_look=lambda seconds: bar.set_postfix_str(standing(seconds, anchor)),
+            )
+            del sample
+            with interrupts():
+                entry = race.entry_of(found, anchor, kept, copy, triton.__version__)
+                states[key] = machine.state()
+                notes += notes_on(key, found, entry)
+                if entry:
+                    entries[key] = entry
+                    file = registry.record(machine.facts, versions, {key: entry}, into)
+                if table:
+                    rows = [row for row in rows if row["case"] != key]
+                    rows += race.rows_of(case, found, entry, dropped, anchor)
+                    files.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
+            if found.ended == "interrupted":
+                interrupted = True
+                notes.append(f"Interrupted while {key} was measured")
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+        notes.append(f"Interrupted {'after' if key in states else 'before'} {key} was measured")
+    return Report(entries, notes, file, states, interrupted)
+
+
+def notes_on(key: str, found: race.Race, entry: dict | None) -> list[str]:
+    """Sentences on a race: who was skipped and why, how many there was no time for, and whether nothing came of it."""
+    named = {config: why for config, why in found.skipped.items() if why != race.UNPREPARED}
+    notes = [f"{key}: {static_analysis.name(config)} was skipped: {why}" for config, why in named.items()]
+    if n := race.unprepared(found):
+        notes.append(f"{key}: for {n} of {found.seconds.shape[1]} candidates its share of the budget was too short")
+    if entry is None:
+        notes.append(f"{key} was not recorded: {found.ended} after {len(found.seconds)} rounds")
+    return notes
+
+
+def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
+    """A row: how long the default takes over what is recorded, raced again, and the verdict.
+
+    "slower" if all of the interval says that the recorded configuration takes longer than `race.TIE` times as long
+    as the default, "no slower" if none of it does, "ambiguous" if a part does.
+    """
+    case, anchor = race.case_of(key), race.anchor_of(machine)
+    row = {"case": key, "recorded": static_analysis.name(entry["config"])}
+    if case is None:
+        return row | {RATIO: "-", "verdict": "not timed: gradients of another dtype than parameters"}
+    if entry["config"] == anchor:
+        return row | {RATIO: "-", "verdict": "the default itself"}
+    try:
+        _, sample = machine.sampler(case)
+    except MemoryError as error:
+        return row | {RATIO: "-", "verdict": f"not timed: {error}"}
+    # Both stay until there are rounds enough to tell: what left as hopeless would never be called slower.
+    found = race.race([anchor, entry["config"]], sample, anchor, budget=budget, hopeless=math.inf)
+    if found.skipped or len(found.seconds) < race.FEWEST:
+        why = "; ".join(found.skipped.values()) or found.ended
+        return row | {RATIO: "-", "verdict": f"not timed: {why}"}
+    both = found.seconds.dropna()
+    ratio = (both[anchor] / both[entry["config"]]).to_numpy()
+    low, high = intervals.interval(ratio, race.LEVEL)
+    slower = 1 / race.TIE
+    verdict = (
+        "faster" if low > race.TIE else "no slower" if low >= slower else "slower" if high < slower else "ambiguous"
+    )
+    return row | {RATIO: f"{np.median(ratio):.3f} [{low:.3f}, {high:.3f}]", "verdict": verdict}
+
+
+def standing(seconds: pd.DataFrame, anchor) -> str:
+    """Best so far, for the progress bar."""
+    best = canonical(race.ties(seconds, anchor))
+    return f"best {static_analysis.name(best)} {seconds[best].median() * 1e6:.4g} us, {seconds.shape[1]} left"
