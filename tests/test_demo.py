@@ -14,7 +14,7 @@ from experiments import demo, sweep
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They take seconds."""
-    monkeypatch.setattr(sweep.report, "write", lambda *_: [])
+    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
 @pytest.fixture

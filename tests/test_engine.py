@@ -35,7 +35,7 @@ def write_report(out: Path, *result) -> list[Path]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They take seconds."""
-    monkeypatch.setattr(sweep.report, "write", write_report)
+    monkeypatch.setattr(sweep.writer, "write", write_report)
 
 
 def small_chunks(monkeypatch, lanes: int = 4) -> None:
@@ -98,7 +98,7 @@ def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path
         with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh"):
             train(tmp_path, **options)
     assert len(reading.load(tmp_path).runs) == 12
-    monkeypatch.setattr(sweep.report, "write", lambda *_: [])
+    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
     sizes = spy_on_training(monkeypatch)
     train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
     assert sizes == [2]
@@ -186,14 +186,48 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
 
 
 def test_the_code_that_training_imports_is_the_code_that_identities_name():
-    seen, left = set(), ["population"]
+    code = {path for pattern in run_keys.CODE for path in run_keys.ROOT.glob(pattern)}
+    # How options are read and errors are worded: a plan holds what came of that.
+    wordings = {run_keys.ROOT / f"experiments/common/{name}.py" for name in ("errors", "values", "run_info")}
+    seen, left = set(), [run_keys.ROOT / "experiments/training/population.py"]
     while left:
-        seen.add(name := left.pop())
-        for node in ast.walk(ast.parse((run_keys.ROOT / "experiments" / f"{name}.py").read_text())):
+        seen.add(path := left.pop())
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("experiments"):
-                of = node.module.removeprefix("experiments").strip(".")
-                left += {of} - seen if of else {alias.name for alias in node.names} - seen
-    assert seen == set(run_keys.MODULES)
+                module = run_keys.ROOT / node.module.replace(".", "/")
+                paths = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
+                left += {path for path in paths if path.exists()} - seen
+    assert len(seen) > 10
+    assert seen <= code | wordings
+
+
+SOURCE = """
+def step(p, lr):
+    "Take a step."
+    if lr < 0:
+        raise ValueError(f"lr is {lr}")  # no way back
+    print("a step")
+    return p - lr
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("Take a step.", "Step.", True),
+        ("lr is {lr}", "--lr accepts numbers from 0, not {lr}", True),
+        ("  # no way back", "", True),
+        ('    print("a step")\n', "", True),
+        ("p - lr", "(p\n        - lr)", True),
+        ("p - lr", "p + lr", False),
+        ("ValueError", "KeyError", False),
+        ("lr < 0", "lr < 1", False),
+    ],
+)
+def test_an_identity_does_not_depend_on_words(old, new, same):
+    assert old in SOURCE
+    before, after = (run_keys.meaning(ast.parse(text), prose=True) for text in (SOURCE, SOURCE.replace(old, new)))
+    assert (before == after) is same
 
 
 def test_a_users_optimizer_is_known_by_its_file(tmp_path, monkeypatch):
@@ -246,7 +280,7 @@ def test_grids_too_large_for_disk_or_memory_are_refused_before_anything_is_made(
     assert "8100000000 runs with 9 evaluations take about" in told
     assert told.count("\n") == 1
     free = type("Usage", (), {"free": 3000})
-    monkeypatch.setattr(results.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda folder: free)
     assert sweep.main(["regression", "--lr", "1e-3..1:9", "--out", str(out)]) == 2
     assert f"GiB on the disk of {out} are free" in capsys.readouterr().err
     assert not out.exists()
@@ -289,7 +323,7 @@ def run_command(words: list[str], log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    sweep.report.write = write_report  # this process has no fixtures
+    sweep.writer.write = write_report  # this process has no fixtures
     sys.exit(sweep.main(words))
 
 

@@ -23,7 +23,7 @@ from tests.test_folders import KEYS, interrupting, train
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They take seconds."""
-    monkeypatch.setattr(sweep.report, "write", lambda *_: [])
+    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_folder_stays_this_process_own_until_it_is_drawn(tmp_path, monkeypat
         seen.append(out)
         return []
 
-    monkeypatch.setattr(sweep.report, "write", write)
+    monkeypatch.setattr(sweep.writer, "write", write)
     train(tmp_path)
     assert seen == [tmp_path]
 

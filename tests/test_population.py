@@ -43,15 +43,15 @@ def logistic() -> problems.Problem:
     return digits(mlp.mlp(784, 10))
 
 
-def cnn() -> problems.Problem:
+def small_cnn() -> problems.Problem:
     return digits(cnn.cnn((2, 3)))
 
 
-def gru() -> problems.Problem:
+def small_gru() -> problems.Problem:
     return digits(gru.gru(5))
 
 
-PROBLEMS = [digits, logistic, regression, linear, cnn, gru]
+PROBLEMS = [digits, logistic, regression, linear, small_cnn, small_gru]
 
 
 CASES = [(make, "adam") for make in PROBLEMS]
@@ -168,7 +168,7 @@ def test_stack_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("make", [digits, cnn, gru])
+@pytest.mark.parametrize("make", [digits, small_cnn, small_gru])
 def test_a_run_does_not_depend_on_its_neighbours(make):
     """Beside a lane that becomes NaN, every other lane keeps its bits."""
     problem = make()

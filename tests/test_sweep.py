@@ -335,7 +335,7 @@ def test_interrupting_the_drawing_says_that_the_runs_are_kept(tmp_path, capsys, 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep.report, "write", interrupted)
+    monkeypatch.setattr(sweep.writer, "write", interrupted)
     assert sweep.main(["regression", "--steps", "3", "--out", str(out)]) == 130
     assert f"the runs are complete, python -m experiments.report {out} draws them" in capsys.readouterr().err
     monkeypatch.undo()

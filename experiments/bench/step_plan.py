@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.bench import gpu_timing, implementations, networks, step_time
+from experiments.bench import gpu_timing, implementations, networks
 from experiments.bench.implementations import IMPLEMENTATIONS, Case
 
 FLOAT32 = "ours, all float32"
@@ -20,6 +20,10 @@ GPU_RESERVE = 2**30
 
 class TooLarge(Exception):
     """What is to be timed does not fit into memory."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class Group(NamedTuple):
@@ -34,7 +38,7 @@ class Group(NamedTuple):
         return [math.prod(shape) for shape in self.shapes]
 
     def __str__(self) -> str:
-        return f"{self.case.label} {step_time.dtype_name(self.case.dtype)} {self.size}"
+        return f"{self.case.label} {dtype_name(self.case.dtype)} {self.size}"
 
 
 def footprint(name: str, case: Case, n_elements: list[int]) -> float:

@@ -54,10 +54,6 @@ PLACEMENTS = 8
 """How often, in the course of the rounds, all tensors are allocated anew on a CPU."""
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def groups(device: torch.device, sizes: dict[str, list], cases: tuple[Case, ...]) -> list[Group]:
     """What is to be timed, the most telling first."""
     known = [case for case in cases if device.type == "cpu" or case.dtype != torch.float64]
@@ -176,7 +172,7 @@ def make_rows(group: Group, sides: list[Side], seconds: pd.DataFrame, device: to
     for side in sides:
         row = {
             "class": group.case.label,
-            "dtype": dtype_name(group.case.dtype),
+            "dtype": step_plan.dtype_name(group.case.dtype),
             "size": group.size,
             "elements": sum(group.n_elements),
             "implementation": side.name,

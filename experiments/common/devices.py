@@ -8,8 +8,7 @@ import torch
 
 from experiments.common import values
 from experiments.common.errors import OptionError
-from experiments.common.values import word
-from experiments.sweeps import arguments
+from experiments.common.values import Kind, word
 
 
 def memory() -> int:
@@ -23,14 +22,14 @@ def memory() -> int:
 DEVICES = "auto, cpu, cuda or cuda:N"
 
 
-def device(value: str | torch.device) -> str:
+def device_name(value: str | torch.device) -> str:
     """A device by its name."""
     return str(value) if isinstance(value, torch.device) else word(DEVICES).take(value)
 
 
 def resolve_device(device: str, engine: str = "local") -> str:
     """The device to run on. Raises: OptionError if it is not there, which only a cluster can say of its own."""
-    device = values.taken("--device", device, arguments.KINDS["device"])
+    device = values.taken("--device", device, Kind(DEVICES, device_name))
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", device, re.ASCII):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GRACE = 10.0
 """Seconds, the last of its limit, that a stage has to write what it knows once it was asked to stop."""
 REAP = 5.0

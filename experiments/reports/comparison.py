@@ -117,7 +117,7 @@ def budget(runs: pd.DataFrame, loss_name: str) -> Figure:
 
 @style.context(STYLE)
 def tuned(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
-    """The runs of the best configuration of every optimizer, and them as lines for `training_figures.training`, best first."""
+    """Return the runs of each optimizer's best configuration, and lines for `training_figures.training`, best first."""
     best, looks = best_of_each(ranked(runs)), looks_of(runs)
     chosen = runs.merge(best[CONFIGURATION])
     ids = chosen.groupby("optimizer")["run_id"].agg(list)

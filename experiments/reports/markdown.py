@@ -132,8 +132,8 @@ def bands(summary: pd.DataFrame) -> str:
         return ""
     few = f", {HALFWAY}" if counts.max() < 4 else f" (of two or three: {HALFWAY})" if counts.min() < 4 else ""
     return (
-        f"Bands and bars over seeds run from quartile to quartile of {aggregation.seeds(counts)}{few}: they say how far "
-        "seeds lie apart, not how sure a median is."
+        f"Bands and bars over seeds run from quartile to quartile of {aggregation.seeds(counts)}{few}: they say how "
+        "far seeds lie apart, not how sure a median is."
     )
 
 

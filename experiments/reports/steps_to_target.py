@@ -44,8 +44,8 @@ def choose(runs: pd.DataFrame) -> Target | None:
 def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
     """The runs with columns steps_to_target and seconds_to_target, infinite in runs that miss it.
 
-    Both count to the first evaluation at which the target is met; seconds are as of `aggregation.run_seconds`. A run that
-    diverged has missed it unless it had met it before.
+    Both count to the first evaluation at which the target is met; seconds are as of `aggregation.run_seconds`. A run
+    that diverged has missed it unless it had met it before.
     """
     ends = curves["run_id"].map(runs.set_index("run_id")["diverged_step"].astype(float)).fillna(np.inf)
     met = curves.assign(seconds=run_seconds(runs, curves))[target.reached(curves) & (curves["step"] < ends)]

@@ -32,7 +32,7 @@ KINDS = {
     ),
     "evaluations": whole(1),
     "data_dir": optional(FOLDER),
-    "device": Kind(DEVICES, devices.device),
+    "device": Kind(DEVICES, devices.device_name),
     "out": optional(FOLDER),
     "fresh": FLAG,
     "engine": word(" or ".join(ENGINES)),

@@ -44,7 +44,7 @@ def connected(address: str | None, device: str) -> Iterator[int]:
     if address:
         reach(address)
         # The workers are to run this code, whatever they have.
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         options = {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in PACKAGES]}}
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)

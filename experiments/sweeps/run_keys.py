@@ -1,5 +1,7 @@
 """What a run is: a hash of all that its results depend on, so that none is trained twice or taken for another."""
 
+import ast
+import functools
 import hashlib
 import inspect
 import json
@@ -7,6 +9,7 @@ import os
 import uuid
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,10 +19,17 @@ from experiments.training import optimizers
 from experiments.training.axes import AXES
 from optim import backends
 
-ROOT = Path(__file__).parents[1]
-MODULES = ("capture", "convolution", "data", "functions", "grid", "models", "optimizers", "population", "problems")
-MODULES += ("ambient", "origin", "recurrent", "schedules", "values")
-"""The modules of experiments that training depends on; of kernels and optim all count. Figures change no result."""
+ROOT = Path(__file__).parents[2]
+CODE = (
+    "kernels/*.py",
+    "optim/*.py",
+    "experiments/tasks/*.py",
+    "experiments/training/*.py",
+    "experiments/common/ambient.py",
+)
+"""The files that training depends on. Plans, chunks, figures and messages change no result."""
+SAYS = ("print", "warn", "debug", "info", "warning")
+"""Functions that only tell somebody something."""
 ORIGIN = 8
 PRECISION = ("DNNL_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
 PRECISION += ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",)
@@ -71,14 +81,45 @@ def checksum(dataset: Dataset) -> str:
     return sha256.hexdigest()
 
 
+@functools.cache
 def code_version() -> str:
-    """SHA-256 of the source files that training depends on, in hexadecimal."""
-    files = [*(ROOT / "kernels").glob("*.py"), *(ROOT / "optim").glob("*.py")]
-    files += [ROOT / "experiments" / f"{name}.py" for name in MODULES]
+    """Return the SHA-256 of the code that training depends on, in hexadecimal; see `meaning` for what counts."""
     sha256 = hashlib.sha256()
-    for path in sorted(files):
-        sha256.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+        name = path.relative_to(ROOT).as_posix()
+        told = meaning(ast.parse(path.read_bytes()), prose=name.startswith("experiments"))
+        sha256.update(f"{name}\n{told}\n".encode())
     return sha256.hexdigest()
+
+
+def meaning(node: Any, prose: bool) -> Any:
+    """Return a syntax tree as nested tuples, without what changes no result: comments, layout, docstrings, messages.
+
+    The tuples are the same under every version of Python that parses the code into the same nodes.
+
+    Args:
+        prose: whether strings with a space in them are only read by people, and are left out.
+    """
+    if isinstance(node, list):
+        return tuple(meaning(one, prose) for one in node if not says(one))
+    if isinstance(node, ast.Raise):
+        call = node.exc
+        return "Raise", ast.unparse(call.func if isinstance(call, ast.Call) else call) if call else ""
+    if isinstance(node, ast.AST):
+        # Later versions add fields, which are empty in code that an earlier one could parse.
+        fields = [(name, meaning(value, prose)) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return type(node).__name__, *fields
+    return "" if prose and isinstance(node, str) and " " in node else repr(node)
+
+
+def says(node: Any) -> bool:
+    """Whether a statement is a docstring, or only tells somebody something."""
+    if not isinstance(node, ast.Expr):
+        return False
+    if isinstance(node.value, ast.Call):
+        function = node.value.func
+        return getattr(function, "attr", getattr(function, "id", None)) in SAYS
+    return isinstance(node.value, ast.Constant)
 
 
 def own_source(name: str) -> str:

@@ -17,7 +17,6 @@ from experiments.common.errors import OptionError
 from experiments.common.values import Kind, option, several, shown
 from experiments.training import optimizers
 from experiments.training.axes import AXES, BETAS
-from experiments.training.optimizers import ACCEPTED
 
 RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,5}))?")
 ACCEPTED = {
@@ -158,7 +157,7 @@ def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str,
     """
     names = list(dict.fromkeys(names))
     if not names:
-        raise OptionError(f"--optimizer needs at least one of {ACCEPTED}")
+        raise OptionError(f"--optimizer needs at least one of {optimizers.ACCEPTED}")
     known = {name: optimizers.axes(optimizers.resolve(name)) for name in names}
     by_name = {axis: values if isinstance(values, Mapping) else {"": values} for axis, values in given.items()}
     for axis, values in by_name.items():
