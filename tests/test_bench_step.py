@@ -209,7 +209,7 @@ class Device:
 
 def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=3e-3)
-    monkeypatch.setattr(contenders, "cuda", gpu)
+    monkeypatch.setattr(contenders, "gpu_timing", gpu)
     side = contenders.Side("ours", [print], 28.0, host_seconds=1e-3)
     found = [contenders.device_seconds(side, [print] * 4, GPU) for _ in range(4)]
     assert [math.isnan(seconds) for seconds in found] == [True, True, False, False]
@@ -219,7 +219,7 @@ def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
 
 def test_device_time_is_given_up_where_the_host_is_far_too_slow(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=math.inf)
-    monkeypatch.setattr(contenders, "cuda", gpu)
+    monkeypatch.setattr(contenders, "gpu_timing", gpu)
     side = contenders.Side("torch for-loop", [print], 28.0, host_seconds=0.04)
     assert all(math.isnan(contenders.device_seconds(side, [print], GPU)) for _ in range(10))
     assert len(gpu.asked) == 2

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.tasks import cnn, data, gru, mlp, model, problems
+from experiments.tasks import cnn, data, gru, mlp, problems
+from experiments.tasks.model import Model, stack
 from experiments.training import axes, optimizers, population, reference
 
 CONFIGS = pd.DataFrame(
@@ -22,7 +23,7 @@ CONFIGS = pd.DataFrame(
 )
 
 
-def digits(model: model.Model | None = None) -> problems.Problem:
+def digits(model: Model | None = None) -> problems.Problem:
     """Noise in the shape of MNIST, with labels that depend on it: no files needed."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(700, 784, generator=generator)
@@ -113,7 +114,7 @@ MODELS = {"mlp": mlp.mlp(784, 7, 5, 3), "cnn": cnn.cnn((3, 4)), "gru": gru.gru(6
 def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n_configs, n_inputs):
     model, seeds = MODELS[name], [0, 1]
     generator = torch.Generator().manual_seed(2)
-    params = model.stack(model, seeds, n_configs, torch.float64)
+    params = stack(model, seeds, n_configs, torch.float64)
     x = torch.randn(n_inputs, 3, 784, dtype=torch.float64, generator=generator)
     output = model.forward(params, x)
     weigh = torch.randn(output.shape, dtype=torch.float64, generator=generator)
@@ -132,7 +133,7 @@ def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n
 def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_does():
     """Blank parts of digits make all four outputs of a pooling window equal."""
     model = cnn.cnn((3, 4))
-    params = model.stack(model, [0], 2, torch.float64)
+    params = stack(model, [0], 2, torch.float64)
     x = torch.zeros(1, 3, 784, dtype=torch.float64)
     x[0, 1, 300:320] = 1.0
     module = model.build().double()
@@ -164,7 +165,7 @@ def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs
 
 def test_stack_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    model.stack(mlp.mlp(4, 3), [0, 1], 2)
+    stack(mlp.mlp(4, 3), [0, 1], 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 

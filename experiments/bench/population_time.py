@@ -10,6 +10,7 @@ from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
 from experiments.common.tables import ENDS, brackets
 from experiments.tasks import data, mlp, model, problems
+from experiments.tasks.model import Model
 from experiments.training import axes, cuda_graph, population, reference
 
 SIZES = {
@@ -25,7 +26,7 @@ MATRIX = 2048
 COPY_ELEMENTS = 2**25
 
 
-def step_work(model: model.Model, lanes: int) -> tuple[float, float]:
+def step_work(model: Model, lanes: int) -> tuple[float, float]:
     """Floating-point operations of a step's matrix products, of an mlp, and bytes that its update has to move."""
     layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
     # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.

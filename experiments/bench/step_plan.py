@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
     case: Case
     size: str
-    networks: list[networks.Shape]
+    shapes: list[networks.Shape]
 
     @property
     def n_elements(self) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.common import devices
 from experiments.common.errors import OptionError
-from experiments.tasks import model
+from experiments.tasks.model import Model
 from experiments.training import population
 
 ROW_BYTES = 300
@@ -31,7 +31,7 @@ KEPT_BLOCK = 32 * 2**20
 """Bytes up to which glibc's malloc gives a block of memory out again; a larger one is page-faulted in each time."""
 
 
-def lanes_at_once(model: model.Model, batch_size: int, device: str) -> int:
+def lanes_at_once(model: Model, batch_size: int, device: str) -> int:
     """How many lanes fit into the memory budget and, on the CPU, into blocks that need no new pages in every step."""
     lanes = devices.memory_budget(device) // population.lane_bytes(model, batch_size)
     if device == "cpu":

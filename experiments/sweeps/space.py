@@ -164,11 +164,11 @@ def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str,
         for name in values:
             having = [axis in has for owner, has in known.items() if name in ("", owner)]
             if not having:
-                raise OptionError(f"{values.option(axis)} accepts values for {', '.join(names)}, not for {shown(name)}")
+                raise OptionError(f"{option(axis)} accepts values for {', '.join(names)}, not for {shown(name)}")
             if not any(having):
                 raise OptionError(
-                    f"{values.option(axis)} goes with none of the optimizers chosen: "
-                    + "; ".join(f"{name} accepts {', '.join(map(values.option, has))}" for name, has in known.items())
+                    f"{option(axis)} goes with none of the optimizers chosen: "
+                    + "; ".join(f"{name} accepts {', '.join(map(option, has))}" for name, has in known.items())
                 )
 
     def of(name: str, axis: str, default: float) -> Any:

@@ -36,8 +36,8 @@ FILES = {
 # SHA-256 of the values (without the headers) of the four files, one after the other.
 VALUES_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081
-DOWNLOAD_TIMEOUT = 10.0
-MAX_CONDITION_NUMBER = 1e10
+DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer, per mirror
+MAX_CONDITION_NUMBER = 1e10  # beyond it, rounding the inputs to float32 can change it by more than 1e-3
 UNREADABLE = (OSError, EOFError, zlib.error)
 
 
@@ -53,7 +53,7 @@ class Dataset:
     y_eval: torch.Tensor  # as y_train
     in_order: bool = False  # batches follow the order of the examples, in every epoch
     loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
-    warning: str = ""
+    warning: str = ""  # what the user has to be told, in a sentence; on a second line, why
 
 
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:

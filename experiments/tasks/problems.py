@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from experiments.common import ambient, values
 from experiments.common.errors import OptionError
-from experiments.tasks import cnn, data, functions, gru, mlp, model
+from experiments.tasks import cnn, data, functions, gru, mlp
+from experiments.tasks.model import Model
 
 TASKS = {"mnist": ("mlp", "logistic", "cnn", "gru"), "regression": ("mlp", "linear")}
 TASKS |= {"heavy-tailed": ("linear",), "function": tuple(functions.FUNCTIONS)}
@@ -25,7 +26,7 @@ class Problem:
 
     task: str
     data: data.Dataset
-    model: model.Model
+    model: Model
     batch_size: int = 128
     steps: int | None = None
     examples: int = 0
@@ -76,7 +77,7 @@ def make(
     return Problem(task, data.teacher_regression(), mlp.mlp(10, hidden or 20, hidden or 30, 1, dropout=dropout))
 
 
-def networks(hidden: int | None = None, dropout: float = 0.0) -> dict[str, model.Model]:
+def networks(hidden: int | None = None, dropout: float = 0.0) -> dict[str, Model]:
     """The models of MNIST, by their kind; arguments as of `make`."""
     return {
         "mlp": mlp.mlp(784, hidden or 32, hidden or 32, 10, dropout=dropout),

@@ -10,6 +10,7 @@ import torch
 
 from experiments.common import ambient
 from experiments.tasks import model, problems
+from experiments.tasks.model import Forward, Model
 from experiments.tasks.problems import Problem
 from experiments.training import cuda_graph, optimizers, schedules
 from optim.base import RuleOptimizer
@@ -36,7 +37,7 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
 
 
-def lane_bytes(model: model.Model, batch_size: int) -> int:
+def lane_bytes(model: Model, batch_size: int) -> int:
     """Memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
 
     Two states are counted: no optimizer but amsgrad, with three, has more.
@@ -44,7 +45,7 @@ def lane_bytes(model: model.Model, batch_size: int) -> int:
     return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
 
 
-def largest_block(model: model.Model, batch_size: int) -> int:
+def largest_block(model: Model, batch_size: int) -> int:
     """The largest tensor that a step makes for a lane, bytes: a gradient or an activation."""
     with torch.device("meta"):
         largest = max(p.numel() for p in model.build().parameters())
@@ -82,7 +83,7 @@ def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.fl
     return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
 
 
-def masks_of(model: model.Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
+def masks_of(model: Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
     """Masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer, if there is any."""
     return [torch.stack(layer) for layer in zip(*(model.masks(seed, step, batch_size) for seed in seeds), strict=True)]
 
@@ -100,7 +101,7 @@ def step_(
     y: torch.Tensor,
     masks: Sequence[torch.Tensor] = (),
     *,
-    forward: model.Forward,
+    forward: Forward,
     accumulate: int = 1,
 ) -> torch.Tensor:
     """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.
