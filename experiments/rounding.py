@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         vars(args).update(checked(vars(args), {"lr": POSITIVE, "steps": whole(1), "seeds": whole(1, 10**4)}))
         args.out = files.check_folder(args.out)
-        problem = problems.make("mnist", "mlp", None, args.data_dir, 100.0)
+        problem = problems.make("mnist", "mlp", data_dir=args.data_dir)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2

@@ -6,77 +6,34 @@ python -m experiments.sweep regression --model linear --condition-number 1e4 --l
 """
 
 import errno
-import os
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import torch
 
 from experiments import confirmation, options
 from experiments.common import ambient
 from experiments.common.errors import DataError, OptionError
 from experiments.common.interrupts import Terminated
 from experiments.reports import aggregation, comparison, markdown, writer
-from experiments.sweeps import arguments, cost, results
+from experiments.sweeps import cost, results, runner
+from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.dry_run import describe, estimate_seconds
 from experiments.sweeps.plan import Plan, make_plan
 from experiments.sweeps.results import Sweep
-from experiments.sweeps.runner import opened, run
-from experiments.sweeps.space import Range
 from experiments.training import reference, targets
-from experiments.training.axes import AXES
 from kernels.commands import command
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-Values = float | str | Iterable[float | str] | Range
-OfAxis = Values | Mapping[str, Values] | None
 
 
-@ambient.pinned()
-@arguments.normalised
-def sweep(
-    task: str = "mnist",
-    *,
-    model: str | None = None,
-    optimizer: str | type | Iterable[str | type] = "adam",
-    lr: OfAxis = None,
-    beta1: OfAxis = None,
-    beta2: OfAxis = None,
-    eps: OfAxis = None,
-    weight_decay: OfAxis = None,
-    momentum: OfAxis = None,
-    sample: str | None = None,
-    seeds: int = 1,
-    epochs: float | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    schedule: str = "constant",
-    warmup: int = 0,
-    dropout: float = 0.0,
-    hidden: int | None = None,
-    condition_number: float = 100.0,
-    evaluations: int = 8,
-    data_dir: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "auto",
-    out: str | os.PathLike[str] | None = None,
-    fresh: bool = False,
-    engine: str = "local",
-    ray_address: str | None = None,
-    checkpoint_every: float = 20.0,
-    compare_alone: bool = False,
-    target: str | float | None = None,
-    confirm: int | None = None,
-    progress: bool = True,
-) -> Sweep:
+def sweep(task: str = "mnist", **options) -> Sweep:
     """Train every combination of the hyperparameters, with every seed, as lanes of populations.
 
     With a folder, runs that it has are not trained again, and whatever ends the process, the same call goes on from
     what was written last, to the same bits as without the interruption (columns of seconds excepted).
 
-    Args:
+    Args, those of `SweepConfig`:
         task, model: in `problems.TASKS`; the first model of a task is its default.
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
@@ -110,43 +67,32 @@ def sweep(
     Returns: runs and curves as DataFrames, and provenance; see `results.Sweep`. Diverged runs are among them.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
     """
-    folder = None if out is None else Path(out)
-    plan = make_plan(
-        task,
-        model=model,
-        optimizer=optimizer,
-        axes=dict(zip(AXES, (lr, beta1, beta2, eps, weight_decay, momentum), strict=True)),
-        sample=sample,
-        seeds=seeds,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        schedule=schedule,
-        warmup=warmup,
-        dropout=dropout,
-        hidden=hidden,
-        condition_number=condition_number,
-        evaluations=evaluations,
-        data_dir=data_dir,
-        device=device,
-        out=folder,
-        engine=engine,
-    )
-    check(plan, compare_alone, target, confirm)
+    return run(SweepConfig(task=task, **options))
+
+
+# Editors and notebooks show every argument.
+_task, *_options = inspect.signature(SweepConfig).parameters.values()
+sweep.__signature__ = inspect.Signature(
+    [_task.replace(kind=_task.POSITIONAL_OR_KEYWORD), *_options], return_annotation=Sweep
+)
+
+
+@ambient.pinned()
+def run(config: SweepConfig) -> Sweep:
+    """What `sweep` does."""
+    plan, folder = make_plan(config), config.out
+    check(plan)
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
-    how = {"engine": engine, "ray_address": ray_address, "checkpoint_every": checkpoint_every}
-    how |= {"progress": progress and sys.stderr is not None}
-    with opened(plan, folder, fresh):
-        result = run(plan, folder, **how)
-        result.provenance["target"] = target
-        if confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, confirm)):
+    with runner.opened(plan, folder, config.fresh):
+        result = runner.run(plan, folder)
+        result.provenance["target"] = config.target
+        if config.confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, config.confirm)):
             confirmed = folder and folder / results.CONFIRMED
-            with opened(again, confirmed, fresh):
-                result.provenance["confirmed"] = confirmation.record(run(again, confirmed, **how).runs)
+            with runner.opened(again, confirmed, config.fresh):
+                result.provenance["confirmed"] = confirmation.record(runner.run(again, confirmed).runs)
         try:
-            if compare_alone:
+            if config.compare_alone:
                 result.provenance["one_after_the_other"] = time_alone(plan)
             if folder is not None:
                 results.write_provenance(folder, result.provenance)
@@ -154,19 +100,21 @@ def sweep(
         except KeyboardInterrupt:
             if folder is None:
                 raise
-            raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {out} draws them") from None
+            raise KeyboardInterrupt(
+                f"the runs are complete, python -m experiments.report {folder} draws them"
+            ) from None
     return result
 
 
-def check(plan: Plan, compare_alone: bool, target: str | float | None, confirm: int | None) -> None:
-    """Raise OptionError if what is to be done with a plan's results cannot be done; arguments as of `sweep`."""
-    for name in plan.n_runs if compare_alone else ():
+def check(plan: Plan) -> None:
+    """Raise OptionError if what is to be done with a plan's results cannot be done."""
+    for name in plan.n_runs if plan.config.compare_alone else ():
         reference.class_of(name)
-    if target is not None:
-        targets.parse(target, plan.problem.classifies)
-    if confirm is not None:
+    if plan.config.target is not None:
+        targets.parse(plan.config.target, plan.problem.classifies)
+    if plan.config.confirm is not None:
         points = min(plan.steps, plan.identity["evaluations"]) + 1
-        cost.check_room(None, len(plan.n_runs) * confirm, points, "--confirm")
+        cost.check_room(None, len(plan.n_runs) * plan.config.confirm, points, "--confirm")
 
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
@@ -232,24 +180,19 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
 def main(argv: list[str] | None = None) -> int:
     cli = options.parser()
     args = vars(cli.parse_args(argv))
-    out, dry_run = args.pop("out"), args.pop("dry_run")
+    dry_run, out = args.pop("dry_run"), None
     try:
-        args = arguments.checked(args, arguments.KINDS)
-        out = arguments.checked({"out": out}, arguments.KINDS)["out"]
+        config = SweepConfig(**args)
         if dry_run:
-            later = {name: args.pop(name) for name in ("compare_alone", "target", "confirm")}
-            fresh = args.pop("fresh")
-            for name in ("ray_address", "checkpoint_every"):
-                del args[name]
-            plan = make_plan(axes={axis: args.pop(axis) for axis in AXES}, out=out, **args)
-            check(plan, **later)
-            if out is not None:
-                results.check_out(out, plan.identity, fresh)
+            plan = make_plan(config)
+            check(plan)
+            if config.out is not None:
+                results.check_out(config.out, plan.identity, config.fresh)
             print(describe(plan, estimate_seconds(plan)))
             return 0
-        if out is None:
+        if (out := config.out) is None:
             raise OptionError("--out needs a folder for the results, for example --out results/first")
-        result = sweep(**args, out=out)
+        result = run(config)
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2

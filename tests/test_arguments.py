@@ -1,5 +1,6 @@
 """Whatever `sweep` is given is taken with its obvious meaning, or refused in one sentence before it trains."""
 
+import dataclasses
 import itertools
 import math
 from decimal import Decimal
@@ -17,29 +18,18 @@ import optim
 from experiments import sweep
 from experiments.common import values
 from experiments.common.errors import DataError, OptionError
-from experiments.sweeps import arguments, plan, space
+from experiments.sweeps import plan, space
+from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
 from experiments.training import targets
-from experiments.training.axes import AXES
 
 
 def planned(**options) -> plan.Plan:
     """The plan of a sweep of one small run, checked as `sweep` does."""
-    found = arguments.checked({"task": "regression", "steps": 5, **options}, arguments.KINDS)
-    given = {"epochs": None, "steps": None, **found}
-    checks = {name: given.pop(name, default) for name, default in CHECKS.items()}
-    for name in ("fresh", "ray_address", "checkpoint_every", "progress"):
-        given.pop(name, None)
-    axes = {axis: given.pop(axis) for axis in AXES if axis in given}
-    made = plan.make_plan(**{**PLAN, **given}, axes=axes)
-    sweep.check(made, **checks)
+    made = plan.make_plan(SweepConfig(**{"task": "regression", "steps": 5, "device": "cpu", **options}))
+    sweep.check(made)
     return made
 
-
-CHECKS = {"compare_alone": False, "target": None, "confirm": None}
-PLAN = {"model": None, "optimizer": "adam", "seeds": 1, "batch_size": None, "accumulate": 1, "schedule": "constant"}
-PLAN |= {"warmup": 0, "dropout": 0.0, "hidden": None, "condition_number": 100.0, "evaluations": 8, "data_dir": None}
-PLAN |= {"device": "cpu"}
 
 TAKEN = {
     "seeds": (2, ["2", 2.0, np.int64(2), np.array(2), torch.tensor(2), Fraction(2), Decimal(2), "2e0"]),
@@ -78,7 +68,7 @@ REFUSED = {
 def test_values_of_a_near_type_are_taken(name):
     meant, given = TAKEN[name]
     for one in given:
-        found = arguments.checked({name: one}, arguments.KINDS)[name]
+        found = getattr(SweepConfig(**{name: one}), name)
         assert found == meant, one
         assert type(found) is type(meant), one
 
@@ -138,7 +128,7 @@ NEAR = st.one_of(
     st.builds(np.array, st.floats() | st.integers(-5, 5)), st.builds(torch.tensor, st.floats() | st.integers(-5, 5)),
     st.builds(pd.Series, st.lists(st.floats(), max_size=2), dtype=st.just(float)),
 )  # fmt: skip
-ARGUMENTS = sorted({*arguments.KINDS, *AXES})
+ARGUMENTS = sorted(field.name for field in dataclasses.fields(SweepConfig))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

@@ -21,6 +21,7 @@ import torch
 from experiments import sweep
 from experiments.common.errors import OptionError
 from experiments.sweeps import checkpoints, chunks, cost, plan, ray_runner, reading, results, run_keys
+from experiments.sweeps.config import SweepConfig
 from experiments.training import population
 from tests.conftest import spy_on_training
 
@@ -167,17 +168,14 @@ def test_a_damaged_checkpoint_is_named_and_its_chunk_starts_over(tmp_path, monke
 
 def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
     def keys(**options) -> list[str]:
-        arguments = dict.fromkeys(("model", "epochs", "hidden", "data_dir"))
-        arguments |= {"optimizer": "adam", "seeds": 1, "steps": 5, "batch_size": 64, "accumulate": 1, "warmup": 0}
-        arguments |= {"schedule": "constant", "dropout": 0.0, "condition_number": 9.0, "evaluations": 2}
-        arguments |= {"task": "regression", "axes": {}, "device": "cpu"}
-        return run_keys.keys(plan.make_plan(**{**arguments, **options}))
+        asked = {"task": "regression", "steps": 5, "batch_size": 64, "evaluations": 2, "device": "cpu"}
+        return run_keys.keys(plan.make_plan(SweepConfig(**{**asked, **options})))
 
     (key,) = keys()
     assert keys() == [key]
-    assert key in keys(axes={"lr": [1e-3, 1e-2], "beta1": [0.0, 0.9]}, seeds=3, optimizer=["sgd", "adam"])
+    assert key in keys(lr=[1e-3, 1e-2], beta1=[0.0, 0.9], seeds=3, optimizer=["sgd", "adam"])
     others = [{"steps": 6}, {"batch_size": 32}, {"schedule": "cosine"}, {"dropout": 0.1}, {"hidden": 9}]
-    others += [{"axes": {"eps": 1e-7}}, {"optimizer": "adamw"}, {"evaluations": 3}, {"optimizer": "lion"}]
+    others += [{"eps": 1e-7}, {"optimizer": "adamw"}, {"evaluations": 3}, {"optimizer": "lion"}]
     others += [{"model": "linear"}, {"model": "linear", "condition_number": 10.0}]
     found = [keys(**other)[0] for other in others]
     assert len({key, *found}) == 1 + len(others)

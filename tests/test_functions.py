@@ -78,7 +78,7 @@ def test_counter_example_keeps_its_order_and_its_bounds():
 @pytest.mark.slow
 def test_noisy_quadratic_has_its_floor_and_sgds_stationary_loss_above_it():
     """1/2 noise^2 tr Q, at w = 0; SGD settles 1/2 sum lr q^2 (noise^2 / batch) / (2 - lr q) above it."""
-    dataset, model, _, _ = functions.noisy_quadratic(n=20, noise=0.7)
+    dataset, model = functions.noisy_quadratic(n=20, noise=0.7)
     eigenvalues = 1 / np.arange(1, 21)
     floor = 0.5 * 0.7**2 * eigenvalues.sum()
     output = model.forward([torch.zeros(1, 20, dtype=torch.float64)], dataset.x_train.double().unsqueeze(0))

@@ -142,11 +142,12 @@ def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> probl
     """
     if data_dir is not None or download or data.mnist_is_here():
         try:
-            return problems.make("mnist", kind, hidden, data_dir)
+            return problems.make("mnist", kind, hidden=hidden, data_dir=data_dir)
         except errors.DataError:
             if data_dir is not None:
                 raise
-    return problems.Problem("mnist", noise(), problems.networks(hidden)[kind])
+    _, task, options = problems.check("mnist", kind, hidden=hidden)
+    return problems.Problem("mnist", noise(), task.model(options))
 
 
 def compare(

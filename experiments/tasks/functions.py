@@ -5,6 +5,7 @@ problems as they train any other.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from torch import nn
 from experiments.tasks.data import Dataset
 from experiments.tasks.model import Model
 
+PERIOD = 101
+"""Of the counter-example."""
 Value = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -75,7 +78,7 @@ def noisy_quadratic(n: int = 20, noise: float = 1.0, n_train: int = 8192, seed: 
     half *= noise / half.square().mean(0).sqrt()
     source = f"generated: eigenvalues 1/i, noise {noise:g}, seed {seed}"
     examples = dataset("noisy quadratic", source, torch.cat([half, -half]), torch.zeros(1, n))
-    return examples, quadratic(torch.diag(1 / torch.arange(1, n + 1)), f"noisy quadratic {n}"), 32, 2000
+    return examples, quadratic(torch.diag(1 / torch.arange(1, n + 1)), f"noisy quadratic {n}")
 
 
 def blocks(name: str, *eigenvalues: tuple[float, ...]):
@@ -89,7 +92,7 @@ def blocks(name: str, *eigenvalues: tuple[float, ...]):
     parts = [r @ torch.diag(torch.tensor(e).double()) @ r.T for r, e in zip(rotations, eigenvalues, strict=True)]
     point = torch.zeros(1, sum(map(len, eigenvalues)))
     examples = dataset(f"{name} quadratic", f"generated: blocks {eigenvalues}", point, point)
-    return examples, quadratic(torch.block_diag(*parts), name), 1, 1000
+    return examples, quadratic(torch.block_diag(*parts), name)
 
 
 def rosenbrock():
@@ -101,10 +104,10 @@ def rosenbrock():
 
     point = torch.zeros(1, 1)
     examples = dataset("Rosenbrock", "its definition", point, point)
-    return examples, model("rosenbrock", lambda: 4 * torch.rand(2) - 2, value), 1, 5000
+    return examples, model("rosenbrock", lambda: 4 * torch.rand(2) - 2, value)
 
 
-def counter_example(period: int = 101):
+def counter_example(period: int = PERIOD):
     """f_t(w) = 1010 w in every 101st step, from the first, and -10 w in the others, w in [-1, 1]: best at -1.
 
     Adam with betas (0.9, 0.99) and lr 0.5 / sqrt(t) goes to 1, the worst point. AMSGrad goes to -1. Evaluation is the
@@ -115,14 +118,21 @@ def counter_example(period: int = 101):
     options = {"loss_floor": -10 / period, "in_order": True}
     examples = dataset("AMSGrad's counter-example", f"its definition, period {period}", slopes, slopes, **options)
     point = model("counter-example", lambda: torch.full((1,), 0.5), lambda w, x: (w * x).sum(-1), bound=1.0)
-    return examples, point, 1, 100 * period
+    return examples, point
+
+
+class Function(NamedTuple):
+    """A function as data and a model, and what suits a run where nothing else is asked for."""
+
+    make: Callable[[], tuple[Dataset, Model]]
+    batch_size: int
+    steps: int
 
 
 FUNCTIONS = {
-    "noisy-quadratic": noisy_quadratic,
-    "heterogeneous": lambda: blocks("heterogeneous", (1, 2, 3), (99, 100, 101), (4998, 4999, 5000)),
-    "homogeneous": lambda: blocks("homogeneous", (1, 99, 4998), (2, 100, 4999), (3, 101, 5000)),
-    "rosenbrock": rosenbrock,
-    "counter-example": counter_example,
+    "noisy-quadratic": Function(noisy_quadratic, 32, 2000),
+    "heterogeneous": Function(lambda: blocks("heterogeneous", (1, 2, 3), (99, 100, 101), (4998, 4999, 5000)), 1, 1000),
+    "homogeneous": Function(lambda: blocks("homogeneous", (1, 99, 4998), (2, 100, 4999), (3, 101, 5000)), 1, 1000),
+    "rosenbrock": Function(rosenbrock, 1, 5000),
+    "counter-example": Function(counter_example, 1, 100 * PERIOD),
 }
-"""Data, model, batch size and length of a run of each, the latter two where nothing else is asked for."""

@@ -1,6 +1,9 @@
 """What is trained on what: a data set, a model and a loss."""
 
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +12,6 @@ from experiments.common import ambient, values
 from experiments.common.errors import OptionError
 from experiments.tasks import cnn, data, functions, gru, mlp
 from experiments.tasks.model import Model
-
-TASKS = {"mnist": ("mlp", "logistic", "cnn", "gru"), "regression": ("mlp", "linear")}
-TASKS |= {"heavy-tailed": ("linear",), "function": tuple(functions.FUNCTIONS)}
-"""Tasks and the models that each can train; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -44,65 +43,6 @@ class Problem:
         return "excess evaluation MSE" if self.data.loss_floor else "evaluation loss (MSE)"
 
 
-@ambient.pinned()
-def make(
-    task: str,
-    model: str | None = None,
-    hidden: int | None = None,
-    data_dir=None,
-    condition_number: float = 100.0,
-    dropout: float = 0.0,
-) -> Problem:
-    """Load or generate the data of a task and choose its model.
-
-    Args:
-        task, model: see `TASKS`; None takes the task's first model.
-        hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
-            source article's 20 and 30 on regression.
-        condition_number: of the linear least squares problem.
-        dropout: probability with which an mlp's hidden activations are dropped in training.
-    Raises: OptionError, data.DataError.
-    """
-    kind = check_model(task, model, hidden, dropout)
-    if task == "mnist":
-        return Problem(task, data.mnist(data_dir), networks(hidden, dropout)[kind], examples=60_000)
-    if task == "function":
-        return Problem(task, *functions.FUNCTIONS[kind]())
-    if task == "heavy-tailed":
-        dataset = data.heavy_tailed()
-        widths = dataset.x_train.shape[1], int(dataset.y_train.max()) + 1
-        return Problem(task, dataset, mlp.mlp(*widths, name="linear"), len(dataset.x_train), 300)
-    if kind == "linear":
-        return Problem(task, data.least_squares(condition_number), mlp.mlp(10, 1, name="linear"))
-    return Problem(task, data.teacher_regression(), mlp.mlp(10, hidden or 20, hidden or 30, 1, dropout=dropout))
-
-
-def networks(hidden: int | None = None, dropout: float = 0.0) -> dict[str, Model]:
-    """The models of MNIST, by their kind; arguments as of `make`."""
-    return {
-        "mlp": mlp.mlp(784, hidden or 32, hidden or 32, 10, dropout=dropout),
-        "logistic": mlp.mlp(784, 10, name="logistic"),
-        "cnn": cnn.cnn(),
-        "gru": gru.gru(hidden or 32),
-    }
-
-
-def check_model(task: str, model: str | None, hidden: int | None, dropout: float = 0.0) -> str:
-    """The model's kind. Raises: OptionError if the task is unknown, or cannot train such a model."""
-    if task not in TASKS:
-        raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {values.shown(task)}")
-    kind = model or TASKS[task][0]
-    if kind not in TASKS[task]:
-        raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {values.shown(kind)}")
-    if hidden is not None and (hidden < 1 or kind not in ("mlp", "gru")):
-        raise OptionError(
-            f"--hidden accepts a width of at least 1 and goes with --model mlp or gru, not {hidden} with {kind}"
-        )
-    if not 0 <= dropout < 1 or (dropout and kind != "mlp"):
-        raise OptionError(f"--dropout accepts numbers in [0, 1) and goes with --model mlp, not {dropout:g} with {kind}")
-    return kind
-
-
 def losses(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean loss of each lane, `[lanes]`: cross-entropy for integer targets, mean squared error for floats.
 
@@ -130,3 +70,122 @@ def per_lane(target: torch.Tensor, lanes: int) -> torch.Tensor:
     if len(target) == 1:
         return target.expand(lanes, *target.shape[1:])
     return target.repeat_interleave(lanes // len(target), dim=0)
+
+
+class Options(NamedTuple):
+    """What one may choose of a problem beside its task and model; see `make`."""
+
+    hidden: int | None = None
+    dropout: float = 0.0
+    data_dir: str | os.PathLike[str] | None = None
+    condition_number: float | None = None
+
+
+class Task(NamedTuple):
+    """A task with one of its models.
+
+    Attributes:
+        data, model: make them from what was chosen.
+        takes: the options that the model, or its data, has.
+        defaults: arguments of `Problem`: what suits a run.
+    """
+
+    data: Callable[[Options], data.Dataset]
+    model: Callable[[Options], Model]
+    takes: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = {}
+
+
+def mnist(model: Callable[[Options], Model], *takes: str) -> Task:
+    return Task(lambda chosen: data.mnist(chosen.data_dir), model, takes, {"examples": 60_000})
+
+
+def function(name: str) -> Task:
+    made = functions.FUNCTIONS[name]
+    return Task(
+        lambda _: made.make()[0], lambda _: made.make()[1], (), {"batch_size": made.batch_size, "steps": made.steps}
+    )
+
+
+def pair(chosen: Options, first: int, second: int) -> tuple[int, int]:
+    """The widths of an mlp's hidden layers, those where nothing else was chosen."""
+    return chosen.hidden or first, chosen.hidden or second
+
+
+TASKS: dict[str, dict[str, Task]] = {
+    "mnist": {
+        "mlp": mnist(
+            lambda chosen: mlp.mlp(784, *pair(chosen, 32, 32), 10, dropout=chosen.dropout), "hidden", "dropout"
+        ),
+        "logistic": mnist(lambda _: mlp.mlp(784, 10, name="logistic")),
+        "cnn": mnist(lambda _: cnn.cnn()),
+        "gru": mnist(lambda chosen: gru.gru(chosen.hidden or 32), "hidden"),
+    },
+    "regression": {
+        # The source article's network.
+        "mlp": Task(
+            lambda _: data.teacher_regression(),
+            lambda chosen: mlp.mlp(10, *pair(chosen, 20, 30), 1, dropout=chosen.dropout),
+            ("hidden", "dropout"),
+        ),
+        "linear": Task(
+            lambda chosen: data.least_squares(chosen.condition_number or 100.0),
+            lambda _: mlp.mlp(10, 1, name="linear"),
+            ("condition_number",),
+        ),
+    },
+    "heavy-tailed": {
+        "linear": Task(
+            lambda _: data.heavy_tailed(),
+            lambda _: mlp.mlp(128, 32, name="linear"),
+            (),
+            # The whole data set is a batch.
+            {"batch_size": 1038, "steps": 300},
+        )
+    },
+    "function": {name: function(name) for name in functions.FUNCTIONS},
+}
+"""What can be trained: tasks, and the models of each, the first of which is its default."""
+LIMITS = {
+    "hidden": ("a width of at least 1", lambda given: given is None or given >= 1),
+    "dropout": ("numbers in [0, 1)", lambda given: 0 <= given < 1),
+    "condition_number": (f"numbers from 1 to {data.MAX_CONDITION_NUMBER:g}", lambda given: True),
+}
+"""What options of models accept."""
+
+
+def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Options]:
+    """Return the model's name and how it is made. Raises: OptionError if the task does not know it, or it an option."""
+    if task not in TASKS:
+        raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {values.shown(task)}")
+    name, chosen = model or next(iter(TASKS[task])), Options(**options)
+    if name not in TASKS[task]:
+        raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {values.shown(name)}")
+    for option, (accepts, fits) in LIMITS.items():
+        given, taken = getattr(chosen, option), option in TASKS[task][name].takes
+        if not fits(given) or (given and not taken):
+            having = dict.fromkeys(
+                kind for kinds in TASKS.values() for kind, one in kinds.items() if option in one.takes
+            )
+            raise OptionError(
+                f"{values.option(option)} accepts {accepts} and goes with --model {' or '.join(having)}, "
+                f"not {given:g} with {name}"
+            )
+    return name, TASKS[task][name], chosen
+
+
+@ambient.pinned()
+def make(task: str, model: str | None = None, **options) -> Problem:
+    """Load or generate the data of a task and choose its model.
+
+    Args:
+        task, model: see `TASKS`; None takes the task's first model.
+        hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
+            source article's 20 and 30 on regression.
+        dropout: probability with which an mlp's hidden activations are dropped in training.
+        data_dir: folder of the MNIST files; see `data.mnist`.
+        condition_number: of the linear least squares problem; 100 by default.
+    Raises: OptionError, DataError.
+    """
+    _, chosen, options_ = check(task, model, **options)
+    return Problem(task, chosen.data(options_), chosen.model(options_), **chosen.defaults)

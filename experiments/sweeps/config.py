@@ -1,0 +1,162 @@
+"""Everything that can be asked of a sweep: each option once, with its default, what it accepts, and its help."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from experiments.common import devices
+from experiments.common.devices import DEVICES
+from experiments.common.values import FLAG, FOLDER, POSITIVE, Kind, option, optional, real, taken, whole, word
+from experiments.sweeps import space
+from experiments.sweeps.space import Range
+from experiments.tasks import problems
+from experiments.tasks.data import MAX_CONDITION_NUMBER
+from experiments.training import optimizers, targets
+from experiments.training.axes import AXES
+from experiments.training.schedules import SCHEDULES
+
+ENGINES = ("local", "ray")
+MODELS = "; ".join(f"{task}: {' or '.join(models)}" for task, models in problems.TASKS.items())
+Values = float | str | Iterable[float | str] | Range
+OfAxis = Values | Mapping[str, Values] | None
+
+
+def asked(default: Any, kind: Kind | None, help: str | None, metavar: str | None = None) -> Any:
+    """A field of `SweepConfig`: what it accepts, and how --help shows it; without help it is for Python alone."""
+    return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar})
+
+
+def axis(name: str) -> Any:
+    return asked(None, None, space.ACCEPTED[name], "V")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """What a sweep was asked for: the arguments of `sweep`, which says what each means, with the values that are meant.
+
+    Words as on the command line and near types, such as tensors without dimensions, become these values.
+    Raises: OptionError, a sentence that names the option and what it accepts.
+    """
+
+    task: str = asked("mnist", word(f"one of {', '.join(problems.TASKS)}"), "what is trained")
+    lr: OfAxis = axis("lr")
+    beta1: OfAxis = axis("beta1")
+    beta2: OfAxis = axis("beta2")
+    eps: OfAxis = axis("eps")
+    weight_decay: OfAxis = axis("weight_decay")
+    momentum: OfAxis = axis("momentum")
+    optimizer: str | type | Iterable[str | type] = asked(
+        "adam",
+        Kind(f"one or several of {optimizers.ACCEPTED}", optimizers.names_of),
+        f"one or several of {optimizers.ACCEPTED} (default adam)",
+        "O",
+    )
+    sample: str | None = asked(
+        None,
+        optional(word(space.SAMPLE_ACCEPTED)),
+        f"{space.SAMPLE_ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination",
+        "S",
+    )
+    model: str | None = asked(
+        None,
+        optional(word("the name of a model, such as mlp")),
+        f"{MODELS} (default: the first)",
+    )
+    hidden: int | None = asked(
+        None,
+        optional(whole(1, what="a width of at least 1")),
+        "width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
+        "H",
+    )
+    condition_number: float | None = asked(
+        None,
+        optional(real(f"numbers from 1 to {MAX_CONDITION_NUMBER:g}", lambda value: 1 <= value <= MAX_CONDITION_NUMBER)),
+        "of regression's linear model (default 100)",
+        "C",
+    )
+    seeds: int = asked(1, whole(1), "runs of each configuration, seeds 0 to N-1 (default 1)", "N")
+    epochs: float | None = asked(
+        None,
+        optional(POSITIVE),
+        "length of a run (default 1, or what suits the task; of fewer digits than MNIST's as many steps)",
+        "E",
+    )
+    steps: int | None = asked(None, optional(whole(1)), "length of a run, instead of --epochs", "S")
+    batch_size: int | None = asked(
+        None, optional(whole(1)), "examples a batch (default 128, or what suits the task)", "B"
+    )
+    accumulate: int = asked(1, whole(1), "batches of a step, whose gradient is the mean over them (default 1)", "N")
+    schedule: str = asked(
+        "constant", word(", ".join(SCHEDULES)), f"of lr: {', '.join(SCHEDULES)} (default constant)", "S"
+    )
+    warmup: int = asked(0, whole(0), "in which lr rises to where the schedule starts (default 0)", "STEPS")
+    dropout: float = asked(0.0, real("numbers in [0, 1)"), "of an mlp's hidden activations (default 0)", "P")
+    evaluations: int = asked(8, whole(1), "evaluations of a run after its start (default 8)", "N")
+    data_dir: str | os.PathLike[str] | None = asked(
+        None,
+        optional(FOLDER),
+        "folder with the four IDX files of MNIST (default: MNIST_DIR, cache, download)",
+        "DIR",
+    )
+    device: str = asked("auto", Kind(DEVICES, devices.device_name), f"{DEVICES} (default auto)")
+    out: Path | None = asked(
+        None, optional(FOLDER), "folder for the results, for example results/first (needed unless --dry-run)", "DIR"
+    )
+    fresh: bool = asked(False, FLAG, "remove the results that the folder holds, and start over")
+    engine: str = asked("local", word(" or ".join(ENGINES)), "local or ray: where to train (default local)", "E")
+    ray_address: str | None = asked(
+        None,
+        optional(word("HOST:PORT of a Ray cluster")),
+        "of a Ray cluster (default: RAY_ADDRESS, else a cluster of this machine)",
+        "HOST:PORT",
+    )
+    checkpoint_every: float = asked(
+        20.0,
+        real("seconds from 0", lambda value: 0 <= value < math.inf),
+        "between two checkpoints of what is being trained (default 20)",
+        "SECONDS",
+    )
+    target: str | float | None = asked(
+        None,
+        optional(targets.TARGET),
+        f"{targets.ACCEPTED} to which the report counts steps (default: a loss it chooses)",
+        "T",
+    )
+    confirm: int | None = asked(
+        None, optional(whole(1)), "run the best configuration of each optimizer again on N fresh seeds", "N"
+    )
+    compare_alone: bool = asked(False, FLAG, "also say how long the runs would take one by one, from a sample")
+    progress: bool = asked(True, FLAG, None)
+
+    def __post_init__(self) -> None:
+        given = {one.name: (getattr(self, one.name), one.metadata["kind"]) for one in fields(self)}
+        for name, (value, kind) in given.items():
+            if kind:
+                object.__setattr__(self, name, taken(option(name), value, kind))
+        for name, values in self.axes.items():
+            object.__setattr__(self, name, of_optimizers(name, values, self.sample is not None))
+
+    @property
+    def of_problem(self) -> dict[str, Any]:
+        """What was asked of the task and the model, as arguments of `problems.make`."""
+        return {name: getattr(self, name) for name in ("hidden", "dropout", "data_dir", "condition_number")}
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The hyperparameters that were given: values, a `Range`, or a dictionary of such by optimizer."""
+        return {name: given for name in AXES if (given := getattr(self, name)) is not None}
+
+
+def of_optimizers(axis: str, given: Any, sampled: bool) -> Any:
+    """The values of an axis, or its range, or a dictionary of such by the names of optimizers. Raises: OptionError."""
+    found = space.taken(axis, given, sampled)
+    if not isinstance(found, dict):
+        return found
+    by = Kind("values by the names of optimizers", optimizers.names_or_classes)
+    owners = {owner: taken(option(axis), owner, by) for owner in found}
+    return {owner and optimizers.names_of(owners[owner])[0]: own for owner, own in found.items()}
