@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_a_folder_that_is_removed_while_a_sweep_works_is_one_sentence(tmp_path, 
     out, original = tmp_path / "out", population.train
 
     def removing(*arguments, **options):
-        sweep.results.shutil.rmtree(out)
+        shutil.rmtree(out)
         return original(*arguments, **options)
 
     monkeypatch.setattr(population, "train", removing)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import sweep
+from experiments import report, sweep
 from experiments.common import devices, errors
 from experiments.common.errors import OptionError
 from experiments.sweeps import plan
@@ -113,7 +113,7 @@ def test_command_line_compares_several_optimizers_and_one_of_the_users(tmp_path)
     assert all(f"| {name} |" in text for name in names)
     before = (out / "report.md").read_bytes()
     # Neither drawing again nor a second look at the folder needs the user's module.
-    assert sweep.report.main([str(out)]) == 0
+    assert report.main([str(out)]) == 0
     assert (out / "report.md").read_bytes() == before
 
 
@@ -339,5 +339,5 @@ def test_interrupting_the_drawing_says_that_the_runs_are_kept(tmp_path, capsys, 
     assert sweep.main(["regression", "--steps", "3", "--out", str(out)]) == 130
     assert f"the runs are complete, python -m experiments.report {out} draws them" in capsys.readouterr().err
     monkeypatch.undo()
-    assert sweep.report.main([str(out)]) == 0
+    assert report.main([str(out)]) == 0
     assert (out / "report.md").exists()

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, Sequ
 
 from experiments.tasks import mlp, problems
 from experiments.training import axes, population, reference, schedules
-from tests.test_population import CONFIGS, digits, gru, regression
+from tests.test_population import CONFIGS, digits, regression, small_gru
 
 
 def final(problem: problems.Problem, seeds=(0, 5), steps: int = 12, **options) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +29,7 @@ OPTIONS = [
     {"schedule": "rsqrt", "warmup": 2, "accumulate": 3},
 ]
 CASES = [(digits, options) for options in OPTIONS]
-CASES += [(gru, {"accumulate": 2}), (dropping, {}), (dropping, {"accumulate": 4})]
+CASES += [(small_gru, {"accumulate": 2}), (dropping, {}), (dropping, {"accumulate": 4})]
 
 
 @pytest.mark.parametrize(("make", "options"), CASES)
