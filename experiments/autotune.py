@@ -22,8 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.bench import preflight
-from experiments.common import figure_style, files, run_info
+from experiments.common import figure_style, files, preflight, run_info
 from experiments.common.errors import OptionError
 from experiments.common.interrupts import interrupts
 from experiments.common.progress import progress_bar

@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.bench import preflight
-from experiments.common import files, processes, run_info
+from experiments.common import files, preflight, processes, run_info
 from experiments.common.errors import OptionError
 from experiments.common.processes import ROOT, Outcome, Stage
 from experiments.common.tables import markdown_table

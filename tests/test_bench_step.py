@@ -12,10 +12,11 @@ import torch
 
 import optim
 from experiments import throughput
-from experiments.bench import contenders, gpu_timing, implementations, preflight, step_plan, step_report, step_time
+from experiments.bench import contenders, gpu_timing, implementations, step_plan, step_report, step_time
 from experiments.bench.implementations import IMPLEMENTATIONS, Case
 from experiments.bench.step_plan import FLOAT32, Group
 from experiments.bench.step_time import CASES
+from experiments.common import preflight
 from tests import pretended as gpus
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -109,7 +109,7 @@ def counts(script: str) -> dict:
     ],
 )
 def test_a_launch_finds_what_was_compiled_before_it(name, target, buffers, monkeypatch):
-    monkeypatch.setitem(CLEAN, "AMDGCN_USE_BUFFER_OPS", buffers)
+    monkeypatch.setitem(compiler.CLEAN, "AMDGCN_USE_BUFFER_OPS", buffers)
     launched, before = offline(FOUND.replace("TARGET", repr(name)), *target)
     assert launched == before
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from experiments import autotune, gpu, throughput
-from experiments.bench import preflight
-from experiments.common import processes
+from experiments.common import preflight, processes
 from experiments.common.processes import Stage
 from tests import conftest
 from tests.test_registry import H100

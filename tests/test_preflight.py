@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from experiments import autotune, gpu, sweep, throughput
-from experiments.bench import preflight
-from experiments.common import processes
+from experiments.common import preflight, processes
 from experiments.common.errors import OptionError
 from tests.test_registry import H100
 

@@ -44,6 +44,14 @@ def resolve_device(device: str, engine: str = "local") -> str:
     return device
 
 
+def check_kernels(device: str) -> None:
+    """Raise OptionError, one sentence, if Triton cannot run kernels on a GPU, as where there is no C compiler."""
+    if device.startswith("cuda"):
+        from experiments.common import preflight  # which imports Triton
+
+        preflight.check(device)
+
+
 def total_memory(device: str) -> float:
     """Bytes of memory that the device has, whether they are free or not; infinite where nothing says it."""
     if device.startswith("cuda"):

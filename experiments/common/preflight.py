@@ -18,7 +18,7 @@ from experiments.common import processes
 from experiments.common.errors import OptionError
 from experiments.common.processes import Outcome, Stage
 
-COMMAND = ["-c", "from experiments.bench import preflight; preflight.launch()"]
+COMMAND = ["-c", "from experiments.common import preflight; preflight.launch()"]
 LIMIT = 40.0
 REASONS = {
     r"Failed to find C compiler": "it needs a C compiler, and there is none: install gcc or clang, or set CC to one",
