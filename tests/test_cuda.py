@@ -134,16 +134,16 @@ def nvidia_smi(h100, monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(gpu_timing, "HUNG", [])
+    monkeypatch.setattr(gpu_info, "HUNG", [])
     return put
 
 
 def test_an_nvidia_smi_that_does_not_answer_is_asked_once(nvidia_smi, monkeypatch):
     asked = nvidia_smi("exec sleep 60")
-    monkeypatch.setattr(gpu_timing, "SMI_LIMIT", 0.5)
+    monkeypatch.setattr(gpu_info, "SMI_LIMIT", 0.5)
     assert [gpu_info.state("cuda") for _ in range(3)] == [{}] * 3
     assert len(asked()) == 1
-    (process,) = gpu_timing.HUNG
+    (process,) = gpu_info.HUNG
     assert process.wait(10) < 0
 
 

@@ -6,7 +6,6 @@ import subprocess
 
 import torch
 
-from experiments.bench.gpu_timing import HUNG, SMI_LIMIT
 from kernels.config import device_facts
 
 Device = torch.device | str
@@ -65,6 +64,11 @@ THROTTLE_REASONS = {
 """Bits of NVML's nvmlClocksEventReasons."""
 
 SMI_FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "driver_version")
+
+SMI_LIMIT = 5.0
+"""Seconds in which nvidia-smi answers, if it ever does."""
+HUNG: list[subprocess.Popen] = []
+"""The nvidia-smi that has not answered, for no other is asked then; a driver can hold it even after it was killed."""
 
 
 def datasheet_bandwidth(name: str) -> float | None:

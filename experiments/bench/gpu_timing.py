@@ -1,6 +1,5 @@
 """What it takes to measure on a GPU: events, graphs, a full queue, copies, and what state the GPU is in."""
 
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,11 +20,6 @@ CLOCK_HZ = 3e9
 """No GPU's clock is faster, so that a spin of so many cycles a second lasts at least a second."""
 LEAD = 2
 """How much longer than the host has needed so far the device spins."""
-
-SMI_LIMIT = 5.0
-"""Seconds in which nvidia-smi answers, if it ever does."""
-HUNG: list[subprocess.Popen] = []
-"""The nvidia-smi that has not answered, for no other is asked then; a driver can hold it even after it was killed."""
 
 
 def event_seconds(call: Callable[[], object], device: Device) -> float:
