@@ -35,13 +35,12 @@ from experiments.bench import (
 from experiments.bench.implementations import DEFAULT, IMPLEMENTATIONS
 from experiments.bench.timing import INTERVALS
 from experiments.common import figure_style, files, run_info
-from experiments.common.devices import resolve_device
+from experiments.common.devices import check_kernels, resolve_device
 from experiments.common.errors import DataError, OptionError
 from experiments.common.interrupts import interrupts
 from experiments.common.progress import progress_bar
 from experiments.common.tables import markdown_table
 from experiments.common.values import SECONDS, checked, optional, whole
-from experiments.sweeps.plan import check_kernels
 from kernels.commands import command
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
