@@ -183,7 +183,7 @@ def rows_class(n_elements: int, n_rows: int) -> str:
 
 
 class Choice(NamedTuple):
-    """A configuration, the rung of the ladder (`tuning`) that it comes from, why, and what was measured, if it was."""
+    """A configuration, the rung of the ladder (`lookup`) that it comes from, why, and what was measured, if it was."""
 
     config: Config
     rung: str

@@ -4,20 +4,14 @@ The list is an address table (`table`). Two launches make a step: a prologue of 
 in float64, and the traversal of all elements, in float32. `cpu` is its twin for CPU tensors.
 """
 
-import contextlib
-import functools
-import subprocess
-
 import torch
 import triton
 import triton.language as tl
 
-from kernels import registry, tuning
 from kernels import table as tables
-from kernels.config import Choice, Config, Work, default
+from kernels.config import Config, default
 from kernels.rounding import bfloat16_nearest, bfloat16_stochastic, noise, row_key
 from kernels.rule import Rule
-from kernels.table import Entry, Launch, Table
 
 CHUNK_SIZE = default().chunk_size
 PROLOGUE_BLOCK_SIZE = 128
@@ -243,102 +237,3 @@ def update_constants(
         "LOOP_STAGES": config.num_stages,
         "EVICTION": config.eviction,
     }
-
-
-def fits(config: Config, work: Work, n_states: int, device: torch.device) -> bool:
-    """Whether the blocks of a walk that are on their way have room in the device's shared memory."""
-    if config.num_stages == 1 or device.type != "cuda":
-        return True
-    p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
-    needed = config.num_stages * config.block_size * (p_bytes + grad_bytes + n_states * state_bytes)
-    return needed <= shared_bytes(device.index or 0)
-
-
-def shared_bytes(index: int) -> int:
-    """Shared memory that one program can have on a GPU."""
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-
-
-def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of the size that suits the device and the work; see `tuning`."""
-    device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
-    choice = tuning.choose(work, device)
-    if not fits(choice.config, work, len(rule.states), device):
-        choice = Choice(
-            tuning.default_of(device), "default", f"what is known for {work.key} needs more shared memory than there is"
-        )
-    table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
-    table.choice = choice
-    return table
-
-
-def check_code(compiled, choice: Choice) -> None:
-    """Warn, once, if a configuration was measured with other machine code than this Triton makes of it."""
-    from kernels import codegen  # which compiles this module's kernel
-
-    entry = choice.entry or {}
-    try:
-        same = codegen.facts(compiled.asm)["digest"] == entry.get("machine_code")
-    except (OSError, subprocess.SubprocessError):  # Triton came without its tools
-        same = False
-    if not same:
-        registry.warn_once(
-            f"A launch configuration was measured with Triton {entry.get('triton', 'of an unknown version')}, and "
-            f"Triton {triton.__version__} compiles it to other machine code: it is used, and "
-            "`python -m experiments.autotune tune` measures anew"
-        )
-
-
-@functools.cache
-def constant(value: float, device: torch.device) -> torch.Tensor:
-    """A float32 number on the device, where kernels can read it."""
-    return torch.tensor(value, dtype=torch.float32, device=device)
-
-
-def launcher(table: Table) -> Launch:
-    """See `table.Launch`. Two launches on the current stream, no synchronisation.
-
-    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once for
-    each configuration that was chosen.
-    """
-    rule, device = table.rule, table.rows.device
-    n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed
-    one, zero = constant(1.0, device), constant(0.0, device)
-    first_constants = prologue_constants(rule)
-    config = table.choice.config if table.choice else tuning.default_of(device)
-    table.check_config(config)
-    dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    constants = update_constants(rule, *dtypes, seed is not None, config)
-    measured = table.choice.entry if table.choice else None
-    unchecked = measured is not None and measured.get("triton") != triton.__version__ and device.type == "cuda"
-
-    def launch(grads, grad_scale, found_inf) -> None:
-        nonlocal unchecked
-        table.point_at(grads)
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            prologue_kernel[(triton.cdiv(n_rows, PROLOGUE_BLOCK_SIZE),)](
-                table.rows,
-                table.hyper,
-                table.coefficients,
-                table.keys,
-                one if grad_scale is None else grad_scale,
-                zero if found_inf is None else found_inf,
-                n_rows,
-                seed or 0,
-                **first_constants,
-            )
-            if n_chunks > 0:
-                compiled = multi_tensor_kernel[(n_chunks,)](
-                    table.rows,
-                    table.chunk_row,
-                    table.chunk_index,
-                    table.coefficients,
-                    table.keys,
-                    **constants,
-                    num_warps=config.num_warps,
-                )
-                if unchecked:
-                    unchecked = False
-                    check_code(compiled, table.choice)
-
-    return launch

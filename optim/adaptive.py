@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
-from optim import parts
+from optim import launches
 from optim.arguments import Value, check, check_non_negative, options
 from optim.base import RuleOptimizer
 
@@ -41,7 +41,7 @@ class Adagrad(RuleOptimizer):
     ):
         super().__init__(params, options(locals()), **own)
         # As torch's, which has its states from the start.
-        parts.make_states(self)
+        launches.make_states(self)
 
     def share_memory(self) -> None:
         """Move the states to memory that other processes can share, in place."""

@@ -12,7 +12,7 @@ from kernels.occupancy import LIMITS
 from optim import memory
 from optim.arguments import accepted
 
-BACKENDS = {"triton": "kernels.multi_tensor", "cpu": "kernels.cpu", "eager": "kernels.eager"}
+BACKENDS = {"triton": "kernels.launch", "cpu": "kernels.cpu", "eager": "kernels.eager"}
 COMPILED = "compiled:"
 """Begins the names of those that simulate what Triton compiles for a GPU, as in compiled:sm_90."""
 

@@ -7,7 +7,7 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import checks, dispatched, lanes, memory, parts, saved, watch
+from optim import checks, dispatched, lanes, launches, memory, saved, watch
 from optim.arguments import Value, accepted
 from optim.backends import check_name
 
@@ -240,7 +240,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _lay_out(self, params: list, grads: list) -> None:
         # What is made here is also for steps outside of inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            self._parts = parts.build(self, params, grads)
+            self._parts = launches.build(self, params, grads)
 
     def _leave_captured(self, params: list, grads: list, hyper: list[tuple]) -> None:
         """Lay tables out anew if those that a CUDA graph has captured would have to change.

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import eager
 from kernels.rule import check_portable
-from optim import checks, memory, parts, watch
+from optim import checks, launches, memory, watch
 
 
 def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
@@ -36,10 +36,10 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
     fake = next((p.fake_mode for p in params if isinstance(p, FakeTensor)), None)
     with fake or contextlib.nullcontext():
         checks.check(optimizer, params, grads)
-        members = parts.members_of(optimizer, params, grads)
+        members = launches.members_of(optimizer, params, grads)
         for rule in {member.rule for member in members}:
             check_portable(rule)
-        parts.keep(optimizer, members)
+        launches.keep(optimizer, members)
         for _, p, grad, group, rule, lanes, state in members:
             # Not every device has float64.
             device = "cpu" if p.device.type == "mps" else p.device

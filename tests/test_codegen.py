@@ -140,9 +140,9 @@ class Offline:
 
 driver.set_active(Offline())
 import optim
-from kernels import multi_tensor
+from kernels import launch
 
-kernels = {name: getattr(multi_tensor, name) for name in ("prologue_kernel", "multi_tensor_kernel")}
+kernels = {name: getattr(launch, name) for name in ("prologue_kernel", "multi_tensor_kernel")}
 
 launched = []
 
@@ -152,7 +152,7 @@ class Warm:
         return lambda *args, **kw: launched.append(self.kernel.warmup(*args, grid=grid, **kw))
 
 for name, kernel in kernels.items():
-    setattr(multi_tensor, name, Warm(kernel))
+    setattr(launch, name, Warm(kernel))
 """
 
 FOUND = """
@@ -163,9 +163,9 @@ rule, p = rules.adam, torch.zeros(5000)
 config = default(codegen.parse_target(TARGET).warp_size)
 made = table.build(rule, [table.Entry(p, (p.clone(), p.clone()), torch.zeros(1))], p.dtype, config.chunk_size)
 made.choice = Choice(config, "test", "asked for")
-multi_tensor.launcher(made)([p.clone()], None, None)
+launch.launcher(made)([p.clone()], None, None)
 for name, kernel in kernels.items():
-    setattr(multi_tensor, name, kernel)
+    setattr(launch, name, kernel)
 before = [codegen.prologue(rule, TARGET).hash, codegen.compiled(rule, TARGET, "float32", config).hash]
 print(json.dumps([[kernel.hash for kernel in launched], before]))
 """

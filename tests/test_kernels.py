@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optim
-from kernels import multi_tensor, rules, table
+from kernels import launch, multi_tensor, rules, table
 from tests.conftest import device_of
 
 BLOCK = multi_tensor.CHUNK_SIZE
@@ -130,7 +130,7 @@ def test_kernel_bfloat16_rounds_ties_infinities_and_nans_as_torch_does():
     entry = table.Entry(p, (x.to(device),), torch.zeros((), device=device))
     made = table.build(rule, [entry], p.grad.dtype, multi_tensor.CHUNK_SIZE)
     made.set_hyper([(1.0, 0.0, 0.9, 0.999, 1.0, 0.0, 0.0)])
-    multi_tensor.launcher(made)([p.grad], None, None)
+    launch.launcher(made)([p.grad], None, None)
     expected = x.bfloat16()
     assert (p.detach().cpu().isnan() == expected.isnan()).all()
     kept = ~expected.isnan()

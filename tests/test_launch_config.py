@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import optim
-from kernels import multi_tensor, table, tuning
+from kernels import launch, lookup, table
 from kernels.config import Choice, Config, Work, candidates, canonical, default
-from kernels.tuning import default_of
+from kernels.lookup import default_of
 from tests import pretended
 from tests.compiler import CLEAN
 from tests.conftest import device_of
@@ -37,7 +37,7 @@ if not LOOPS:
 @pytest.fixture
 def chosen(monkeypatch):
     """Let every table be laid out for the configuration that the function is called with."""
-    return lambda config: monkeypatch.setattr(tuning, "choose", lambda *_: Choice(config, "test", "asked for"))
+    return lambda config: monkeypatch.setattr(lookup, "choose", lambda *_: Choice(config, "test", "asked for"))
 
 
 @pytest.mark.gpu_too
@@ -155,7 +155,7 @@ def test_a_table_of_other_chunks_than_the_launch_is_refused():
     entry = table.Entry(p, (), torch.zeros(1, device=p.device))
     made = table.build(optim.SGD([p]).rule({"momentum": 0}), [entry], p.dtype, 2048)
     with pytest.raises(ValueError, match="chunks are of 2048 elements, and the launch's 1024"):
-        multi_tensor.launcher(made)
+        launch.launcher(made)
 
 
 @pytest.mark.parametrize(("arch", "num_warps"), [("gfx942", 4), ("gfx1100", 8), ("gfx1201", 8)])
@@ -167,15 +167,15 @@ def test_the_default_of_an_amd_gpu_has_as_many_warps_as_four_elements_a_thread_m
 @pytest.mark.gpu_too
 def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chosen, monkeypatch):
     device, work = torch.device("cuda", 0), Work("adam", 2**24)
-    monkeypatch.setattr(multi_tensor, "shared_bytes", lambda index: 100 * 1024)
+    monkeypatch.setattr(launch, "shared_bytes", lambda index: 100 * 1024)
     # Three blocks of 2048 elements, of 16 bytes each.
-    assert multi_tensor.fits(Config(2048, 8, 4, 3), work, 2, device)
-    assert not multi_tensor.fits(Config(4096, 16, 4, 3), work, 2, device)
-    assert multi_tensor.fits(Config(4096, 16, 4, 1), work, 2, device)
+    assert launch.fits(Config(2048, 8, 4, 3), work, 2, device)
+    assert not launch.fits(Config(4096, 16, 4, 3), work, 2, device)
+    assert launch.fits(Config(4096, 16, 4, 1), work, 2, device)
     chosen(Config(4096, 16, 4, 3))
     p = torch.zeros(5000, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    monkeypatch.setattr(multi_tensor, "fits", lambda *_: False)
+    monkeypatch.setattr(launch, "fits", lambda *_: False)
     optimizer = optim.Adam([p], lr=0.5, backend="triton")
     optimizer.step()
     (part,) = optimizer._parts
@@ -197,7 +197,7 @@ config = Config(512, 4)
 code = codegen.compile_update(rules.adam, "sm_90", "float32", config)
 for machine_code in (code.digest, "another", "a third"):
     entry = {"config": config, "triton": "3.5.0", "machine_code": machine_code}
-    multi_tensor.check_code(SimpleNamespace(asm=kept[0].asm), Choice(config, "exact", "measured", entry))
+    launch.check_code(SimpleNamespace(asm=kept[0].asm), Choice(config, "exact", "measured", entry))
 """
 
 

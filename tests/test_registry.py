@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optim
-from kernels import registry, tuning
+from kernels import lookup, registry
 from kernels.config import Choice, Config, Device, Work, default
 from tests.conftest import device_of
 
@@ -51,7 +51,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def choose(device: Device = H100, work: Work = WORK) -> Choice:
-    return tuning.climb(work, device, registry.load())
+    return lookup.climb(work, device, registry.load())
 
 
 def test_what_is_written_is_read_again_sorted_and_with_a_schema(folders):
@@ -199,7 +199,7 @@ def test_no_damage_to_a_file_raises_anything(tmp_path, data):
     if found is not None:
         device, _, entries = found
         for work in (WORK, WORK._replace(n_elements=0)):
-            choice = tuning.climb(work, H100, {device.slug: (device, entries)})
+            choice = lookup.climb(work, H100, {device.slug: (device, entries)})
             assert isinstance(choice.config, Config)
             assert str(choice)
 
@@ -286,7 +286,7 @@ def test_buckets_are_octaves(n_elements):
 def test_a_step_says_its_rung_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.parts.debug_once.cache_clear()
+    optim.launches.debug_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")
@@ -297,7 +297,7 @@ def test_a_step_says_its_rung_once_at_debug_level(caplog):
 
 
 def test_cpu_backends_look_nothing_up(monkeypatch):
-    monkeypatch.setattr(tuning, "choose", None)
+    monkeypatch.setattr(lookup, "choose", None)
     monkeypatch.setattr(registry, "load", None)
     for backend in ("cpu", "eager"):
         p = torch.zeros(8, requires_grad=True)
@@ -306,12 +306,12 @@ def test_cpu_backends_look_nothing_up(monkeypatch):
 
 
 def test_explain_names_rung_reason_configuration_and_what_was_measured(folders):
-    first, second, third = tuning.explain(WORK, torch.device("cpu")).splitlines()
+    first, second, third = lookup.explain(WORK, torch.device("cpu")).splitlines()
     assert first == f"{key(24)} on cpu"
     assert second == "default: cpu is no GPU (block_size 1024, num_warps 8, blocks_per_chunk 1, num_stages 1)"
     assert third == f"Measured so far: no GPU, in {', '.join(map(str, folders))}"
     registry.record(H100, VERSIONS, {key(22): {**entry(), "default_over_this": [1.05, 1.04, 1.062]}})
-    lines = tuning.explain(WORK, H200).splitlines()
+    lines = lookup.explain(WORK, H200).splitlines()
     assert lines[0] == f"{key(24)} on NVIDIA H200"
     assert lines[1].startswith("relative: nothing like it was measured on NVIDIA H200; NVIDIA H100 80GB HBM3 is the")
     assert lines[2] == (

@@ -458,7 +458,7 @@ def test_the_check_passes_what_the_kernel_does(rule, aligned):
 
 @pytest.mark.gpu_too
 def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
-    launcher = gpu_machine.multi_tensor.launcher
+    launcher = gpu_machine.launch.launcher
 
     def careless(table):
         last = table.entries[-1].p.view(-1)[-1:]
@@ -470,7 +470,7 @@ def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
 
         return launch
 
-    monkeypatch.setattr(gpu_machine.multi_tensor, "launcher", careless)
+    monkeypatch.setattr(gpu_machine.launch, "launcher", careless)
     gpu_machine.check.cache_clear()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for dtype in ("float32", "bfloat16"):

@@ -11,7 +11,7 @@ from triton.runtime.errors import OutOfResources
 from experiments.bench import gpu_info, gpu_timing
 from experiments.tune import static_analysis
 from experiments.tune.race import Case, Machine, Skipped
-from kernels import eager, multi_tensor, rules
+from kernels import eager, launch, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
 from kernels.config import Choice, Config, device_facts
@@ -93,7 +93,7 @@ def outcome(case: Case, device: torch.device, config: Config | None) -> list[tor
     buffers = allocate(case, device)
     table = table_of(case, buffers, config.chunk_size if config else eager.CHUNK_SIZE)
     if config:
-        multi_tensor.launcher(replace(table, choice=Choice(config, "search", "a candidate")))(buffers.grads, None, None)
+        launch.launcher(replace(table, choice=Choice(config, "search", "a candidate")))(buffers.grads, None, None)
     else:
         eager.launcher(table)(buffers.grads, None, None)
     return [t for entry in buffers.entries for t in (entry.p, *entry.states)]
@@ -134,9 +134,9 @@ def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], f
     def replay_of(config: Config) -> Callable[[], None]:
         check(case._replace(bucket=min(case.bucket, CHECKED)), device, config)
         choice = Choice(config, "search", "a candidate")
-        launches = [multi_tensor.launcher(replace(table, choice=choice)) for table in tables_of(config.chunk_size)]
+        launches = [launch.launcher(replace(table, choice=choice)) for table in tables_of(config.chunk_size)]
         calls = [
-            functools.partial(launch, buffers.grads, None, None) for launch, buffers in zip(launches, sets, strict=True)
+            functools.partial(step, buffers.grads, None, None) for step, buffers in zip(launches, sets, strict=True)
         ]
         return gpu_timing.graph_of(calls, device)
 

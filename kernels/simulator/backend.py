@@ -31,7 +31,7 @@ def programs(rule: Rule, target: str, dtypes: tuple, stochastic: bool, config: C
 
 
 def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
-    """See `table.Launch`: what `multi_tensor.launcher` does on a GPU, simulated on CPU tensors.
+    """See `table.Launch`: what `launch.launcher` does on a GPU, simulated on CPU tensors.
 
     Args:
         table: whose chunks are of the configuration's size.
@@ -66,7 +66,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
 
 
 class Backend(NamedTuple):
-    """What an optimizer asks of a backend, as `multi_tensor` has it."""
+    """What an optimizer asks of a backend, as `launch` has it."""
 
     DTYPES: tuple
     build: Callable
