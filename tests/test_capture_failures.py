@@ -292,7 +292,8 @@ ON_A_GPU = """
 import sys, warnings
 import torch
 warnings.simplefilter("error")
-from experiments import capture, cuda
+from experiments.bench import gpu_timing
+from experiments.training import cuda_graph
 
 device = torch.device("cuda", torch.cuda.device_count() - 1)
 x, y = torch.zeros(2**20, device=device), torch.zeros((), device=device)
@@ -320,7 +321,7 @@ def check():
     torch.rand(3, device=device)
     torch.empty(2**20, pin_memory=True)
     with torch.cuda.device(device):
-        replay = cuda.graph_of([works], device)
+        replay = gpu_timing.graph_of([works], device)
     y.zero_()
     replay()
     first = x.clone()
@@ -334,13 +335,13 @@ check()
 for round in range(3):
     for step, cause in ((waits, "capturing"), (fails, "not here")):
         try:
-            cuda.graph_of([only_captured(step)], device)
+            gpu_timing.graph_of([only_captured(step)], device)
         except RuntimeError as error:
             assert cause in str(error), error
         else:
             raise AssertionError("it was captured")
         check()
-        call = capture.replayed(only_captured(step), device)
+        call = cuda_graph.replayed(only_captured(step), device)
         for _ in range(6):
             call()
         check()

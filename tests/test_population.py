@@ -252,7 +252,7 @@ def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimiz
 
 def test_dropout_and_bounded_parameters_resume_to_the_same_bits():
     dropped = problems.make("regression", dropout=0.3)
-    bounded = problems.make("function", problems.TASKS["function"][0])
+    bounded = problems.make("function", next(iter(problems.TASKS["function"])))
     for problem, batch_size in ((dropped, 32), (bounded, bounded.batch_size)):
         states, options = [], {"steps": 9, "batch_size": batch_size, "evaluations": 1}
         whole, _ = population.train(

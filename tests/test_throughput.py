@@ -287,8 +287,9 @@ def test_populations_that_are_interrupted_keep_the_sizes_that_are_known(
 
 HANGS = """
 import sys, time
-from experiments import bench_step, bench_sweep, throughput
-module = bench_sweep if sys.argv[1] == "sweep" else bench_step
+from experiments import throughput
+from experiments.bench import population_time, step_time
+module = population_time if sys.argv[1] == "sweep" else step_time
 compare, calls = module.compare, []
 
 def hang(*arguments, **options):
@@ -299,7 +300,7 @@ def hang(*arguments, **options):
     return compare(*arguments, **options)
 
 module.compare = hang
-bench_sweep.SIZES = {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))}
+population_time.SIZES = {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))}
 sys.exit(throughput.main(sys.argv[1:]))
 """
 
