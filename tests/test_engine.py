@@ -436,11 +436,12 @@ LOSE_A_WORKER = """
 import os, signal, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
-from experiments import engine, sweep
+from experiments import sweep
+from experiments.sweeps import runner
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 nodes.add_node(num_cpus=1)
-finish, killed = engine.Ledger.finish, []
+finish, killed = runner.Ledger.finish, []
 
 def parent(pid):
     return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])

@@ -243,7 +243,8 @@ def test_an_interrupt_while_a_case_is_written_comes_when_it_is_written(tmp_path)
 TUNES = """
 import sys, time
 import torch
-from experiments import autotune, scratch
+from experiments import autotune
+from experiments.tune import gpu_machine
 from kernels.config import Config
 from tests.test_search import FakeGPU, H100
 gpu = FakeGPU(Config(512, 4))
@@ -255,7 +256,7 @@ def hang(case, config):
         time.sleep(100)
     return measure(case, config)
 
-gpu.measure, scratch.machine = hang, lambda device: machine
+gpu.measure, gpu_machine.machine = hang, lambda device: machine
 autotune.gpu, autotune.device_facts = lambda: torch.device("cpu"), lambda device: H100
 sys.exit(autotune.main(["tune", "--budget", "100", "--out", sys.argv[1], "--into", sys.argv[1]]))
 """
