@@ -14,9 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,notebooks]'
 	touch $@
 
-# What the tests of clients drive our classes with: no one but the slow tests needs it.
+# What the slow tests alone need: programs that drive our classes, and Ray.
 $(VENV)/.clients: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,cluster]'
 	touch $@
 
 # Results of other data or of another version stay, and the new ones go beside them, to results/demo/mnist-2.

@@ -75,8 +75,8 @@ def package(name: str) -> str:
 def page(outcomes: dict[str, str]) -> str:
     cases = defaultdict(dict)
     for name in outcomes:
-        if match := re.fullmatch(r"test_option\[(\w+)-(\w+)-(.+)-(float\d+)\]", name):
-            cases[match[2], match[3]][match[4], match[1]] = outcomes[name]
+        if match := re.fullmatch(r"test_option\[(\w+)-(.+)-(\w+)-(float\d+)\]", name):
+            cases[match[1], match[2]][match[4], match[3]] = outcomes[name]
     options = [
         [owner, option, *(ends.get(column, "").replace("passed", "yes") for column in COLUMNS)]
         for (owner, option), ends in sorted(cases.items())

@@ -165,7 +165,7 @@ def test_a_file_as_folder_and_an_interpreter_as_compiler_are_refused(tmp_path, c
     assert "TRITON_INTERPRET in the environment replaces the compiler" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU that is present is the default")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_a_gpu_a_target_has_to_be_named(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert autotune.main(["--dry-run", "--out", str(tmp_path)]) == 2

@@ -103,7 +103,7 @@ def test_what_a_graph_cannot_follow_is_refused_and_nothing_moves(ready, change, 
     assert (params[0] != before[0]).all()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU captures it")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_where_nothing_can_be_captured_a_sentence_says_so_and_the_step_is_taken(capsys):
     done = []
     call = cuda_graph.captured(lambda: done.append(1))

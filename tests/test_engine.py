@@ -437,11 +437,21 @@ import os, signal, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
 from experiments import sweep
-from experiments.sweeps import runner
 
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-nodes.add_node(num_cpus=1)
-finish, killed = runner.Ledger.finish, []
+
+def add(**options):
+    # Ray gives up on a node after 30 s, which is short where tests share a machine.
+    for left in (2, 1, 0):
+        try:
+            return nodes.add_node(num_cpus=1, **options)
+        except Exception:
+            if not left:
+                raise
+
+nodes = Cluster()
+add(include_dashboard=False)
+add()
+killed = []
 
 def parent(pid):
     return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])

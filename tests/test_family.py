@@ -49,14 +49,17 @@ def test_the_support_page_lists_every_one_of_them_and_no_failure():
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64", marks=pytest.mark.slow)],
+    ("backend", "dtype"),
+    [
+        *(pytest.param(one, torch.float32, id=f"{one}-float32") for one in ("triton", "cpu", "eager")),
+        # The Triton kernel computes in float32: float64 tensors take another backend.
+        *(pytest.param(one, torch.float64, id=f"{one}-float64", marks=pytest.mark.slow) for one in ("cpu", "eager")),
+    ],
+    indirect=["backend"],
 )
 @pytest.mark.parametrize(("name", "desc"), CASES)
 def test_option(backend, name, desc, dtype):
     """Five steps move every element as torch's own class does in float64."""
-    if backend == "triton" and dtype == torch.float64:
-        pytest.skip("the Triton kernel computes in float32; float64 tensors take another backend")
     options = copy.deepcopy(inputs(name)[desc])
     ours = make_params(SHAPES, dtype, device_of(backend))
     reference = [p.detach().double().cpu().requires_grad_() for p in ours]

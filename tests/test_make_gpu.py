@@ -37,7 +37,7 @@ def stage(name: str, script: str, limit: float = 30, page: str | None = None, *a
     return Stage(name, ["-c", script, *arguments], page, (f"{name}.png",), limit)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "TRITON_INTERPRET", "MAKEFLAGS")}
     environment = {**clean, "PYTHON": sys.executable, "OUT": str(tmp_path / "out")}
@@ -374,7 +374,7 @@ torch.cuda.is_available = lambda: True
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends that there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
     (tmp_path / "pretends.py").write_text(PRETENDS)
     clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

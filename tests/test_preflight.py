@@ -58,7 +58,7 @@ def test_missing_headers_of_python_are_named_in_any_language(bare, tmp_path):
 
 
 @needs_gcc
-@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a driver")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 @pytest.mark.parametrize("looked", ["in a folder", "by ldconfig"])
 def test_a_missing_driver_library_is_named(bare, looked):
     if looked == "by ldconfig":
@@ -136,7 +136,7 @@ def test_commands_end_with_2_before_they_have_written_anything(module, bare, tmp
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_kernel_that_is_tried_runs(device):
     if device == "cpu" and torch.cuda.is_available():
-        pytest.skip("the interpreter runs where there is no GPU")
+        pytest.skip("for machines without a GPU")
     preflight.launch(device)
 
 

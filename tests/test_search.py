@@ -553,7 +553,7 @@ def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeyp
         (["export", "--to", "/dev/null/x"], "--to accepts a folder that can be written to"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_bad_options_end_with_one_sentence(arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setenv(registry.VARIABLE, str(tmp_path))

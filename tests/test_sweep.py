@@ -273,7 +273,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path,
     assert not out.exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_a_cuda_device_that_is_not_there_is_refused(capsys, tmp_path):
     assert sweep.main(["regression", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
     assert "--device cuda: this machine has 0 CUDA devices" in capsys.readouterr().err
