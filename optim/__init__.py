@@ -1,5 +1,6 @@
 """Drop-in optimizers: torch's constructors and `state_dict`s over one launch a step."""
 
+from kernels import __version__ as __version__
 from kernels.commands import refuse_others
 from optim.adam import Adam, AdamW, NAdam, RAdam
 from optim.adaptive import Adadelta, Adagrad, RMSprop

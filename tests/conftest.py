@@ -76,7 +76,7 @@ MAY_SKIP = ("GPU", "MNIST_DIR")
 
 
 def refuse_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
-    """Where ADAM_SANDBOX_NO_SKIPS=1 says that everything is installed, have a test fail that was skipped nevertheless."""
+    """Have a skipped test fail where ADAM_SANDBOX_NO_SKIPS=1 says that everything it can need is installed."""
     if not os.environ.get("ADAM_SANDBOX_NO_SKIPS") or not report.skipped or not isinstance(report.longrepr, tuple):
         return
     path, line, reason = report.longrepr
