@@ -205,7 +205,15 @@ def check_function(function: FunctionType, callers: tuple = ()) -> None:
             raise Refused(f"uses .{node.attr}")
         if isinstance(node, ast.For) and not ast.unparse(node.iter).startswith("tl.static_range("):
             raise Refused(f"loops over {ast.unparse(node.iter)}")
+        if isinstance(node, ast.Assign) and not simple(node.targets):
+            raise Refused(f"assigns to more than a name or a tuple of names: {ast.unparse(node)}")
     check_names(function, callers)
+
+
+def simple(targets: list[ast.expr]) -> bool:
+    """Whether Triton can assign to that: to one name, or to one tuple of names."""
+    within = targets[0].elts if isinstance(targets[0], ast.Tuple) else ()
+    return len(targets) == 1 and not any(isinstance(one, ast.Tuple) for one in within)
 
 
 def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

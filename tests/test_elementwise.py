@@ -232,7 +232,19 @@ def wrapper(p, grad, state, c):
     return p - grad, state
 
 
+def nested(p, grad, state, c):
+    (m,), (n,) = (grad,), c
+    return p - n * m, state
+
+
+def chained(p, grad, state, c):
+    a = b = c[0]
+    return p - a * b * grad, state
+
+
 FUNCTIONS = {
+    r"assigns to more than a name or a tuple of names: \(\(m,\), \(n,\)\) =": nested,
+    "assigns to more than a name or a tuple of names: a = b": chained,
     "uses k of the function around it": around(2.0),
     "loops over c": looping,
     "tl.where": branching,
