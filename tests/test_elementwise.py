@@ -243,7 +243,7 @@ def chained(p, grad, state, c):
 
 
 FUNCTIONS = {
-    r"assigns to more than a name or a tuple of names: \(\(m,\), \(n,\)\) =": nested,
+    r"assigns to more than a name or a tuple of names: \(m,\), \(n,\) =": nested,
     "assigns to more than a name or a tuple of names: a = b": chained,
     "uses k of the function around it": around(2.0),
     "loops over c": looping,
