@@ -63,7 +63,7 @@ def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def best_values(runs: pd.DataFrame) -> dict[str, float]:
-    """The values that the best configuration has on the axes of `axes_of`."""
+    """Return the values that the best configuration has on the axes of `axes_of`."""
     best = aggregation.ranked(runs).iloc[0]
     return {axis: float(best[axis]) for axis in axes_of(runs)}
 
@@ -108,15 +108,16 @@ def view(
     )
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {kept}")
+    order = aggregation.ranked(runs)
     what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
     sampled = bool(markdown.sampled(sweep.provenance))
     if y is None:
-        over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name)
+        over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name, order)
     else:
-        over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name)
-    top = runs.merge(aggregation.ranked(runs).head(10)[aggregation.CONFIGURATION])
+        over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name, order)
+    top = runs.merge(order.head(10)[aggregation.CONFIGURATION])
     return View(
         sentence=" ".join(
             [
@@ -125,7 +126,7 @@ def view(
                 *([left] if (left := markdown.unfinished_sentence(sweep.provenance)) else []),
             ]
         ),
-        convergence=training_figures.convergence(runs, sweep.curves, loss_name),
+        convergence=training_figures.convergence(runs, sweep.curves, loss_name, order),
         over=over,
         best=aggregation.best_configurations(aggregation.summarise(top)),
     )

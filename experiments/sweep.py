@@ -146,8 +146,9 @@ def show(result: Sweep, out: Path) -> None:
     print(f"\n{markdown.DIVERGED}")
     if confirmed := provenance.get("confirmed"):
         print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
-        print(markdown.confirmed_table(result.runs, confirmed).to_string(index=False))
-    print(f"\ntarget: {writer.target_of(result.runs, provenance) or 'none, because no run has trained'}")
+        again = aggregation.summarise(aggregation.recorded(confirmed))
+        print(markdown.confirmed_table(again, summary).to_string(index=False))
+    print(f"\ntarget: {writer.target_of(result.runs, provenance, order=summary) or 'none, because no run has trained'}")
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
     print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")

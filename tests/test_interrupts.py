@@ -170,8 +170,8 @@ def test_a_folder_that_is_removed_while_a_sweep_works_is_one_sentence(tmp_path, 
 
 def test_what_killed_processes_have_left_goes_and_what_others_write_stays(tmp_path):
     train(tmp_path, lr=[1e-3], seeds=1)
-    dead = ["parts/.asked.999999999.json", ".runs.999999999.parquet", ".report.md.999999999", ".a-b.png.999999999"]
-    alive = [f".report.md.{os.getppid()}", ".vimrc", ".mine.md.backup", ".mine.2024.tar"]
+    dead = ["parts/.asked.999999999.json", ".runs.999999999.parquet", ".report.999999999.md", ".a-b.999999999.old.png"]
+    alive = [f".report.{os.getppid()}.md", ".vimrc", ".mine.md.backup", ".mine.2024.tar"]
     for name in (*dead, *alive):
         (tmp_path / name).write_text("half")
     train(tmp_path, lr=[1e-3], seeds=1)

@@ -258,10 +258,21 @@ def test_report_names_origin_and_only_files_that_exist(folder):
 
 def test_write_changes_nothing_if_a_figure_fails(tmp_path, monkeypatch):
     (tmp_path / "convergence.png").write_text("the old one")
-    monkeypatch.setattr(grid_figures, "sensitivity", lambda *args: 1 / 0)
+    monkeypatch.setattr(grid_figures, "sensitivity", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         writer.write(tmp_path, *sweep(lr=[1e-3, 1e-2]), {})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
+
+
+@pytest.mark.slow
+def test_a_report_ranks_its_configurations_once(tmp_path, monkeypatch):
+    counted, aggregate = [], aggregation.aggregate
+    monkeypatch.setattr(aggregation, "aggregate", lambda *args: counted.append(1) or aggregate(*args))
+    runs, curves = sweep(2, lr=[1e-3, 1e-2])
+    both = pd.concat([runs, runs.assign(optimizer="adamw", run_id=runs["run_id"] + len(runs))], ignore_index=True)
+    more = curves.assign(run_id=curves["run_id"] + len(runs))
+    writer.write(tmp_path, both, pd.concat([curves, more], ignore_index=True), {})
+    assert len(counted) == 1
 
 
 def command(folder):

@@ -97,41 +97,62 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
-    """The runs that are as `configuration` says in every column of `CONFIGURATION`."""
-    wanted = configuration[CONFIGURATION]
-    # NaN, where the optimizer does not have an axis, equals NaN.
-    same = (runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())
-    return runs.loc[same.all(axis=1)]
+    """Return the runs of a configuration. configuration: with the columns of `CONFIGURATION`."""
+    return rows_like(runs, configuration[CONFIGURATION])
 
 
-def ranked(runs: pd.DataFrame) -> pd.DataFrame:
-    """`aggregate` by configuration, best first; of equally good ones the one with fewer diverged runs."""
+def rows_like(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
+    """Return the rows with the values `wanted`, by column. NaN, for an axis that an optimizer lacks, equals NaN."""
+    columns = table[list(wanted.index)]
+    return table.loc[((columns == wanted) | (columns.isna() & wanted.isna())).all(axis=1)]
+
+
+def ranked(runs: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `aggregate` by configuration, best first; of equally good ones first the one with fewer diverged runs.
+
+    known: the same table, or that of `summarise`, from a caller that has it: it is returned as it is.
+    """
+    if known is not None:
+        return known
     table = aggregate(runs, CONFIGURATION).reset_index()
     return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
 
 
-def held(runs: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
-    """`aggregate` by `axes`, over the runs that are otherwise (but for the seed) as the best configuration."""
+def of_optimizer(order: pd.DataFrame, name: object) -> pd.DataFrame:
+    """Return the rows of `ranked` that belong to one optimizer: `ranked` of its runs alone."""
+    return order[order["optimizer"] == name].reset_index(drop=True)
+
+
+def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """Return the configurations that differ from the best one in `axes` alone, in order of `axes`, which are the index.
+
+    order: as of `ranked`.
+    """
     rest = [column for column in CONFIGURATION if column not in axes]
-    best = ranked(runs).loc[0, rest]
-    # NaN, where the optimizer does not have an axis, equals NaN.
-    return aggregate(runs[((runs[rest] == best) | (runs[rest].isna() & best.isna())).all(axis=1)], axes)
+    return rows_like(order, order.loc[0, rest]).set_index(axes).sort_index()
 
 
-def best_on_edge(runs: pd.DataFrame, axis: str) -> bool:
-    """Whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it."""
-    best, edges = ranked(runs).iloc[0], {runs[axis].min(), runs[axis].max()} - {0.0}
-    return axis in varied_axes(runs) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
+def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
+    """Return whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it.
+
+    order: as of `ranked`, of one optimizer.
+    """
+    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0}
+    return axis in varied_axes(order) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 
-def lr_sensitivity(runs: pd.DataFrame) -> float:
-    """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
+def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> float:
+    """Return the mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
     loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
     diverged, the initial loss stands in. NaN if every run diverged, or there is one lr.
     Reference: Wortsman et al. 2023, arXiv:2309.14322.
+
+    Args:
+        runs: of one optimizer.
+        order: as of `ranked`.
     """
-    losses = held(runs, ["lr"])["eval_loss_median"]
+    losses = held(ranked(runs, order), ["lr"])["eval_loss_median"]
     regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
     return float(regret.mean()) if np.isfinite(losses.min()) and len(losses) > 1 else np.nan
 

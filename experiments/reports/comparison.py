@@ -14,6 +14,7 @@ from experiments.reports.aggregation import (
     best_configurations,
     best_of_each,
     lr_sensitivity,
+    of_optimizer,
     ranked,
     seeds,
     short,
@@ -36,10 +37,13 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         summary: of these runs, by `aggregation.summarise`.
     """
     best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
-    numbers = [f"{lr_sensitivity(groups[name]):.3g}".replace("nan", "-") for name in best["optimizer"]]
+    numbers = [
+        f"{lr_sensitivity(groups[name], of_optimizer(summary, name)):.3g}".replace("nan", "-")
+        for name in best["optimizer"]
+    ]
     counts = runs.assign(diverged=runs["status"] != "ok").groupby("optimizer")["diverged"].agg(["sum", "size"])
     rows = best_configurations(best, len(best)).drop(columns="train loss")
-    losses = tuning_losses(runs)
+    losses = tuning_losses(runs, summary)
     sizes = {name: len(losses[name]) for name in best["optimizer"]}
     rows["configurations"] = [str(n) for n in sizes.values()]
     if len(set(sizes.values())) > 1:
@@ -51,7 +55,13 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
 
 @style.context(STYLE)
-def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, sampled: bool = False) -> Figure:
+def figure(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    loss_name: str,
+    sampled: bool = False,
+    order: pd.DataFrame | None = None,
+) -> Figure:
     """Draw every optimizer's final evaluation loss against lr, and how its best configuration trains.
 
     Left: at each lr the lowest median over seeds that the other hyperparameters allow, with its inter-quartile range;
@@ -62,15 +72,16 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, sampled: bo
         runs, curves: as `sweep` returns them.
         loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
         sampled: whether every lr belongs to one configuration: then the left has points and no lines.
+        order: as of `aggregation.ranked`.
     """
-    order = ranked(runs)
+    order = ranked(runs, order)
     looks, columns = looks_of(runs), panels(curves, loss_name)
     drawn = Figure(figsize=(5.6 + 4.2 * len(columns), 5.2 + 0.15 * len(looks)))
     left, *right = drawn.subplots(1, 1 + len(columns), width_ratios=[1.25, *[1] * len(columns)])
     against_lr(left, order, looks, runs["initial_eval_loss"].median(), sampled)
     left.set(xlabel="lr", ylabel=f"final {loss_name}", title="the best of each optimizer at each lr")
 
-    chosen, lines = tuned(runs)
+    chosen, lines = tuned(runs, order)
     for ax, (column, name) in zip(right, columns.items(), strict=True):
         training(ax, chosen, curves, column, lines, x="epoch")
         ax.set(xlabel="epoch", ylabel=name, title=ax.get_title() or "the best configuration of each optimizer")
@@ -78,17 +89,17 @@ def figure(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, sampled: bo
 
 
 @style.context(STYLE)
-def budget(runs: pd.DataFrame, loss_name: str) -> Figure:
+def budget(runs: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw the best final loss that one expects of each optimizer after trying n of its configurations at random.
 
     Lines: the mean, bands: the inter-quartile range over which configurations are tried; see
     `statistics.expected_best`. A vertical line marks the largest budget that every optimizer was given.
 
     Args:
-        runs, loss_name: as of `figure`.
+        runs, loss_name, order: as of `figure`.
     """
     looks, initial = looks_of(runs), runs["initial_eval_loss"].median()
-    curves = {name: expected_best(losses, budgets(len(losses))) for name, losses in tuning_losses(runs).items()}
+    curves = {name: expected_best(losses, budgets(len(losses))) for name, losses in tuning_losses(runs, order).items()}
     drawn = Figure(figsize=(7.5, 5 + 0.1 * len(looks)))
     ax = drawn.subplots()
     low, high = loss_axis(ax, np.concatenate([curve["mean"] for curve in curves.values()]), 1.1 * initial)
@@ -116,9 +127,9 @@ def budget(runs: pd.DataFrame, loss_name: str) -> Figure:
 
 
 @style.context(STYLE)
-def tuned(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple]]:
+def tuned(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> tuple[pd.DataFrame, list[tuple]]:
     """Return the runs of each optimizer's best configuration, and lines for `training_figures.training`, best first."""
-    best, looks = best_of_each(ranked(runs)), looks_of(runs)
+    best, looks = best_of_each(ranked(runs, order)), looks_of(runs)
     chosen = runs.merge(best[CONFIGURATION])
     ids = chosen.groupby("optimizer")["run_id"].agg(list)
     return chosen, [(ids[name], name, *looks[name][:2]) for name in best["optimizer"]]

@@ -32,16 +32,21 @@ DIVERGED = (
 RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 
 
-def edge_warnings(runs: pd.DataFrame) -> list[str]:
-    """A sentence for every varied hyperparameter whose best value ends its optimizer's grid; none if all diverged."""
-    sentences, several = [], runs["optimizer"].nunique() > 1
-    for name, group in runs.groupby("optimizer", sort=False):
-        best = aggregation.ranked(group).iloc[0]
+def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
+    """Return a sentence for each varied hyperparameter whose best value ends its grid; none if all runs diverged.
+
+    order: as of `aggregation.ranked`.
+    """
+    order, names = aggregation.ranked(runs, order), runs["optimizer"].unique()
+    sentences, several = [], len(names) > 1
+    for name in names:
+        own = aggregation.of_optimizer(order, name)
+        best = own.iloc[0]
         sentences += [
             f"The best {NAMES[axis]}{f' of {name}' * several}, {short(best[axis])}, is on the edge of the grid (its "
-            f"{'largest' if best[axis] == group[axis].max() else 'smallest'} value): a better one may lie beyond."
-            for axis in aggregation.varied_axes(group)
-            if aggregation.best_on_edge(group, axis)
+            f"{'largest' if best[axis] == own[axis].max() else 'smallest'} value): a better one may lie beyond."
+            for axis in aggregation.varied_axes(own)
+            if aggregation.best_on_edge(own, axis)
         ]
     return sentences
 
@@ -75,8 +80,8 @@ def page(
         markdown_frame(best),
         intervals.explained(summary["n_seeds"]),
         "All configurations are in [summary.csv](summary.csv).",
-        *seed_by_seed(runs),
-        *confirmation(runs, provenance),
+        *seed_by_seed(runs, summary),
+        *confirmation(runs, provenance, summary),
         "## Figures",
         bands(summary),
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
@@ -94,12 +99,15 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
-    sentences = edge_warnings(runs)
+    sentences = edge_warnings(runs, summary)
     if len(summary) > 1 and not provenance.get("confirmed"):
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
         )
-    sensitive = [aggregation.lr_sensitivity(group) for _, group in runs.groupby("optimizer")]
+    sensitive = [
+        aggregation.lr_sensitivity(group, aggregation.of_optimizer(summary, name))
+        for name, group in runs.groupby("optimizer")
+    ]
     if not np.isnan(sensitive).all():
         number = " is in the table" if several else f": {sensitive[0]:.3g}"
         sentences.append(
@@ -137,17 +145,20 @@ def bands(summary: pd.DataFrame) -> str:
     )
 
 
-def seed_by_seed(runs: pd.DataFrame) -> list[str]:
-    """Blocks on how sure the first place is; none of a single configuration or seed."""
-    if runs["seed"].nunique() < 2 or len(statistics.rivals(runs)) < 2:
+def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
+    """Return the blocks on how sure the first place is; none of a single configuration or seed.
+
+    order: as of `aggregation.ranked`.
+    """
+    if runs["seed"].nunique() < 2 or len(statistics.rivals(order)) < 2:
         return []
-    winner = aggregation.ranked(runs).iloc[0]
+    winner = order.iloc[0]
     text = (
         f"Seed by seed, with the same initial weights and batches, the best configuration ({described(runs, winner)}) "
         "against the next: loss of the other minus its own, so that positive differences are in its favour. It was "
         "chosen on these very seeds, which flatters it."
     )
-    return [text, markdown_frame(paired_table(runs))]
+    return [text, markdown_frame(paired_table(runs, order))]
 
 
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
@@ -157,9 +168,9 @@ def described(runs: pd.DataFrame, row: pd.Series) -> str:
     return ", ".join([row["optimizer"]] * several + [aggregation.label(row, axes)])
 
 
-def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.paired_rivals` as short strings."""
-    rows = statistics.paired_rivals(runs)
+def paired_table(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `statistics.paired_rivals` as short strings."""
+    rows = statistics.paired_rivals(runs, order)
     return pd.DataFrame(
         {
             "compared with": [described(runs, row) for _, row in rows.iterrows()],
@@ -170,21 +181,28 @@ def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def confirmed_table(runs: pd.DataFrame, confirmed: dict) -> pd.DataFrame:
-    """The winners of the runs again, as short strings: what they were chosen by, and what came of them."""
-    order = aggregation.summarise(recorded(confirmed))
-    table = best_configurations(order, len(order)).drop(columns="train loss")
-    chosen = [aggregation.aggregate(aggregation.runs_of(runs, row), ["optimizer"]) for _, row in order.iterrows()]
-    column = table.columns.get_loc("eval loss")
+def confirmed_table(again: pd.DataFrame, order: pd.DataFrame) -> pd.DataFrame:
+    """Return the winners on fresh seeds as short strings: the loss by which each was chosen, and the losses found now.
+
+    Args:
+        again: the `aggregation.summarise` of the runs of `--confirm`.
+        order: as of `aggregation.ranked`, of the runs by which the winners were chosen.
+    """
+    table = best_configurations(again, len(again)).drop(columns="train loss")
+    chosen = [aggregation.rows_like(order, row[aggregation.CONFIGURATION]) for _, row in again.iterrows()]
+    column = list(table).index("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
-    if order["n_seeds"].min() > 1:
-        quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
+    if again["n_seeds"].min() > 1:
+        quartiles = zip(again["eval_loss_q25"], again["eval_loss_q75"], strict=True)
         table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
     return table
 
 
-def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
-    """Blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen."""
+def confirmation(runs: pd.DataFrame, provenance: dict, order: pd.DataFrame | None = None) -> list[str]:
+    """Return the blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen.
+
+    order: as of `aggregation.ranked`.
+    """
     confirmed = provenance.get("confirmed")
     if not confirmed:
         return []
@@ -194,11 +212,15 @@ def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
         f"The best configuration{' of every optimizer' * several} again, on n = {len(seeds)} fresh seeds ({seeds[0]} "
         f"to {seeds[-1]}) by which nothing was chosen: these are the numbers to report."
     )
-    table = markdown_frame(confirmed_table(runs, confirmed))
+    summary = aggregation.summarise(again)
+    table = markdown_frame(confirmed_table(summary, aggregation.ranked(runs, order)))
     few = f"Quartiles of {len(seeds)} seeds lie {HALFWAY}." if 1 < len(seeds) < 4 else ""
     blocks = ["## Confirmation", text, table, f"{few} {intervals.explained([len(seeds)])}".strip()]
     if several and len(seeds) > 1:
-        blocks += ["Seed by seed, the best of them against each other one:", markdown_frame(paired_table(again))]
+        blocks += [
+            "Seed by seed, the best of them against each other one:",
+            markdown_frame(paired_table(again, summary)),
+        ]
     return blocks
 
 

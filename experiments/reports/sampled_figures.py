@@ -17,13 +17,13 @@ BEST = {"marker": "*", "s": 190, "edgecolors": "black", "linewidths": 1, "zorder
 
 
 @style.context(STYLE)
-def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
+def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw every configuration's final evaluation loss against one hyperparameter.
 
     Points: medians over seeds, with the inter-quartile range. Strip at the top: configurations whose median is
-    infinite, because at least half of their seeds diverged.
+    infinite, because at least half of their seeds diverged. order: as of `aggregation.ranked`.
     """
-    order, initial = ranked(runs), runs["initial_eval_loss"].median()
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
     diverged = ~np.isfinite(order["eval_loss_median"])
     figure = Figure(figsize=(7.5, 5.2))
     ax = figure.subplots()
@@ -60,9 +60,12 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
 
 
 @style.context(STYLE)
-def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str) -> Figure:
-    """Draw every configuration's median final evaluation loss, as a colour, over two hyperparameters."""
-    order, initial = ranked(runs), runs["initial_eval_loss"].median()
+def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
+    """Draw every configuration's median final evaluation loss, as a colour, over two hyperparameters.
+
+    order: as of `aggregation.ranked`.
+    """
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
     diverged = ~np.isfinite(order["eval_loss_median"])
     losses = order["eval_loss_median"][~diverged].clip(upper=initial)
     figure = Figure(figsize=(7, 5.2))

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from experiments.common import intervals
-from experiments.reports.aggregation import INFINITE, ranked, runs_of, scored
+from experiments.reports.aggregation import INFINITE, best_of_each, of_optimizer, ranked, runs_of, scored
 
 
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
@@ -33,15 +33,15 @@ def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.D
     return pd.DataFrame(table, index=pd.Index(tried, name="tried"))
 
 
-def tuning_losses(runs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What every optimizer has to draw from, in the order of the sweep: a loss for each of its configurations.
+def tuning_losses(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
+    """Return the losses of each optimizer's configurations, lowest first, by optimizer in the order of the sweep.
 
-    It is the median final evaluation loss over seeds, or the loss before training where that is lower: who tries a
-    configuration that diverges still has an untrained network.
+    A configuration has its median final evaluation loss over seeds, or the loss before training where that is lower:
+    who tries a configuration that diverges still has an untrained network. order: as of `aggregation.ranked`.
     """
-    initial = runs["initial_eval_loss"].median()
-    groups = runs.groupby("optimizer", sort=False)
-    return {str(name): ranked(group)["eval_loss_median"].clip(upper=initial).to_numpy() for name, group in groups}
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
+    losses = {str(name): of_optimizer(order, name)["eval_loss_median"] for name in runs["optimizer"].unique()}
+    return {name: own.clip(upper=initial).to_numpy() for name, own in losses.items()}
 
 
 def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
@@ -67,14 +67,19 @@ def limitless(differences: list[float]) -> list[float]:
     return [float(np.copysign(np.inf, d)) if abs(d) > INFINITE**0.5 else float(d) for d in differences]
 
 
-def rivals(runs: pd.DataFrame) -> pd.DataFrame:
-    """The winner and those whom it is to be compared with: the best of every optimizer, or of one the two best."""
-    order = ranked(runs)
-    return order.groupby("optimizer", sort=False).head(1) if runs["optimizer"].nunique() > 1 else order.head(2)
+def rivals(order: pd.DataFrame) -> pd.DataFrame:
+    """Return the best configuration of each optimizer, best first; of a single optimizer its two best.
+
+    order: as of `aggregation.ranked`.
+    """
+    return best_of_each(order) if order["optimizer"].nunique() > 1 else order.head(2)
 
 
-def paired_rivals(runs: pd.DataFrame) -> pd.DataFrame:
-    """`paired` between the winner and each of its `rivals`: one row a rival, its configuration and the numbers."""
-    (_, winner), *others = rivals(runs).iterrows()
+def paired_rivals(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `paired` of the best configuration with each other one of `rivals`: a row each, with its configuration.
+
+    order: as of `aggregation.ranked`.
+    """
+    (_, winner), *others = rivals(ranked(runs, order)).iterrows()
     ours = runs_of(runs, winner)
     return pd.DataFrame([{**other, **paired(ours, runs_of(runs, other))} for _, other in others])

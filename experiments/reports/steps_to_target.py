@@ -27,12 +27,13 @@ from experiments.training.targets import Target
 COLUMNS = ("steps_to_target", "seconds_to_target")
 
 
-def choose(runs: pd.DataFrame) -> Target | None:
-    """A loss that a quarter of every optimizer's configurations ends at or below, to two digits; None if none trains.
+def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | None:
+    """Return a loss that a quarter of each optimizer's configurations ends at or below, to two digits.
 
-    An optimizer of which less than a quarter ends below the loss before training has no say.
+    An optimizer does not count if less than a quarter of its configurations end below the loss before training; if
+    none counts, return None. order: as of `aggregation.ranked`.
     """
-    order = ranked(runs)
+    order = ranked(runs, order)
     quarters = order.groupby("optimizer")["eval_loss_median"].quantile(0.25, interpolation="lower")
     trained = quarters[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
     if trained.empty:

@@ -13,9 +13,12 @@ from experiments.reports import figures
 from experiments.reports.aggregation import CONFIGURATION, INFINITE, label, ranked, seeds, unscored, varied_axes
 
 
-def highlighted(runs: pd.DataFrame, top: int = 5) -> list[tuple]:
-    """What `training` draws in colour: the `top` configurations by median final evaluation loss, and the default."""
-    order = ranked(runs)
+def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int = 5) -> list[tuple]:
+    """Return the lines that `training` draws in colour: the `top` best configurations, and the default.
+
+    order: as of `aggregation.ranked`.
+    """
+    order = ranked(runs, order)
     places = order[CONFIGURATION].assign(place=range(len(order)))
     ids = runs[["run_id", *CONFIGURATION]].merge(places).groupby("place")["run_id"].agg(list)
     lines = [
@@ -31,7 +34,7 @@ def highlighted(runs: pd.DataFrame, top: int = 5) -> list[tuple]:
 
 
 @style.context(STYLE)
-def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
+def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
 
     The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
@@ -41,8 +44,9 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Fig
     Args:
         runs, curves: as `sweep` returns them, of one optimizer; curves may hold those of other runs.
         loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
+        order: as of `aggregation.ranked`.
     """
-    lines, (evaluation, *rest) = highlighted(runs), figures.panels(curves, loss_name).items()
+    lines, (evaluation, *rest) = highlighted(runs, order), figures.panels(curves, loss_name).items()
     columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
     figure = Figure(figsize=(4.4 * len(columns), 5))
     for ax, (column, name) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
@@ -52,7 +56,13 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Fig
 
 
 @style.context(STYLE)
-def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: list | None = None) -> Figure:
+def wall_clock(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    loss_name: str,
+    lines: list | None = None,
+    order: pd.DataFrame | None = None,
+) -> Figure:
     """Draw evaluation loss and (for classification) accuracy against a run's share of its population's seconds.
 
     Runs are trained together: the time of their population, divided by how many they are, is what one of them costs.
@@ -60,8 +70,9 @@ def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: 
     Args:
         curves: with the column run_seconds, as of `aggregation.run_seconds` over every run of the sweep.
         lines: as of `training`; by default the best configurations.
+        order: as of `aggregation.ranked`; needed for that default alone.
     """
-    lines, columns = highlighted(runs) if lines is None else lines, figures.panels(curves, loss_name)
+    lines, columns = highlighted(runs, order) if lines is None else lines, figures.panels(curves, loss_name)
     figure = Figure(figsize=(5.2 * len(columns), 5))
     for ax, (column, name) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns.items(), strict=True):
         training(ax, runs, curves, column, lines, x="run_seconds")

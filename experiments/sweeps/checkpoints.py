@@ -23,8 +23,6 @@ from experiments.common.errors import OptionError
 from experiments.sweeps import results
 
 CHUNKS, OWNER = "chunks.json", ".owner"
-TEMPORARY = re.compile(r"\.[\w-]+\.(?:(\d+)\.(?:parquet|json)|(?:png|pdf|csv|md|html)\.(\d+))")
-"""What files of a results folder are called while a process writes them."""
 
 
 @contextlib.contextmanager
@@ -81,20 +79,13 @@ def is_alive(pid: int) -> bool:
 
 def is_leftover(path: Path) -> bool:
     """Whether this is what a process of this machine was writing in a results folder when it was killed."""
-    match = TEMPORARY.fullmatch(path.name)
-    return bool(match) and not is_alive(int(match[1] or match[2]))
+    match = files.TEMPORARY.fullmatch(path.name)
+    return bool(match) and not is_alive(int(match["pid"]))
 
 
 def write(parts: Path, name: str, suffix: str, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write a file, and give it its name, with its checksum, once it is complete."""
-    temporary = parts / f".{name}.{os.getpid()}{suffix}"
-    try:
-        fill(temporary)
-        path = parts / f"{name}-{checksum(temporary)}{suffix}"
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Let `fill` write a file whose name ends in its checksum; return its path."""
+    return files.replace(parts / f"{name}{suffix}", fill, lambda path: f"{name}-{checksum(path)}{suffix}")
 
 
 def checksum(path: Path) -> str:
