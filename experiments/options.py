@@ -1,4 +1,4 @@
-"""What `python -m experiments.sweep` can be told: the fields of a `SweepConfig`, as options."""
+"""The options of `python -m experiments.sweep`, made from the fields of a `SweepConfig`."""
 
 import argparse
 from dataclasses import fields
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
             cli.add_argument(option(field.name), action="store_true", help=help)
             continue
         if field.name in AXES:
-            help += f" (default: the optimizer's own; {default_of(field.name)})"
+            help += f" (default: the optimizer's own; {default_in_words(field.name)})"
         several = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
         text, metavar = help.replace("%", "%%"), field.metadata["metavar"]
         cli.add_argument(option(field.name), default=field.default, metavar=metavar, help=text, **several)
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-def default_of(axis: str) -> str:
-    """The default of the first optimizer that has the axis, in words."""
-    defaults = {name: optimizers.axes(choice) for name, choice in optimizers.OPTIMIZERS.items()}
+def default_in_words(axis: str) -> str:
+    """Return the default of the first optimizer that has the axis, for example "adam 0.001"."""
+    defaults = {name: optimizers.axes(entry) for name, entry in optimizers.OPTIMIZERS.items()}
     return next(f"{name} {own[axis]:g}" for name, own in defaults.items() if axis in own)

@@ -1,9 +1,9 @@
-"""What did the sweep find, in numbers and words? A table of configurations, the figures, and a page about them.
+"""Write the report of a sweep again: a table of configurations, the figures, and a page about them.
 
 python -m experiments.report results/first
 
-draws everything again from runs.parquet, curves.parquet and provenance.json, without training. report.html is the
-same page in one file, to be sent to somebody.
+reads runs.parquet, curves.parquet and provenance.json, and trains nothing. report.html is the whole page in one file,
+which can be sent to somebody.
 """
 
 import argparse

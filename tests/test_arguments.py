@@ -1,4 +1,4 @@
-"""Whatever `sweep` is given is taken with its obvious meaning, or refused in one sentence before it trains."""
+"""Does `sweep` take every argument with its obvious meaning, or refuse it in one sentence before it trains?"""
 
 import dataclasses
 import itertools
@@ -25,9 +25,9 @@ from experiments.training import targets
 
 
 def planned(**options) -> plan.Plan:
-    """The plan of a sweep of one small run, checked as `sweep` does."""
+    """Return the plan of a sweep of one small run, checked as `sweep` checks it."""
     made = plan.make_plan(SweepConfig(**{"task": "regression", "steps": 5, "device": "cpu", **options}))
-    sweep.check(made)
+    sweep.check_plan(made)
     return made
 
 
@@ -172,4 +172,4 @@ def test_what_is_shown_of_a_value_is_short_and_on_one_line():
         text = values.shown(value)
         assert len(text) < 100
         assert text.isprintable()
-    assert space.taken("lr", "1e-4..1", sampled=True) == Range(1e-4, 1)
+    assert space.axis_values("lr", "1e-4..1", sampled=True) == Range(1e-4, 1)

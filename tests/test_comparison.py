@@ -1,4 +1,4 @@
-"""Does the comparison of optimizers say what the runs say?"""
+"""Does the comparison of optimizers agree with the runs?"""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ WITHOUT = ["beta1", "beta2", "eps"]
 
 
 def sweep(seeds=3, task="mnist", **options):
-    """Adam over lr and beta1, SGD over lr, and momentum, which always diverges at lr 0.1 and, once, at 1e-4."""
+    """Make runs of Adam over lr and beta1, SGD over lr, and momentum, which diverges at lr 0.1 and once at 1e-4."""
     adam, curves = of_one(seeds, task, lr=GRID["lr"], beta1=GRID["beta1"], **options)
     bad = {"diverged": lambda row: row["lr"] == 0.1 or (row["lr"], row["seed"]) == (1e-4, 0)} | options
     runs, all_curves = [adam], [curves]

@@ -1,4 +1,4 @@
-"""What a user may type for an axis or an optimizer, and what is said to what they may not."""
+"""Are axes and optimizers parsed as typed, and is bad input refused in a sentence?"""
 
 import inspect
 import itertools
@@ -99,7 +99,7 @@ HAS |= {"sgd": {"lr", "weight_decay"}, "lion": HAS_BETAS - {"eps"}}
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
-    """Of ours against the constructor of torch's; Lion's are its paper's."""
+    """Compare our defaults with those of torch's constructors, and Lion's with those of its paper."""
     choice = optimizers.OPTIMIZERS[name]
     found = optimizers.axes(choice)
     assert set(found) == HAS[name]

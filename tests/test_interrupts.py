@@ -1,4 +1,4 @@
-"""Nothing is lost or in the way when a sweep is interrupted or killed, or meets another one; and what logs say."""
+"""Is nothing lost or left behind when a sweep is interrupted or killed, or its folder is in use? And are logs short?"""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ from tests.test_folders import KEYS, interrupting, train
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take seconds."""
+    """Draw no figures, which take seconds."""
     monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
@@ -76,7 +76,7 @@ def test_a_smaller_grid_leaves_the_checkpoint_of_the_larger_one(tmp_path, monkey
     (checkpoint,) = tmp_path.rglob("*.pt")
     train(tmp_path, lr=[1.0])
     assert list(tmp_path.rglob("*.pt")) == [checkpoint]
-    # What it was at has been trained by now: the others start over.
+    # The interrupted chunk has been trained by now; the others start over.
     train(tmp_path, lr=[1e-2])
     pd.testing.assert_frame_equal(train(tmp_path)[0][KEYS], train(None)[0][KEYS])
     assert not list(tmp_path.rglob("*.pt"))
@@ -90,7 +90,7 @@ def hold(out: Path, ready, done) -> None:
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of a folder."""
+    """Start a process that holds the lock of a folder."""
     fork = multiprocessing.get_context("fork")
     ready, done = fork.Event(), fork.Event()
     process = fork.Process(target=hold, args=(tmp_path, ready, done))

@@ -1,4 +1,4 @@
-"""Do the tables and figures say what the runs say?"""
+"""Do tables and figures agree with the runs?"""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ OPTIMUM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay":
 
 
 def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
-    """Runs and curves of a made-up sweep around OPTIMUM, with its value on every axis not given; lr 1 diverges."""
+    """Make runs and curves of an artificial sweep around OPTIMUM, which fills in axes not given; lr 1 diverges."""
     axes = {axis: grid.get(axis, [value]) for axis, value in OPTIMUM.items()}
     diverged = diverged or (lambda row: row["lr"] >= 1 and (row["beta1"] != 0.9 or row["seed"] > 0))
     floor, initial, accurate = (0.07, 2.31, 1.0) if task == "mnist" else (2e-6, 8.0, np.nan)
@@ -94,7 +94,7 @@ def test_lr_sensitivity_by_hand():
     runs, _ = sweep(lr=[1e-3, 1e-2, 1e-1, 1.0], beta1=[0.9, 0.5], diverged=lambda row: row["lr"] == 1)
     runs["initial_eval_loss"] = 2.0
     runs["eval_loss"] = runs["lr"].map({1e-3: 0.5, 1e-2: 0.1, 1e-1: 7.0, 1.0: np.nan})
-    # Better at some lr, but not at the best configuration's beta1: must not count.
+    # These runs are better at some lr, but not with the best configuration's beta1, so they must not count.
     runs.loc[runs["beta1"] == 0.5, "eval_loss"] = 0.2
     assert aggregation.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
     assert np.isnan(aggregation.lr_sensitivity(runs.assign(status="diverged")))
@@ -162,7 +162,7 @@ def test_sensitivity_draws_slice_and_envelope():
     assert [text.get_text().strip() for text in ax.texts] == [f"{n}/45" for n in diverged]
     assert len(named(ax, "one run").get_xdata()) == (runs["status"] == "ok").sum()
     assert named(ax, "torch's default").get_xdata()[0] == pytest.approx(3)
-    # Zero has a slot of its own, one step left of the rest.
+    # Zero is one step left of the other values.
     assert figures.positions(0.0, "weight_decay", np.array([0.0, 1e-4, 1e-2])) == pytest.approx(-6)
 
 
@@ -232,7 +232,7 @@ FILES = {"summary.csv", "report.md", "report.html", *PICTURES, *(f"{name}.pdf" f
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A results folder as a sweep leaves it."""
+    """Make a results folder as a sweep leaves it."""
     folder = tmp_path_factory.mktemp("results")
     runs, curves = sweep(2, lr=GRID["lr"], beta1=GRID["beta1"])
     runs.to_parquet(folder / "runs.parquet", index=False)

@@ -1,4 +1,4 @@
-"""Do samples cover what was asked for, and are sampled sweeps drawn from what they found?"""
+"""Do samples cover the ranges asked for, and do the figures of sampled sweeps show their runs?"""
 
 import json
 
@@ -24,7 +24,7 @@ def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
     assert len(table) == n
     assert table[["beta2", "momentum"]].isna().all(axis=None)
     assert (table["weight_decay"] == 0.1).all()
-    # Low discrepancy: as many in each decade of lr and of 1 - beta1, and of each eps, to within two.
+    # Low discrepancy: equal counts, to within two, in each decade of lr and of 1 - beta1, and for each eps.
     for exponents in (np.log10(table["lr"]), np.log10(1 - table["beta1"])):
         counts = np.histogram(exponents, bins=np.arange(-4, 1) if exponents.min() < -3 else np.arange(-3, 1))[0]
         assert np.ptp(counts) <= 2
@@ -97,7 +97,7 @@ def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, m
     assert "n = 3 fresh seeds (2 to 4)" in text
     assert "Target: loss 0.9" in text
     assert "target: loss 0.9" in printed
-    # What confirms is kept as the sweep is: more seeds train what is missing.
+    # Confirming runs are kept as those of the sweep are: with more seeds, only the missing runs are trained.
     sizes, train = [], population.train
 
     def spy(problem, configs, seeds, **options):

@@ -1,4 +1,4 @@
-"""Do budgets, paired differences and steps to a target say what the runs say? Recomputed with pandas or by hand."""
+"""Do budgets, paired differences and steps to a target agree with values computed with pandas or by hand?"""
 
 import itertools
 
@@ -51,7 +51,7 @@ def test_budget_figure_and_table_compare_at_the_same_number_of_configurations():
 
 
 def two(losses, others, diverged=()):
-    """Runs of two configurations on as many seeds; `diverged` lists (configuration, seed)."""
+    """Make runs of two configurations on equally many seeds; `diverged` lists (configuration, seed)."""
     runs, _ = of_one(len(losses), lr=[1e-3, 1e-2], diverged=lambda row: False)
     runs = runs.sort_values(["lr", "seed"], ignore_index=True).assign(eval_loss=[*losses, *others])
     for which, seed in diverged:
@@ -63,7 +63,7 @@ def test_paired_differences_are_taken_seed_by_seed():
     ours, theirs = two([1.0, 5.0, 9.0], [1.5, 5.25, 10.0])
     found = statistics.paired(ours, theirs.sample(frac=1, random_state=0))
     assert found == {"n": 3, "ahead": 3, "median": 0.5, "low": 0.25, "high": 1.0, "level": 0.75}
-    # Unpaired, the spread over seeds would hide the difference.
+    # Without pairing, the spread over seeds would hide the difference.
     assert np.median(theirs["eval_loss"]) - np.median(ours["eval_loss"]) == 0.25
     alone = statistics.paired(*two([1.0], [2.0]))
     assert all(np.isnan(alone[name]) for name in ("low", "high", "level"))
@@ -113,7 +113,7 @@ def test_steps_to_target_agree_with_a_loop(target):
 def test_a_missed_target_is_infinite_in_a_median():
     runs, curves = of_one(3, lr=[1e-3, 1e-2], diverged=lambda row: False, points=4)
     curves["eval_loss"] = 1.0
-    # Two of three seeds of the one configuration, and one of the other, reach it.
+    # Two of three seeds of one configuration reach it, and one seed of the other.
     for run_id, step in ((0, 2000), (2, 1000), (3, 3000)):
         curves.loc[(curves["run_id"] == run_id) & (curves["step"] >= step), "eval_loss"] = 0.1
     medians = steps_to_target.medians(steps_to_target.reach(runs, curves, Target("eval_loss", 0.2))).set_index("lr")

@@ -1,4 +1,4 @@
-"""What a step is made of besides a batch and its gradient: schedules of lr, accumulation, dropout."""
+"""Do schedules of lr, accumulation and dropout do what torch's own do?"""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def test_lanes_follow_solo_runs_with_torchs_schedulers_in_float64(make, options,
 
 
 def lrs_of(schedule, steps: int) -> list[float]:
-    """The lr of each step under one of torch's schedulers, from 1."""
+    """Return the lr of each step, counted from 1, under one of torch's schedulers."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     made, values = schedule(optimizer), []
     for _ in range(steps):
@@ -115,7 +115,7 @@ def test_dropout_of_a_lane_does_not_depend_on_the_number_of_lanes():
 
 
 def test_dropout_is_off_in_evaluation_and_the_module_is_torchs():
-    """The loss before any step is that of a network with nn.Dropout in eval mode; masks scale as nn.Dropout does."""
+    """Compare the first loss with that of nn.Dropout in eval mode, and the scale of masks with that of nn.Dropout."""
     problem = dropping()
     runs, _ = final(problem, seeds=[0], steps=1)
     module, _ = reference.make(problem, axes.AXES, seed=0, dtype=torch.float64)

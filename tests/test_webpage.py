@@ -1,4 +1,4 @@
-"""Is report.html one page that needs nothing else, and does a browser show it?"""
+"""Is report.html one self-contained page, and does a browser show it?"""
 
 import base64
 import re

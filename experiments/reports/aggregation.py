@@ -1,7 +1,7 @@
-"""What does a table of runs say? Its configurations over their seeds, the best of them, and how much lr matters.
+"""Summaries of a table of runs: its configurations over seeds, the best of them, and the sensitivity to lr.
 
-In a median or quartile over seeds a diverged run counts as infinite. "The best configuration" has the lowest median
-final evaluation loss. An optimizer's configurations are NaN in the axes that it does not have.
+In medians and quartiles over seeds a diverged run counts as infinite. The best configuration has the lowest median
+final evaluation loss. The configurations of an optimizer are NaN in axes that it does not have.
 """
 
 from collections.abc import Collection
@@ -14,13 +14,13 @@ from experiments.training.axes import AXES
 
 
 def recorded(confirmed: dict) -> pd.DataFrame:
-    """The runs of a `record`, as in runs.parquet."""
+    """Return the runs of a `confirmation.record` as a table like runs.parquet."""
     numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
     return pd.DataFrame(confirmed["runs"]).astype({**numbers, "diverged_step": "Int64"})
 
 
 def console_table(summary: pd.DataFrame, n: int = 10) -> str:
-    """The n best configurations of `summarise` as aligned text."""
+    """Return the n best configurations of `summarise` as aligned text."""
     return best_configurations(summary, n).to_string(index=False)
 
 
@@ -31,12 +31,12 @@ INFINITE = 1e100
 
 
 def varied_axes(runs: pd.DataFrame) -> list[str]:
-    """The hyperparameters with more than one value of one optimizer, in the order of `AXES`."""
+    """Return the hyperparameters that have more than one value in some optimizer, in the order of `AXES`."""
     return [axis for axis in AXES if runs.groupby("optimizer")[axis].nunique().max() > 1]
 
 
 def short(value: float) -> str:
-    """A hyperparameter as one writes it: 1e-3, 0.9, 0.9999, 0; - if the optimizer does not have it."""
+    """Return a hyperparameter as people write it: 1e-3, 0.9, 0.9999, 0; "-" if the optimizer does not have it."""
     if np.isnan(value):
         return "-"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
@@ -44,27 +44,29 @@ def short(value: float) -> str:
 
 
 def label(row: pd.Series, axes: list[str]) -> str:
+    """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9"."""
     return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
-    """A column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
+    """Return a column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
     return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
 
 
 def unscored(values: pd.Series) -> pd.Series:
+    """Return quantiles of `scored` values, with infinity in place of `INFINITE`."""
     # An interpolated quantile may be a fraction of INFINITE.
     return values.where(values < INFINITE**0.5, np.inf)
 
 
 def seeds(counts: Collection[int]) -> str:
-    """How many seeds some configurations have: "3 seeds", "1 to 3 seeds"."""
+    """Return numbers of seeds in words: "3 seeds", "1 to 3 seeds"."""
     fewest, most = int(min(counts)), int(max(counts))
     return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
 
 
 def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
-    """What every row of curves has cost, seconds: the time of a population divided by the runs that shared it.
+    """Return the seconds of each row of curves: the time of its population divided by the number of runs in it.
 
     Runs of one optimizer with the same time at their end were trained together.
     """
@@ -74,11 +76,11 @@ def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
 
 
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Aggregate runs over everything but `by`, whose values index the result.
+    """Aggregate runs over all columns but `by`, whose values are the index of the result.
 
     Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
-    diverged_step_median (of the diverged runs). In the medians a diverged run has infinite loss and the lowest
-    accuracy; a median accuracy that rests on one is NaN.
+    diverged_step_median (over the diverged runs). In medians a diverged run has infinite loss and the lowest
+    accuracy; a median accuracy that depends on one is NaN.
     """
     table = runs[by].assign(
         eval_loss=scored(runs, "eval_loss"),
@@ -158,12 +160,12 @@ def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> flo
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
+    """Summarise each configuration over its seeds: one row each, best (lowest median final evaluation loss) first.
 
-    Columns: data, task, model, optimizer, those of `AXES`, n_seeds, n_diverged, eval_loss_{median, q25, q75, low,
-    high, level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
-    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN of one seed. A diverged run
-    has infinite losses, and a median accuracy that rests on one is NaN.
+    Columns: data, task, model, optimizer, the axes, n_seeds, n_diverged, eval_loss_{median, q25, q75, low, high,
+    level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
+    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN for one seed. A diverged run
+    has infinite losses, and a median accuracy that depends on one is NaN.
     """
     summary = ranked(runs)
     groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
@@ -173,7 +175,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     for n, rows in summary.groupby("n_seeds").indices.items():
         ends = intervals.interval_or_range(np.array(losses[rows].tolist()))
         found[rows] = np.column_stack([*ends, np.full(len(rows), intervals.attained(n))])
-    # Of INFINITE losses; NaN stays NaN.
+    # INFINITE losses become infinite; NaN stays NaN.
     found[found >= INFINITE] = np.inf
     for i, name in enumerate(("low", "high", "level")):
         summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
@@ -181,7 +183,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
-    """The first n rows of `summarise` as short strings: the varied hyperparameters, then what came of them."""
+    """Return the first n rows of `summarise` as short strings: the varied hyperparameters, then the results."""
     top = summary.head(n)
     axes = varied_axes(summary) or [axis for axis in AXES if summary[axis].notna().any()]
     table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
@@ -205,5 +207,5 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
 
 
 def best_of_each(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The best configuration of every optimizer, best first; of a table with the best configurations first."""
+    """Return the best configuration of every optimizer, best first. ranked: as of `ranked`."""
     return ranked.groupby("optimizer", sort=False).head(1).reset_index(drop=True)

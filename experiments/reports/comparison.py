@@ -1,4 +1,4 @@
-"""Which optimizer wins, and how much does it depend on its learning rate? One figure and one table."""
+"""Comparison of optimizers: which one wins, and how much it depends on its learning rate."""
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,18 @@ from experiments.reports.figures import explain_band, finished, loss_axis, panel
 from experiments.reports.statistics import budgets, expected_best, tuning_losses
 from experiments.reports.training_figures import training
 
-# Okabe and Ito's, with black in place of the yellow, which is hardly seen on white.
+# The colours of Okabe and Ito, with black in place of yellow, which is hard to see on white.
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "black")
 MARKERS = "osD^vPX<>phd"
 STAR = {"markersize": 14, "markeredgecolor": "black"}
 
 
 def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
-    """One row an optimizer, best first, as short strings: its best configuration, and what came of it.
+    """Return one row per optimizer, best first, as short strings: its best configuration and the results of it.
 
     Args:
         runs: as `sweep` returns them.
-        summary: of these runs, by `aggregation.summarise`.
+        summary: `aggregation.summarise` of these runs.
     """
     best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
     numbers = [
@@ -65,13 +65,13 @@ def figure(
     """Draw every optimizer's final evaluation loss against lr, and how its best configuration trains.
 
     Left: at each lr the lowest median over seeds that the other hyperparameters allow, with its inter-quartile range;
-    a star is an optimizer's best lr. In the strip at the top a ✕ says that seeds diverged there, a large one that
-    the median is infinite. Right: evaluation loss and (for classification) accuracy of the best configurations.
+    a star marks an optimizer's best lr. In the strip at the top, a small ✕ marks an lr at which some seeds diverged,
+    a large one an infinite median. Right: evaluation loss and (for classification) accuracy of the best configurations.
 
     Args:
         runs, curves: as `sweep` returns them.
         loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
-        sampled: whether every lr belongs to one configuration: then the left has points and no lines.
+        sampled: whether every lr belongs to one configuration; then the left panel has points and no lines.
         order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
@@ -90,9 +90,9 @@ def figure(
 
 @style.context(STYLE)
 def budget(runs: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
-    """Draw the best final loss that one expects of each optimizer after trying n of its configurations at random.
+    """Draw the expected best final loss of each optimizer after n of its configurations have been tried at random.
 
-    Lines: the mean, bands: the inter-quartile range over which configurations are tried; see
+    Lines show the mean over the choices of configurations, bands the inter-quartile range; see
     `statistics.expected_best`. A vertical line marks the largest budget that every optimizer was given.
 
     Args:
@@ -136,16 +136,17 @@ def tuned(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> tuple[pd.Dat
 
 
 def looks_of(runs: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """Return the `look` of each optimizer, by name."""
     return {name: look(place) for place, name in enumerate(runs["optimizer"].unique())}
 
 
 def look(place: int) -> tuple[str, str, str]:
-    """Colour, line and marker of an optimizer, by its place in the sweep."""
+    """Return colour, line and marker of an optimizer from its place in the sweep."""
     return to_hex(COLOURS[place % 7]), ("-", "-.")[place // 7 % 2], MARKERS[place % len(MARKERS)]
 
 
 def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: float, sampled: bool) -> None:
-    """Draw the panel of final losses. order: configurations, best first."""
+    """Draw the panel of final losses against lr. order: as of `aggregation.ranked`."""
     at_lr = order.groupby(["optimizer", "lr"]).head(1).sort_values("lr")
     losses = at_lr["eval_loss_median"].replace(np.inf, initial)
     crossed = [name for name in looks if at_lr.loc[at_lr["optimizer"] == name, "n_diverged"].any()]

@@ -33,8 +33,8 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
     """Draw the final evaluation loss against one hyperparameter.
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
-    Thin line: the lowest such median over everything else. Dots: single runs. Strip at the top: how many runs
-    diverged; a line touches it where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
+    Thin line: the lowest median over all other hyperparameters. Dots: single runs. Strip at the top: number of diverged
+    runs; a line touches the strip where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
@@ -92,8 +92,8 @@ def heatmap(
 ) -> Figure:
     """Draw the median final evaluation loss over two hyperparameters, everything else as in the best configuration.
 
-    Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most did,
-    and the median is infinite. Solid frame: best cell. Dashed frame: the default values of the two.
+    Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most
+    seeds diverged, so the median is infinite. Solid frame: best cell. Dashed frame: default values of both.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.

@@ -1,4 +1,4 @@
-"""What the report says: one page of Markdown about a sweep, and sentences about what came out."""
+"""The text of a report: one page of Markdown about a sweep, with its findings in sentences."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from experiments.training.targets import Target
 
 
 def unfinished_sentence(provenance: dict) -> str:
-    """How much of a sweep is finished, if that is not all; else nothing."""
+    """Return a sentence on how much of a sweep is finished; "" if all of it is."""
     if not (counts := provenance.get("unfinished")):
         return ""
     return (
@@ -23,12 +23,12 @@ def unfinished_sentence(provenance: dict) -> str:
 
 
 HALFWAY = "halfway from the median to the lowest and to the highest"
-"""Where the quartiles of two or three values are."""
+"""The position of the quartiles of two or three values."""
 DIVERGED = (
     "Diverged is a run whose training loss is not finite, or exceeds "
     f"{population.DIVERGED:g} times that of its first step."
 )
-"""What is to be said where the word is first used."""
+"""The definition of a diverged run, shown where the word is first used."""
 RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 
 
@@ -54,10 +54,10 @@ def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list
 def page(
     runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: dict[str, str], target: Target | None
 ) -> str:
-    """The report in Markdown.
+    """Return the report in Markdown.
 
     Args:
-        summary: of the runs, by `aggregation.summarise`, with the medians of `targets` if there is a target.
+        summary: `aggregation.summarise` of the runs, with `steps_to_target.medians` if there is a target.
         captions: file name of a figure -> caption.
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
@@ -67,11 +67,11 @@ def page(
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     blocks = [
-        f"# {', '.join(names)} on {', '.join([first['data'], *length(provenance)])}: {first['model']}",
+        f"# {', '.join(names)} on {', '.join([first['data'], *run_length(provenance)])}: {first['model']}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
-        markdown_table(["origin", ""], origin(provenance)),
+        text_table(["origin", ""], origin(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
         f"median over {aggregation.seeds(summary['n_seeds'])}. {DIVERGED}",
@@ -89,13 +89,13 @@ def page(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def length(provenance: dict) -> list[str]:
-    """Of the runs of a sweep, in words; nothing of an older one, which did not say it."""
+def run_length(provenance: dict) -> list[str]:
+    """Return the length of a sweep's runs in words; [] for an older sweep, whose provenance lacks it."""
     return [f"{steps} steps"] if (steps := (provenance.get("sweep") or {}).get("steps")) else []
 
 
 def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target: Target | None) -> list[str]:
-    """What is to be said of a sweep before its tables, a sentence or two each."""
+    """Return the findings of a sweep that precede its tables, a sentence or two each."""
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
@@ -129,12 +129,12 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
 
 
 def sampled(provenance: dict) -> str | None:
-    """How the configurations were drawn, as `sobol:64`; None of a grid."""
+    """Return how configurations were sampled, for example `sobol:64`; None for a grid."""
     return (provenance.get("sweep") or {}).get("sample")
 
 
 def bands(summary: pd.DataFrame) -> str:
-    """What the bands over seeds are; "" if every configuration has one seed."""
+    """Return a sentence on the bands over seeds; "" if every configuration has one seed."""
     counts = summary["n_seeds"]
     if counts.max() < 2:
         return ""
@@ -162,7 +162,7 @@ def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
 
 
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
-    """A configuration in words: its optimizer, if there are several, and the axes that vary."""
+    """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not np.isnan(row[axis])]
     return ", ".join([row["optimizer"]] * several + [aggregation.label(row, axes)])
@@ -225,13 +225,14 @@ def confirmation(runs: pd.DataFrame, provenance: dict, order: pd.DataFrame | Non
 
 
 def data_line(data: dict) -> str:
+    """Return a line about the data of a sweep. data: from its provenance."""
     sizes = f"{data.get('n_train', '?')} training and {data.get('n_eval', '?')} evaluation examples"
     warning = f" **{data['warning']}**" if data.get("warning") else ""
     return f"Data: {data.get('name', 'unknown')}, {sizes}, from {data.get('source', 'an unknown source')}.{warning}"
 
 
 def origin(provenance: dict) -> list[list[str]]:
-    """Rows of a table: when, where and by which code the runs were made."""
+    """Return the rows of a table that says when, where and by which code the runs were trained."""
     git, sweep, seconds = (provenance.get(key) or {} for key in ("git", "sweep", "seconds"))
     device, versions = provenance.get("device") or {}, provenance.get("versions") or {}
     # Sweeps of one optimizer once kept their grid under "axes".
@@ -253,15 +254,15 @@ def origin(provenance: dict) -> list[list[str]]:
 
 
 def grid_line(axes: dict[str, list[float] | str]) -> str:
-    """Axes as a user would type them; a range that was sampled is a string already."""
+    """Return axes as a user would type them. axes: values by axis, or a range that was sampled as a string."""
     typed = {axis: v if isinstance(v, str) else f"{{{' '.join(map(short, v))}}}" for axis, v in axes.items()}
     return ", ".join(f"{axis} {values}" for axis, values in typed.items())
 
 
-def markdown_table(header: list[str], rows: Iterable[list[str]]) -> str:
+def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
 def markdown_frame(table: pd.DataFrame) -> str:
-    return markdown_table(list(table), table.to_numpy().tolist())
+    return text_table(list(table), table.to_numpy().tolist())

@@ -1,4 +1,4 @@
-"""Figures of sampled configurations, of which no two share a value: points instead of lines and cells."""
+"""Figures of sampled configurations, no two of which share a value: points instead of lines and cells."""
 
 import numpy as np
 import pandas as pd
@@ -81,22 +81,22 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame
         ticks_ = LogLocator(subs=(1, 2, 5) if losses.max() < 1e3 * low else (1,))
         figure.colorbar(shown, ticks=ticks_, format="{x:.3g}", label=f"final {loss_name}").minorticks_off()
         ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **looks)
-    for side, axis in (("x", x), ("y", y)):
-        ticks(ax, side, order[axis], axis)
+    for direction, axis in (("x", x), ("y", y)):
+        ticks(ax, direction, order[axis], axis)
     ax.set_title("brighter is better" if len(losses) else "every run diverged")
     return finished(figure, runs, columns=2)
 
 
-def ticks(ax: Axes, side: str, values: pd.Series, axis: str) -> None:
-    """Label an axis of `positions` with its values, if they are few, else with round ones between them."""
+def ticks(ax: Axes, direction: str, values: pd.Series, axis: str) -> None:
+    """Label an axis of `positions` with its values, if they are few, else with round values in their range."""
     grid, few = values.to_numpy(), np.unique(values)
     if len(few) > 7:
         decades = 10.0 ** np.arange(-20, 21)
-        # 1, 2 and 5 where whole decades would be less than three.
+        # Use 1, 2 and 5 if there are fewer than three whole decades.
         low, high = positions(grid, axis, grid).min(), positions(grid, axis, grid).max()
         rounded = np.outer(decades, (1, 2, 5) if high - low < 3 else (1,)).ravel()
         few = 1 - rounded[rounded <= 1] if axis in BETAS else rounded
         few = few[(few >= grid.min()) & (few <= grid.max())]
     labels = [short(float(f"{value:.12g}")) for value in few]
-    getattr(ax, f"set_{side}ticks")(positions(few, axis, grid), labels)
-    getattr(ax, f"set_{side}label")(NAMES[axis])
+    getattr(ax, f"set_{direction}ticks")(positions(few, axis, grid), labels)
+    getattr(ax, f"set_{direction}label")(NAMES[axis])

@@ -1,4 +1,4 @@
-"""How many steps does a run take to a target? Censored data: a run that misses it counts as infinite in a median."""
+"""Steps to a target. The data are censored: in medians, a run that misses the target counts as infinite."""
 
 import math
 
@@ -43,10 +43,10 @@ def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | No
 
 
 def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """The runs with columns steps_to_target and seconds_to_target, infinite in runs that miss it.
+    """Return the runs with columns steps_to_target and seconds_to_target, infinite for runs that miss the target.
 
-    Both count to the first evaluation at which the target is met; seconds are as of `aggregation.run_seconds`. A run
-    that diverged has missed it unless it had met it before.
+    Both count to the first evaluation that meets the target; see `aggregation.run_seconds` for the seconds. A run that
+    diverged misses the target unless it met it before.
     """
     ends = curves["run_id"].map(runs.set_index("run_id")["diverged_step"].astype(float)).fillna(np.inf)
     met = curves.assign(seconds=run_seconds(runs, curves))[target.reached(curves) & (curves["step"] < ends)]
@@ -55,7 +55,7 @@ def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFr
 
 
 def medians(reached: pd.DataFrame) -> pd.DataFrame:
-    """Medians over seeds of what `reach` has found, infinite where half miss, and n_reached: a row a configuration."""
+    """Return medians over seeds of the columns of `reach`, infinite if half miss, and n_reached, by configuration."""
     finite = reached.replace(dict.fromkeys(COLUMNS, np.inf), INFINITE)
     finite["n_reached"] = np.isfinite(reached["steps_to_target"])
     groups = finite.groupby(CONFIGURATION, dropna=False)
@@ -65,11 +65,11 @@ def medians(reached: pd.DataFrame) -> pd.DataFrame:
 
 @style.context(figure_style.STYLE)
 def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool = False) -> Figure:
-    """Draw which share of runs has reached the target by a step, and the steps to it against lr.
+    """Draw the share of runs that have reached the target by a step, and the steps to the target against lr.
 
-    Left: one line an optimizer, every run of its, in its 95 % band (see `share`). Right: at each lr (or of the first
-    axis that varies) the median over seeds of the fastest configuration; what misses the target in half of its seeds
-    lies in the strip at the top.
+    Left: one line per optimizer, over all its runs, in a 95 % band (see `share`). Right: the median over seeds of the
+    fastest configuration at each lr (or value of the first axis that varies); configurations that miss the target on
+    half of their seeds are in the strip at the top.
     """
     looks, axes = comparison.looks_of(reached), varied_axes(reached)
     drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
@@ -88,20 +88,20 @@ def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool 
 def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str], name: str) -> None:
     """Draw the share of runs that have reached the target by a step, with the exact 95 % interval of a share.
 
-    Clopper and Pearson's: at every step it holds the share among all runs that are drawn alike, however few these are.
+    The interval of Clopper and Pearson contains the share of all such runs at each step, however few runs there are.
     """
     at, counts = np.unique(steps[np.isfinite(steps)], return_counts=True)
     n, reached = len(steps), np.r_[0, np.cumsum(counts), counts.sum()]
     x = np.r_[0, at, last_step]
     ax.step(x, reached / n, look[1], where="post", color=look[0], label=f"{name}: {reached[-1]} of {n} runs")
-    # The ends at none and at all are NaN: 0 and 1.
+    # The ends are NaN if no run or every run has reached the target; they are 0 and 1.
     low = np.nan_to_num(beta.ppf(0.025, reached, n - reached + 1))
     high = np.nan_to_num(beta.ppf(0.975, reached + 1, n - reached), nan=1.0)
     ax.fill_between(x, low, high, step="post", color=look[0], alpha=0.12, linewidth=0)
 
 
 def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
-    """Draw median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
+    """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
     values = np.sort(table[axis].dropna().unique())
     fastest = table.groupby(["optimizer", axis])["steps_to_target_median"].min()
     ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)

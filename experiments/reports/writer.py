@@ -1,4 +1,4 @@
-"""The files of a report: a table of configurations, the figures, and a page about them."""
+"""The writer of a report's files: a table of configurations, the figures, and a page about them."""
 
 import itertools
 import os
@@ -65,7 +65,7 @@ PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
 
 
 class Drawing(NamedTuple):
-    """A function that draws a figure, and what to say under it."""
+    """A function that draws a figure, and the caption of the figure."""
 
     draw: Callable[[], Figure]
     caption: str
@@ -131,10 +131,10 @@ def write(
 
 
 def save(figure: Figure, png: Path, pdf: Path) -> None:
-    """Write a figure twice, for screens and for papers."""
+    """Write a figure as PNG, for screens, and as PDF, for papers."""
     with style.context(STYLE):
         figure.savefig(png, format="png")
-        # Without a date, the same results give the same file.
+        # Without a date, equal results give equal files.
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
 
 

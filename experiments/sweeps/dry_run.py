@@ -1,4 +1,4 @@
-"""What a sweep would do and how long it would take, without training it."""
+"""A description of a sweep, and an estimate of its time, without training it."""
 
 import time
 
@@ -11,7 +11,7 @@ from experiments.training import axes, population
 
 
 def estimate_seconds(plan: Plan) -> float:
-    """How long the plan will take on this machine, from eight measured steps of at most 128 lanes of each optimizer."""
+    """Estimate the seconds of a plan on this machine from eight steps of at most 128 lanes of each optimizer."""
 
     def sample_run(name: str, configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
@@ -38,7 +38,7 @@ def estimate_seconds(plan: Plan) -> float:
 
 
 def describe(plan: Plan, seconds: float) -> str:
-    """The plan in a few lines."""
+    """Return the plan in a few lines of text. seconds: as of `estimate_seconds`."""
     n_runs, n_seeds = len(plan.runs), plan.identity["seeds"]
     parts = chunks.cut(plan.runs, plan.lanes)
     n_chunks, lanes = len(parts), max(map(len, parts))
