@@ -23,5 +23,5 @@ def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
 
 def record(runs: pd.DataFrame) -> dict:
     """Return the runs of a `fresh_plan` as provenance.json has them."""
-    rows = json.loads(runs.to_json(orient="records", double_precision=15))
+    rows = json.loads(str(runs.to_json(orient="records", double_precision=15)))
     return {"seeds": sorted(int(seed) for seed in runs["seed"].unique()), "runs": rows}

@@ -99,11 +99,12 @@ def view(
     def numbers(given: Mapping) -> dict[str, float]:
         return {axis.take(name): values.number(value) for name, value in given.items()}
 
-    held = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
+    wanted: dict[str, float] = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
     optimizer = optimizer or str(aggregation.ranked(whole).loc[0, "optimizer"])
-    runs = select(whole[whole["optimizer"] == optimizer], held)
+    runs = select(whole.loc[whole["optimizer"] == optimizer], wanted)
     kept = (
-        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in held.items()) or "nothing"
+        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in wanted.items())
+        or "nothing"
     )
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {kept}")
@@ -134,7 +135,7 @@ def view(
 def first_view(sweep: Sweep) -> View:
     """Return the first slice of `controls`: two axes of the best optimizer, all others as in its best configuration."""
     optimizer = str(aggregation.ranked(sweep.runs).loc[0, "optimizer"])
-    runs = sweep.runs[sweep.runs["optimizer"] == optimizer]
+    runs = sweep.runs.loc[sweep.runs["optimizer"] == optimizer]
     x, y, *others = [*axes_of(runs), None, None]
     best = best_values(runs)
     held = {} if markdown.sampled(sweep.provenance) else {axis: best[axis] for axis in others if axis}
@@ -198,7 +199,7 @@ def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLik
         data = {"text/html": static(chosen)}
         with contextlib.suppress(ModuleNotFoundError):
             # A frontend without widgets shows the HTML.
-            data |= controls(chosen, root)._repr_mimebundle_()
+            data |= controls(chosen, root)._repr_mimebundle_() or {}
     display(data, raw=True)
 
 
@@ -242,7 +243,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
 
     def of_optimizer(sweep: Sweep, name: str):
-        runs = sweep.runs[sweep.runs["optimizer"] == name]
+        runs = sweep.runs.loc[sweep.runs["optimizer"] == name]
         axes = list(axes_of(runs)) or ["lr"]
         return below([dropdown("x", axes)], lambda x: of_x(sweep, name, runs, x))
 

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from experiments.common.values import FLAG, option
 from experiments.sweeps.config import SweepConfig
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
             continue
         if field.name in AXES:
             help += f" (default: the optimizer's own; {default_in_words(field.name)})"
-        several = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
+        several: dict[str, Any] = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
         text, metavar = help.replace("%", "%%"), field.metadata["metavar"]
         cli.add_argument(option(field.name), default=field.default, metavar=metavar, help=text, **several)
     cli.add_argument(

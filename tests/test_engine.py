@@ -63,7 +63,7 @@ def forbid_training(monkeypatch) -> None:
 @pytest.mark.parametrize("n_rows", [1, 7, 24])
 def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds(n_rows):
     configs = pd.DataFrame({"lr": np.arange(1.0, 5.0)})
-    runs = plan.runs_of({"adam": configs, "sgd": configs[:2]}, seeds=4)
+    runs = plan.runs_of({"adam": configs, "sgd": configs.iloc[:2]}, seeds=4)
     assert len(runs) == 24
     kept = runs.sample(n_rows, random_state=0).sort_index()
     for lanes in (1, 3, 5, 100):

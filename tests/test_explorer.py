@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,7 +164,7 @@ def test_the_html_needs_nothing_else(loaded):
     assert "<script" not in text
 
 
-def find(widget, description: str):
+def find(widget, description: str) -> Any:
     """Return the first widget with that description, or None."""
     if getattr(widget, "description", None) == description:
         return widget
@@ -171,7 +172,7 @@ def find(widget, description: str):
     return next((one for one in found if one is not None), None)
 
 
-def leaf(widget):
+def leaf(widget) -> Any:
     """Return the last widget, which shows the result."""
     while getattr(widget, "children", ()):
         widget = widget.children[-1]

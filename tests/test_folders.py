@@ -68,9 +68,8 @@ def test_a_part_of_what_a_folder_has_is_drawn_and_the_rest_stays(case, tmp_path,
     loaded = reading.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.runs, part.runs)
     # The share of a run in its population's time has not changed, nor has the sum.
-    seconds = part.curves.groupby("run_id")["seconds"].max()
-    before = whole.curves.groupby("run_id")["seconds"].max()
-    assert seconds[0] / n_runs == pytest.approx(before[0] / 12)
+    seconds, before = (found.curves.groupby("run_id").agg("max").loc[0, "seconds"] for found in (part, whole))
+    assert seconds / n_runs == pytest.approx(before / 12)
     again = train(tmp_path)
     assert trained == [12]
     pd.testing.assert_frame_equal(again.runs, whole.runs)

@@ -31,7 +31,7 @@ def test_lanes_follow_solo_runs_in_float64(kind, optimizer):
     options = {"steps": steps, "batch_size": problem.batch_size, "dtype": torch.float64, "optimizer": optimizer}
     runs, curves = population.train(problem, configs, [0, 5], evaluations=steps, **options)
     for _, run in runs.iterrows():
-        _, losses = reference.train(problem, run[list(configs)].astype(float).to_dict(), int(run.seed), **options)
+        _, losses = reference.train(problem, run.loc[list(configs)].astype(float).to_dict(), int(run.seed), **options)
         np.testing.assert_allclose(curves[curves.lane == run.lane].train_loss[1:], losses, rtol=1e-9)
     assert runs.eval_loss.nunique() == (3 if kind == "counter-example" else 6)
 

@@ -78,7 +78,7 @@ def test_a_smaller_grid_leaves_the_checkpoint_of_the_larger_one(tmp_path, monkey
     assert list(tmp_path.rglob("*.pt")) == [checkpoint]
     # The interrupted chunk has been trained by now; the others start over.
     train(tmp_path, lr=[1e-2])
-    pd.testing.assert_frame_equal(train(tmp_path)[0][KEYS], train(None)[0][KEYS])
+    pd.testing.assert_frame_equal(train(tmp_path)[0].loc[:, KEYS], train(None)[0].loc[:, KEYS])
     assert not list(tmp_path.rglob("*.pt"))
 
 

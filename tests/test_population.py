@@ -1,6 +1,7 @@
 """Does a lane of a population compute what the run computes on its own: same weights, batches and losses?"""
 
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
     runs, curves = population.train(problem, CONFIGS, seeds, optimizer=optimizer, evaluations=3, **options)
     assert len(runs) == len(CONFIGS) * len(seeds)
     for _, run in runs.iterrows():
-        config = run[list(CONFIGS)].astype(float).to_dict()
+        config = run.loc[list(CONFIGS)].astype(float).to_dict()
         module, losses = reference.train(problem, config, int(run.seed), optimizer=optimizer, **options)
         lane = curves[curves.lane == run.lane]
         expected = [losses[a:b].mean().item() for a, b in ((0, 10), (10, 20), (20, 30))]
@@ -91,7 +92,7 @@ def test_lanes_of_lion_which_torch_lacks_follow_lanes_trained_alone():
     options = {"steps": 20, "batch_size": 32, "dtype": torch.float64, "optimizer": "lion"}
     runs, _ = population.train(linear(), CONFIGS, [0], **options)
     for k in CONFIGS.index:
-        alone, _ = population.train(linear(), CONFIGS[k : k + 1], [0], **options)
+        alone, _ = population.train(linear(), CONFIGS.iloc[k : k + 1], [0], **options)
         assert runs.eval_loss[k] == pytest.approx(alone.eval_loss[0], rel=1e-9)
     assert runs.eval_loss.nunique() == 3
 
@@ -125,7 +126,7 @@ def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n
             module = model.build().double()
         expected = module(x[lane // n_configs % n_inputs]).T
         torch.testing.assert_close(output[lane], expected)
-        of_module = torch.autograd.grad((expected * weigh[lane]).sum(), module.parameters())
+        of_module = torch.autograd.grad((expected * weigh[lane]).sum(), list(module.parameters()))
         for ours, theirs in zip(grads, of_module, strict=True):
             torch.testing.assert_close(ours[lane], theirs)
 
@@ -141,7 +142,7 @@ def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_do
         p.data.copy_(q[1])
     target = torch.tensor([[1, 2, 3]])
     ours = torch.autograd.grad(problems.losses(model.forward(params, x), target).sum(), params)
-    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), module.parameters())
+    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), list(module.parameters()))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a[1], b)
 
@@ -175,7 +176,7 @@ def test_a_run_does_not_depend_on_its_neighbours(make):
     problem = make()
     sick = CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
-    options = {"steps": 30, "batch_size": 32, "evaluations": 3}
+    options: dict[str, Any] = {"steps": 30, "batch_size": 32, "evaluations": 3}
     _, curves = population.train(problem, CONFIGS, [0], **options)
     sick_runs, sick_curves = population.train(problem, sick, [0], **options)
     assert list(sick_runs.status) == ["ok", "diverged", "ok"]
@@ -183,7 +184,7 @@ def test_a_run_does_not_depend_on_its_neighbours(make):
     assert not np.isfinite(sick_runs.eval_loss[1])
     for column in ("train_loss", "eval_loss", "eval_accuracy"):
         for lane in (0, 2):
-            assert curves[curves.lane == lane][column].equals(sick_curves[sick_curves.lane == lane][column])
+            assert curves.loc[curves.lane == lane, column].equals(sick_curves.loc[sick_curves.lane == lane, column])
 
 
 def test_divergence_is_the_first_loss_beyond_its_limit():
@@ -252,9 +253,10 @@ def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimiz
 
 def test_dropout_and_bounded_parameters_resume_to_the_same_bits():
     dropped = problems.make("regression", dropout=0.3)
-    bounded = problems.make("function", problems.TASKS["function"][0])
+    bounded = problems.make("function", "counter-example")
     for problem, batch_size in ((dropped, 32), (bounded, bounded.batch_size)):
-        states, options = [], {"steps": 9, "batch_size": batch_size, "evaluations": 1}
+        states: list[Any] = []
+        options: dict[str, Any] = {"steps": 9, "batch_size": batch_size, "evaluations": 1}
         whole, _ = population.train(
             problem, CONFIGS, [0], due=lambda: True, keep=lambda s, to=states: to.append(clone(s)), **options
         )

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,11 +19,11 @@ from experiments import report
 from experiments.reports import aggregation, figures, grid_figures, markdown, training_figures, writer
 from experiments.training.axes import AXES
 
-GRID = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
+GRID: dict[str, Any] = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
 OPTIMUM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0}
 
 
-def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
+def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid: Any):
     """Make runs and curves of an artificial sweep around OPTIMUM, which fills in axes not given; lr 1 diverges."""
     axes = {axis: grid.get(axis, [value]) for axis, value in OPTIMUM.items()}
     diverged = diverged or (lambda row: row["lr"] >= 1 and (row["beta1"] != 0.9 or row["seed"] > 0))
@@ -30,7 +31,8 @@ def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
     at = np.linspace(0, steps, points).astype(int)
     rows, curves = [], []
     for run_id, (*values, seed) in enumerate(itertools.product(*axes.values(), range(seeds))):
-        row = dict(zip(axes, values, strict=True), seed=seed, run_id=run_id, status="ok", diverged_step=None)
+        row: dict[str, Any] = dict(zip(axes, values, strict=True), seed=seed, run_id=run_id)
+        row |= {"status": "ok", "diverged_step": None}
         rng = np.random.default_rng(run_id)
         away = [0.35 * np.log10(row["lr"] / OPTIMUM["lr"]) ** 2, 0.02 * np.log10(row["eps"] / OPTIMUM["eps"]) ** 2]
         away += [0.15 * np.log10((1 - row[beta]) / (1 - OPTIMUM[beta])) ** 2 for beta in ("beta1", "beta2")]
@@ -50,7 +52,7 @@ def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
     return runs, pd.concat(curves, ignore_index=True)
 
 
-def named(ax, start):
+def named(ax, start) -> Any:
     return next(line for line in ax.get_lines() if str(line.get_label()).startswith(start))
 
 
@@ -87,7 +89,7 @@ def test_summarise_gives_the_range_of_three_seeds_with_its_level():
     assert (worst["eval_loss_low"], worst["eval_loss_high"]) == (runs.loc[0, "eval_loss"], np.inf)
     assert best["eval_loss_level"] == worst["eval_loss_level"] == 0.75
     alone = aggregation.summarise(sweep(1, lr=[1e-3, 1e-2])[0])
-    assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().all(axis=None)
+    assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().to_numpy().all()
 
 
 def test_lr_sensitivity_by_hand():
@@ -156,7 +158,9 @@ def test_sensitivity_draws_slice_and_envelope():
     thick, thin = named(ax, "with the best lr 1e-2, β1 0.9"), named(ax, "best over")
     np.testing.assert_allclose(thick.get_xdata(), [1, 2, 3])  # -log10(1 - beta2)
     np.testing.assert_allclose(thick.get_ydata(), held["eval_loss_median"])
-    np.testing.assert_allclose(thin.get_ydata(), summary.groupby("beta2")["eval_loss_median"].min())
+    np.testing.assert_allclose(
+        thin.get_ydata(), summary.groupby("beta2")[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"]
+    )
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0.9", "0.99", "0.999"]
     diverged = runs[runs["status"] == "diverged"].groupby("beta2").size()
     assert [text.get_text().strip() for text in ax.texts] == [f"{n}/45" for n in diverged]
@@ -174,14 +178,14 @@ def test_heatmap_cells_are_medians_of_the_slice(task):
     best = summary.iloc[0]
     cells = summary[summary["beta2"] == best["beta2"]]
     expected = cells.pivot(index="beta1", columns="lr", values="eval_loss_median").replace(np.inf, np.nan)
-    np.testing.assert_allclose(np.ma.filled(ax.images[0].get_array(), np.nan), expected)
+    np.testing.assert_allclose(np.ma.asarray(ax.images[0].get_array()).filled(np.nan), expected)
     texts = [text.get_text() for text in ax.texts]
     assert f"{best['eval_loss_median']:.3g}" in texts
     assert any("%" in text for text in texts) == (task == "mnist")
     steps = cells["diverged_step_median"][cells["n_diverged"] == 3]
     assert sum(patch.get_hatch() is not None for patch in ax.patches) == len(steps) == 2
     assert all(f"step {step:.0f}" in texts for step in steps)
-    frame = next(patch for patch in ax.patches if patch.get_label() == "best")
+    frame: Any = next(patch for patch in ax.patches if patch.get_label() == "best")
     centre = GRID["lr"].index(best["lr"]), GRID["beta1"].index(best["beta1"])
     assert frame.get_center() == pytest.approx(centre)
 

@@ -22,7 +22,7 @@ def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
     table = space.sampled_configurations(axes, sequence, n)
     assert list(table.columns) == list(AXES)
     assert len(table) == n
-    assert table[["beta2", "momentum"]].isna().all(axis=None)
+    assert table[["beta2", "momentum"]].isna().to_numpy().all()
     assert (table["weight_decay"] == 0.1).all()
     # Low discrepancy: equal counts, to within two, in each decade of lr and of 1 - beta1, and for each eps.
     for exponents in (np.log10(table["lr"]), np.log10(1 - table["beta1"])):
@@ -126,14 +126,14 @@ def test_points_are_the_medians_of_configurations():
     points = next(dots for dots in ax.collections if str(dots.get_label()).startswith("a configuration")).get_offsets()
     expected = np.column_stack([-np.log10(1 - medians["beta1"]), medians["eval_loss"]])
     np.testing.assert_allclose(np.sort(np.asarray(points), axis=0), np.sort(expected, axis=0))
-    assert len(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
+    assert np.size(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
     ax = sampled_figures.pair(runs, "lr", "beta1", "a loss").axes[0]
     dots = ax.collections[0]
     drawn = pd.Series(dots.get_array(), np.round(np.asarray(dots.get_offsets())[:, 0], 6)).sort_index()
     wanted = medians.set_index(np.log10(medians["lr"]).round(6))["eval_loss"].sort_index()
     np.testing.assert_allclose(drawn, wanted)
     np.testing.assert_allclose(drawn.index, wanted.index)
-    star = ax.collections[1].get_offsets()[0]
+    star = np.asarray(ax.collections[1].get_offsets())[0]
     best = medians.loc[medians["eval_loss"].idxmin()]
     assert tuple(star) == pytest.approx((np.log10(best["lr"]), -np.log10(1 - best["beta1"])))
 

@@ -5,6 +5,7 @@ final evaluation loss. The configurations of an optimizer are NaN in axes that i
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def short(value: float) -> str:
 
 def label(row: pd.Series, axes: list[str]) -> str:
     """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9"."""
-    return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
+    return ", ".join(f"{NAMES[axis]} {short(row.loc[axis])}" for axis in axes)
 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -70,7 +71,7 @@ def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
 
     Runs of one optimizer with the same time at their end were trained together.
     """
-    end = runs["run_id"].map(curves.groupby("run_id")["seconds"].max())
+    end = runs["run_id"].map(curves.groupby("run_id")[["seconds"]].agg("max").loc[:, "seconds"])
     lanes = end.groupby([runs["optimizer"], end]).transform("size")
     return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
 
@@ -90,7 +91,7 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         diverged_step=runs["diverged_step"].astype(float),
     )
     groups = table.groupby(by, dropna=False)
-    columns = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
+    columns: dict[str, Any] = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
     for name, q in {"median": 0.5, "q25": 0.25, "q75": 0.75}.items():
         columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
     columns["train_loss_median"] = unscored(groups["train_loss"].median())
@@ -100,7 +101,7 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
     """Return the runs of a configuration. configuration: with the columns of `CONFIGURATION`."""
-    return rows_like(runs, configuration[CONFIGURATION])
+    return rows_like(runs, configuration.loc[CONFIGURATION])
 
 
 def rows_like(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
@@ -122,7 +123,7 @@ def ranked(runs: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFram
 
 def of_optimizer(order: pd.DataFrame, name: object) -> pd.DataFrame:
     """Return the rows of `ranked` that belong to one optimizer: `ranked` of its runs alone."""
-    return order[order["optimizer"] == name].reset_index(drop=True)
+    return order.loc[order["optimizer"] == name].reset_index(drop=True)
 
 
 def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
@@ -172,13 +173,15 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     # A merge, unlike an index, takes NaN for equal to NaN.
     losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
     found = np.full((len(summary), 3), np.nan)
-    for n, rows in summary.groupby("n_seeds").indices.items():
+    counts = summary["n_seeds"].to_numpy()
+    for n in np.unique(counts).tolist():
+        rows = np.flatnonzero(counts == n)
         ends = intervals.interval_or_range(np.array(losses[rows].tolist()))
         found[rows] = np.column_stack([*ends, np.full(len(rows), intervals.attained(n))])
     # INFINITE losses become infinite; NaN stays NaN.
     found[found >= INFINITE] = np.inf
     for i, name in enumerate(("low", "high", "level")):
-        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
+        summary.insert(list(summary).index("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
     return summary
 
 

@@ -1,5 +1,7 @@
 """Comparison of optimizers: which one wins, and how much it depends on its learning rate."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import style
@@ -154,14 +156,15 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
     low, high = loss_axis(ax, losses, 1.2 * max(initial, losses.clip(upper=3 * initial).max()), headroom=strip)
     ax.set_xscale("log")
     ax.yaxis.set_major_formatter(lambda loss, _: f"{loss:.3g}" if loss <= high else "")
-    for place, best in best_of_each(order).iterrows():
-        name, rows = best["optimizer"], at_lr[at_lr["optimizer"] == best["optimizer"]]
+    for place, (_, best) in enumerate(best_of_each(order).iterrows()):
+        name, rows = str(best["optimizer"]), at_lr.loc[at_lr["optimizer"] == best["optimizer"]]
         colour, line, marker = looks[name]
         median, q25, q75 = (rows[f"eval_loss_{key}"].clip(low, high) for key in ("median", "q25", "q75"))
         found = np.isfinite(best["eval_loss_median"])
-        text = f"{best['eval_loss_median']:.3g} at lr {short(best['lr'])}" if found else "every run diverged"
+        text = f"{best['eval_loss_median']:.3g} at lr {short(best.loc['lr'])}" if found else "every run diverged"
         # The best lies on top of the others; those below are larger, so that equal ones show.
-        extra, kwargs = min(place, 4), {"color": colour, "zorder": 3 - place / 99}
+        extra = min(place, 4)
+        kwargs: dict[str, Any] = {"color": colour, "zorder": 3 - place / 99}
         kwargs |= {"marker": marker, "markersize": 5 + extra, "linewidth": 1.4 + 0.5 * extra}
         kwargs |= {"linestyle": "none" if sampled else line, "label": f"{place + 1}. {name}: {text}"}
         ax.plot(rows["lr"], median, **kwargs)

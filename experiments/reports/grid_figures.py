@@ -42,10 +42,14 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
         loss_name: as of `training_figures.convergence`.
         order: as of `aggregation.ranked`.
     """
-    order, grid, initial = ranked(runs, order), np.sort(runs[axis].unique()), runs["initial_eval_loss"].median()
-    best, curve, lowest = order.iloc[0], held(order, [axis]), order.groupby(axis)["eval_loss_median"].min()
+    order, grid, initial = ranked(runs, order), np.unique(runs[axis].to_numpy()), runs["initial_eval_loss"].median()
+    best, curve, lowest = (
+        order.iloc[0],
+        held(order, [axis]),
+        order.groupby(axis)[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"],
+    )
     losses = runs[scored(runs, "eval_loss") < INFINITE].set_index(axis)["eval_loss"]
-    diverged = order.groupby(axis)[["n_diverged", "n_seeds"]].sum().query("n_diverged > 0")
+    diverged = order.groupby(axis)[["n_diverged", "n_seeds"]].agg("sum").query("n_diverged > 0")
     figure = Figure(figsize=(7.5, 5.4))
     ax = figure.subplots()
     top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
@@ -115,16 +119,22 @@ def heatmap(
     if len(finite):
         ticks = LogLocator(subs=(1, 2, 5) if norm.vmax < 1e3 * low else (1,))
         figure.colorbar(image, ticks=ticks, format="{x:.3g}", label="brighter is better").minorticks_off()
-    for cell in cells.reset_index().itertuples():
-        loss, accuracy, n, at = cell.eval_loss_median, cell.eval_accuracy_median, cell.n_diverged, (cell[1], cell[2])
-        i, j = losses.columns.get_loc(at[1]), losses.index.get_loc(at[0])
-        ink, lines = "black", [f"✕ {n} of {cell.n_seeds}"] if n else []
+    columns, rows = losses.columns.tolist(), losses.index.tolist()
+    for cell in cells.reset_index().to_dict("records"):
+        loss, accuracy, n, at = (
+            cell["eval_loss_median"],
+            cell["eval_accuracy_median"],
+            cell["n_diverged"],
+            (cell[y], cell[x]),
+        )
+        i, j = columns.index(at[1]), rows.index(at[0])
+        ink, lines = "black", [f"✕ {n} of {cell['n_seeds']}"] if n else []
         if np.isfinite(loss):
             ink = "black" if np.dot(image.to_rgba(loss)[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
             lines = [f"{loss:.3g}", *([f"{accuracy:.2%}"] if np.isfinite(accuracy) else []), *lines]
         else:
-            lines += [f"step {cell.diverged_step_median:.0f}"] if n else ["not finite"]
-            kwargs = {"facecolor": "0.93", "edgecolor": "0.8", "hatch": "///" if n == cell.n_seeds else None}
+            lines += [f"step {cell['diverged_step_median']:.0f}"] if n else ["not finite"]
+            kwargs = {"facecolor": "0.93", "edgecolor": "0.8", "hatch": "///" if n == cell["n_seeds"] else None}
             ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, linewidth=0, **kwargs))
         rest = "\n".join(lines[1:])
         ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
@@ -135,8 +145,8 @@ def heatmap(
         for name, width, line in frames:
             frame = Rectangle((i - width / 2, j - width / 2), width, width, fill=False, linewidth=2, linestyle=line)
             ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=4, foreground="white")])
-    ax.set_xticks(range(losses.shape[1]), [short(value) for value in losses.columns], rotation=60 * crowded)
-    ax.set_yticks(range(losses.shape[0]), [short(value) for value in losses.index])
+    ax.set_xticks(range(losses.shape[1]), [short(value) for value in columns], rotation=60 * crowded)
+    ax.set_yticks(range(losses.shape[0]), [short(value) for value in rows])
     others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)])
     title = f"final {loss_name}" if len(finite) else "every run diverged"
     title += f"\nwith the best {others}" if others and len(finite) else ""

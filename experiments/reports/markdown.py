@@ -165,7 +165,7 @@ def described(runs: pd.DataFrame, row: pd.Series) -> str:
     """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not np.isnan(row[axis])]
-    return ", ".join([row["optimizer"]] * several + [aggregation.label(row, axes)])
+    return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes)])
 
 
 def paired_table(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -175,7 +175,7 @@ def paired_table(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.Da
         {
             "compared with": [described(runs, row) for _, row in rows.iterrows()],
             "median difference": rows["median"].map("{:+.3g}".format),
-            **intervals.column(rows["low"], rows["high"], rows["n"], "{:+.3g}"),
+            **intervals.column(rows["low"].tolist(), rows["high"].tolist(), rows["n"].tolist(), "{:+.3g}"),
             "ahead on": [f"{k} of {n} seeds" for k, n in zip(rows["ahead"], rows["n"], strict=True)],
         }
     )
@@ -189,7 +189,7 @@ def confirmed_table(again: pd.DataFrame, order: pd.DataFrame) -> pd.DataFrame:
         order: as of `aggregation.ranked`, of the runs by which the winners were chosen.
     """
     table = best_configurations(again, len(again)).drop(columns="train loss")
-    chosen = [aggregation.rows_like(order, row[aggregation.CONFIGURATION]) for _, row in again.iterrows()]
+    chosen = [aggregation.rows_like(order, row.loc[aggregation.CONFIGURATION]) for _, row in again.iterrows()]
     column = list(table).index("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
     if again["n_seeds"].min() > 1:

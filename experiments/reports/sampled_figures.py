@@ -27,7 +27,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
     diverged = ~np.isfinite(order["eval_loss_median"])
     figure = Figure(figsize=(7.5, 5.2))
     ax = figure.subplots()
-    losses = order["eval_loss_median"][~diverged]
+    losses = order.loc[~diverged, "eval_loss_median"]
     top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
     low, high = loss_axis(ax, losses, top, headroom=0.1 if diverged.any() else 0.0)
     at = positions(order[axis], axis, order[axis].to_numpy())
@@ -46,7 +46,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
             at[:1],
             losses.iloc[:1],
             color=to_hex("C1"),
-            label=f"the best, {NAMES[axis]} {short(order[axis][0])}",
+            label=f"the best, {NAMES[axis]} {short(order.loc[0, axis])}",
             **BEST,
         )
     if diverged.any():
@@ -67,7 +67,7 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame
     """
     order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
     diverged = ~np.isfinite(order["eval_loss_median"])
-    losses = order["eval_loss_median"][~diverged].clip(upper=initial)
+    losses = order.loc[~diverged, "eval_loss_median"].clip(upper=initial)
     figure = Figure(figsize=(7, 5.2))
     ax = figure.subplots()
     columns, rows = (positions(order[axis], axis, order[axis].to_numpy()) for axis in (x, y))

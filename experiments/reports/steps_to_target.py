@@ -34,8 +34,10 @@ def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | No
     none counts, return None. order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    quarters = order.groupby("optimizer")["eval_loss_median"].quantile(0.25, interpolation="lower")
-    trained = quarters[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
+    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")[
+        "eval_loss_median"
+    ]
+    trained = quarters.loc[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
     if trained.empty:
         return None
     unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)
@@ -49,7 +51,7 @@ def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFr
     diverged misses the target unless it met it before.
     """
     ends = curves["run_id"].map(runs.set_index("run_id")["diverged_step"].astype(float)).fillna(np.inf)
-    met = curves.assign(seconds=run_seconds(runs, curves))[target.reached(curves) & (curves["step"] < ends)]
+    met = curves.assign(seconds=run_seconds(runs, curves)).loc[target.reached(curves) & (curves["step"] < ends)]
     first = met.sort_values("step").groupby("run_id")[["step", "seconds"]].first().reindex(runs["run_id"])
     return runs.assign(**dict(zip(COLUMNS, first.fillna(np.inf).to_numpy().T, strict=True)))
 
@@ -74,8 +76,9 @@ def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool 
     looks, axes = comparison.looks_of(reached), varied_axes(reached)
     drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
     left, *right = np.atleast_1d(drawn.subplots(1, 1 + bool(axes)))
-    for name, group in reached.groupby("optimizer", sort=False):
-        share(left, group["steps_to_target"].to_numpy(), last_step, looks[name], name)
+    for name, look in looks.items():
+        group = reached.loc[reached["optimizer"] == name]
+        share(left, group["steps_to_target"].to_numpy(), last_step, look, name)
     figures.explain_band(left, "band: 95 %, as if runs were independent")
     left.set(xlabel="step", ylabel=f"runs that have reached {target}", xlim=(0, 1.03 * last_step), ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
@@ -102,19 +105,20 @@ def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str
 
 def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
     """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
-    values = np.sort(table[axis].dropna().unique())
-    fastest = table.groupby(["optimizer", axis])["steps_to_target_median"].min()
+    values = np.unique(table[axis].dropna().to_numpy())
+    fastest = table.groupby(["optimizer", axis])[["steps_to_target_median"]].agg("min").loc[:, "steps_to_target_median"]
     ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)
     for place, (name, (colour, line, marker)) in enumerate(looks.items()):
         if name not in fastest.index:
             continue
-        x, steps = figures.positions(fastest[name].index, axis, values), fastest[name].to_numpy()
+        own = fastest.loc[name]
+        x, steps = figures.positions(own.index, axis, values), own.to_numpy()
         strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
         met = np.isfinite(steps)
         look = {"color": colour, "marker": marker, "linestyle": "none" if sampled else line, "markersize": 5}
         ax.plot(x, np.where(met, steps, np.nan), **look)
         ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
-    steps = MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step)
+    steps = np.asarray(MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step))
     steps = steps[steps < last_step]
     ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
     ax.set_ylim(0, 1.16 * last_step)

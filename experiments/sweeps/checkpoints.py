@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -173,7 +174,7 @@ def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
     device: device for the tensors that were on a GPU; the others stay on the CPU.
     """
 
-    def place(storage, location: str):
+    def place(storage: Any, location: str) -> Any:
         return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else device)
 
     # A process that was killed may have left an earlier one, too.

@@ -27,12 +27,13 @@ def estimate_seconds(plan: Plan) -> float:
         return training / steps, (time.perf_counter() - started - training) / 2
 
     total, seeds = 0.0, range(plan.identity["seeds"])
-    for name, runs in plan.runs.groupby("optimizer", sort=False):
+    for name, n_runs in plan.n_runs.items():
+        runs = plan.runs.loc[plan.runs["optimizer"] == name]
         of_one_seed = runs.loc[runs["seed"] == 0, list(axes.AXES)]
         sample = of_one_seed[: max(1, min(128, plan.lanes) // len(seeds))]
         sample_run(name, sample[:1], 2)  # compiles
         per_step, per_evaluation = sample_run(name, sample, 8)
-        share = plan.n_runs[name] / (len(sample) * len(seeds))
+        share = n_runs / (len(sample) * len(seeds))
         total += share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
     return total
 

@@ -55,7 +55,7 @@ def make_plan(config: SweepConfig) -> Plan:
     if config.out is not None:
         files.check_folder(config.out)
     problems.check(config.task, config.model, **config.of_problem)
-    grids = space.grids(config.optimizer, config.axes)
+    grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:
         raise OptionError("--steps and --epochs exclude each other: give one of them")

@@ -78,6 +78,7 @@ def refusal(address: str | None, reason: str) -> str:
 def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Train the chunks that a `runner.Ledger` has left on the connected cluster; yield each with its table."""
     import ray  # pyright: ignore[reportMissingImports]
+    import ray.exceptions  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
     # A task sees only the GPU that Ray gave it.

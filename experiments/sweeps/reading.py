@@ -28,7 +28,7 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     Raises: OptionError, a sentence that names the missing or damaged file.
     """
 
-    folder = values.taken("the folder of a sweep", folder, values.FOLDER)
+    folder = Path(values.taken("the folder of a sweep", folder, values.FOLDER))
     # Unlike Path.is_dir, this returns False for names that no file can have.
     if not os.path.isdir(folder):
         raise OptionError(f"{folder} is no folder")
@@ -95,4 +95,5 @@ def read_unfinished(out: Path) -> results.Sweep | None:
     about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
     if len(finished) < len(runs):
         about["unfinished"] = {"finished": len(finished), "of": len(runs)}
-    return results.Sweep(*(chunks.joined(runs, tables) if tables else (runs[:0], runs[:0])), about)
+    found = chunks.joined(runs, tables) if tables else (runs.iloc[:0], runs.iloc[:0])
+    return results.Sweep(*found, about)

@@ -131,6 +131,8 @@ def own_source(name: str) -> str:
         return ""
     # A class made by `from_rule` has the module of its rule.
     module = inspect.getmodule(optimizers.resolve(name).lanes)
+    if module is None:
+        return uuid.uuid4().hex
     try:
         return Path(inspect.getfile(module)).read_text(encoding="utf-8")
     except (TypeError, OSError):

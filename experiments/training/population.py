@@ -76,7 +76,9 @@ def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, 
     return loss, hits / len(x)
 
 
-def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def tensors(
+    problem: Problem, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
     """Return x_train, y_train, x_eval and y_eval on the device, floating-point ones as dtype."""
     data = problem.data
     all_four = (data.x_train, data.y_train, data.x_eval, data.y_eval)
@@ -268,7 +270,7 @@ def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     runs = runs.copy()
     runs.insert(len(runs.columns) - 1, "status", np.where(runs["diverged_step"].notna(), "diverged", "ok"))
     by_lane = curves.groupby("lane")
-    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
+    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.agg("min"), by_lane.agg("max")
     for column in ("train_loss", "eval_loss"):
         runs[column], runs[f"best_{column}"] = last[column].to_numpy(), low[column].to_numpy()
     runs["eval_accuracy"] = last["eval_accuracy"].to_numpy()

@@ -41,7 +41,9 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
     fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
     options = optimizers.arguments(optimizers.resolve(optimizer), config)
-    return module, torchs(module.parameters(), **options, **({"fused": True} if fuses else {}))
+    if fuses:
+        options["fused"] = True
+    return module, torchs(module.parameters(), **options)
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 def parse(text: str | float, classifies: bool) -> Target:
     """Parse a target as a user types it. Raises: OptionError, also for an accuracy if nothing is classified."""
-    text = values.taken("--target", text, TARGET)
+    text = str(values.taken("--target", text, TARGET))
     match = re.fullmatch(r"(.+?)(%?)", text.strip())
     try:
         number = float(match[1]) if match else math.nan
