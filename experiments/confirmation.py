@@ -1,4 +1,4 @@
-"""The winners of a sweep again, on seeds by which nothing was chosen: the minimum of many runs is a winner's curse."""
+"""Runs of a sweep's winners on fresh seeds: the best of many runs looks better than it is (winner's curse)."""
 
 import json
 
@@ -11,7 +11,7 @@ from experiments.training.axes import AXES
 
 
 def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
-    """The best configuration of every optimizer on n seeds that no run has used; None if none has trained."""
+    """Return a plan of the best configuration of every optimizer on n unused seeds; None if no run has trained."""
     best = aggregation.best_of_each(aggregation.ranked(runs))
     best = best[np.isfinite(best["eval_loss_median"])]
     if best.empty:
@@ -22,6 +22,6 @@ def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
 
 
 def record(runs: pd.DataFrame) -> dict:
-    """The runs of a `fresh_plan` as provenance.json keeps them."""
-    rows = json.loads(runs.to_json(orient="records", double_precision=15))
+    """Return the runs of a `fresh_plan` as provenance.json has them."""
+    rows = json.loads(str(runs.to_json(orient="records", double_precision=15)))
     return {"seeds": sorted(int(seed) for seed in runs["seed"].unique()), "runs": rows}

@@ -1,4 +1,4 @@
-"""What can be seen in a minute: Adam's hyperparameters on MNIST and on a regression, more than a hundred runs each.
+"""A demonstration of one minute: Adam's hyperparameters on MNIST and on a regression, over a hundred runs each.
 
 python -m experiments.demo        (or: make demo)
 """
@@ -13,7 +13,7 @@ from experiments.sweeps import space
 from experiments.sweeps.results import Sweep, Taken
 from kernels.commands import command
 
-# Where all of MNIST cannot be had, a run on 5,000 digits has as many steps as an epoch of it.
+# If MNIST is not available, a run on 5,000 digits has as many steps as an epoch of MNIST.
 SWEEPS = {
     "mnist": {
         "lr": space.parse_axis("lr", ["1e-4..1:5"]),
@@ -32,9 +32,9 @@ SWEEPS = {
 
 
 def run(task: str, within: Path, **options) -> tuple[Sweep, Path]:
-    """A sweep of the demo, in the first of within/TASK, within/TASK-2, ... that is free or holds its results.
+    """Run a sweep of the demo in the first of within/TASK, within/TASK-2, ... that is free or holds its results.
 
-    The others hold those of other data, of another version of the demo, or what is not the demo's.
+    A folder with results of other data or of another version of the demo, or with other files, is skipped.
     """
     out, n = within / task, 1
     while True:
@@ -52,7 +52,7 @@ def run(task: str, within: Path, **options) -> tuple[Sweep, Path]:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=str(__doc__).splitlines()[0])
     cli.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="default results/demo")
     cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
     cli.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")

@@ -1,4 +1,4 @@
-"""Which configurations are good, and what do they share? A results folder, looked at one slice at a time.
+"""Which configurations are good, and what do they have in common? Show a results folder one slice at a time.
 
 In a notebook of the folder notebooks:
 
@@ -6,7 +6,7 @@ In a notebook of the folder notebooks:
 
     explore("../results/first")
 
-Everything but `explore` and `controls` is plain functions: from runs to the runs of a slice, from a slice to figures.
+All but `explore` and `controls` are plain functions, from runs to the runs of a slice, and from a slice to figures.
 """
 
 import base64
@@ -32,16 +32,16 @@ from experiments.training.axes import AXES
 
 RESULTS = Path(__file__).parents[1] / "results"
 DPI = 110
-"""Of pictures in a page: enough for a screen, and drawn in half a second."""
+"""Resolution of pictures in a page: enough for a screen, and drawn in half a second."""
 
 
 class View(NamedTuple):
-    """What is to be seen of a slice.
+    """A slice of a sweep, drawn.
 
     Attributes:
-        sentence: what was trained, what is held, and how many of the runs that leaves.
-        convergence: their losses while training; see `training_figures.convergence`.
-        over: final losses over one axis or two; see `grid_figures.sensitivity`, `grid_figures.heatmap` and `scatter`.
+        sentence: what was trained, which values are held, and how many runs are left.
+        convergence: losses of these runs while training; see `training_figures.convergence`.
+        over: final losses over one axis or two; see `grid_figures` and `sampled_figures`.
         best: the ten best configurations as short strings, best first.
     """
 
@@ -52,24 +52,24 @@ class View(NamedTuple):
 
 
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
-    """The folders below `root`, and itself, that hold the results of a sweep, or of what is finished of one."""
+    """Return the folders, `root` and below, that hold the results of a sweep, also of one that is not finished."""
     ended = {path.parent for path in Path(root).rglob(results.RUNS)}
     return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
-    """The hyperparameters with more than one value, and their values in order. runs: of one optimizer."""
+    """Return the hyperparameters with more than one value, and their sorted values. runs: of one optimizer."""
     return {axis: sorted(runs[axis].dropna().unique().tolist()) for axis in aggregation.varied_axes(runs)}
 
 
 def best_values(runs: pd.DataFrame) -> dict[str, float]:
-    """The values that the best configuration has on the axes of `axes_of`."""
+    """Return the values that the best configuration has on the axes of `axes_of`."""
     best = aggregation.ranked(runs).iloc[0]
     return {axis: float(best[axis]) for axis in axes_of(runs)}
 
 
 def select(runs: pd.DataFrame, held: Mapping[str, float]) -> pd.DataFrame:
-    """The runs that have these values on these axes; a new table, in the same order."""
+    """Return the runs that have these values on these axes, as a new table in the same order."""
     same = np.ones(len(runs), dtype=bool)
     for axis, value in held.items():
         same &= np.isclose(runs[axis].to_numpy(dtype=float), value, rtol=1e-9, atol=0)
@@ -87,10 +87,9 @@ def view(
     """Draw one slice of a sweep.
 
     Args:
-        optimizer: whose runs; by default the best one's.
-        x, y: axes of the second figure; by default the first that varies, and no other: then it is drawn against x
-            alone.
-        held: values of other axes; runs that have others are left out. By default none are.
+        optimizer: the optimizer to show; by default the best one.
+        x, y: axes of the second figure; by default x is the first axis that varies, and there is no y.
+        held: values of other axes; runs with other values are left out. By default nothing is held.
     Raises: OptionError if no run is left.
     """
     whole = sweep.runs
@@ -100,23 +99,25 @@ def view(
     def numbers(given: Mapping) -> dict[str, float]:
         return {axis.take(name): values.number(value) for name, value in given.items()}
 
-    held = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
+    wanted: dict[str, float] = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
     optimizer = optimizer or str(aggregation.ranked(whole).loc[0, "optimizer"])
-    runs = select(whole[whole["optimizer"] == optimizer], held)
+    runs = select(whole.loc[whole["optimizer"] == optimizer], wanted)
     kept = (
-        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in held.items()) or "nothing"
+        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in wanted.items())
+        or "nothing"
     )
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {kept}")
+    order = aggregation.ranked(runs)
     what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
     sampled = bool(markdown.sampled(sweep.provenance))
     if y is None:
-        over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name)
+        over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name, order)
     else:
-        over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name)
-    top = runs.merge(aggregation.ranked(runs).head(10)[aggregation.CONFIGURATION])
+        over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name, order)
+    top = runs.merge(order.head(10)[aggregation.CONFIGURATION])
     return View(
         sentence=" ".join(
             [
@@ -125,16 +126,16 @@ def view(
                 *([left] if (left := markdown.unfinished_sentence(sweep.provenance)) else []),
             ]
         ),
-        convergence=training_figures.convergence(runs, sweep.curves, loss_name),
+        convergence=training_figures.convergence(runs, sweep.curves, loss_name, order),
         over=over,
         best=aggregation.best_configurations(aggregation.summarise(top)),
     )
 
 
 def first_view(sweep: Sweep) -> View:
-    """The slice that `controls` begin with: two axes of the best optimizer, everything else as its best has it."""
+    """Return the first slice of `controls`: two axes of the best optimizer, all others as in its best configuration."""
     optimizer = str(aggregation.ranked(sweep.runs).loc[0, "optimizer"])
-    runs = sweep.runs[sweep.runs["optimizer"] == optimizer]
+    runs = sweep.runs.loc[sweep.runs["optimizer"] == optimizer]
     x, y, *others = [*axes_of(runs), None, None]
     best = best_values(runs)
     held = {} if markdown.sampled(sweep.provenance) else {axis: best[axis] for axis in others if axis}
@@ -142,7 +143,7 @@ def first_view(sweep: Sweep) -> View:
 
 
 def picture(figure: Figure) -> bytes:
-    """A figure as PNG."""
+    """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     with style.context(figure_style.STYLE):
         figure.savefig(buffer, format="png", dpi=DPI)
@@ -151,7 +152,7 @@ def picture(figure: Figure) -> bytes:
 
 @ambient.pinned()
 def html_of(shown: View) -> str:
-    """A view as HTML that needs nothing else: the sentence, the best configurations, and both figures as images."""
+    """Return a view as self-contained HTML: the sentence, the best configurations, and both figures as images."""
 
     def image(figure: Figure, name: str) -> str:
         data = base64.b64encode(picture(figure)).decode()
@@ -173,7 +174,7 @@ def html_of_error(error: OptionError) -> str:
 
 
 def static(folder: str | os.PathLike[str]) -> str:
-    """The `first_view` of a folder as HTML, or the sentence that says why there is none."""
+    """Return the `first_view` of a folder as HTML, or the sentence that says why there is none."""
     try:
         return html_of(first_view(reading.load(folder)))
     except OptionError as error:
@@ -183,12 +184,11 @@ def static(folder: str | os.PathLike[str]) -> str:
 def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLike[str] = RESULTS) -> None:
     """Show the results of a sweep, with controls, in the notebook whose cell calls this.
 
-    Where ipywidgets is not installed, or a page is only looked at (GitHub, an exported page), the `first_view` stands
-    there instead.
+    If ipywidgets is not installed, or the page is static (GitHub, an exported page), it shows the `first_view`.
 
     Args:
-        folder: of a sweep; by default the first below `root`.
-        root: whose folders can be chosen.
+        folder: results folder of a sweep; by default the first below `root`.
+        root: folder below which results can be chosen.
     """
     from IPython.display import display
 
@@ -199,16 +199,16 @@ def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLik
         data = {"text/html": static(chosen)}
         with contextlib.suppress(ModuleNotFoundError):
             # A frontend without widgets shows the HTML.
-            data |= controls(chosen, root)._repr_mimebundle_()
+            data |= controls(chosen, root)._repr_mimebundle_() or {}
     display(data, raw=True)
 
 
 def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESULTS):
-    """An ipywidgets.VBox: choose folder, optimizer and axes, hold the others with sliders, and see the view change."""
+    """Return an ipywidgets.VBox in which to choose folder, optimizer and axes, and to hold other axes with sliders."""
     import ipywidgets as widgets
 
     def close(widget) -> None:
-        """Forget a widget and all that belongs to it: ipywidgets keeps every one until it is closed."""
+        """Close a widget and all its parts, because ipywidgets keeps every one until it is closed."""
         for child in getattr(widget, "children", ()):
             close(child)
         for part in (widget.layout, getattr(widget, "style", None), widget):
@@ -216,7 +216,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
                 part.close()
 
     def below(choosers: list, make: Callable):
-        """Choosers, and under them what is made of their values, anew whenever one of these changes."""
+        """Show choosers and, under them, the result of `make` on their values, updated when a value changes."""
         made = widgets.VBox()
 
         def remake(_=None) -> None:
@@ -243,7 +243,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
 
     def of_optimizer(sweep: Sweep, name: str):
-        runs = sweep.runs[sweep.runs["optimizer"] == name]
+        runs = sweep.runs.loc[sweep.runs["optimizer"] == name]
         axes = list(axes_of(runs)) or ["lr"]
         return below([dropdown("x", axes)], lambda x: of_x(sweep, name, runs, x))
 

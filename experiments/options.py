@@ -1,7 +1,8 @@
-"""What `python -m experiments.sweep` can be told: the fields of a `SweepConfig`, as options."""
+"""The options of `python -m experiments.sweep`, made from the fields of a `SweepConfig`."""
 
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from experiments.common.values import FLAG, option
 from experiments.sweeps.config import SweepConfig
@@ -27,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
             cli.add_argument(option(field.name), action="store_true", help=help)
             continue
         if field.name in AXES:
-            help += f" (default: the optimizer's own; {default_of(field.name)})"
-        several = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
+            help += f" (default: the optimizer's own; {default_in_words(field.name)})"
+        several: dict[str, Any] = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
         text, metavar = help.replace("%", "%%"), field.metadata["metavar"]
         cli.add_argument(option(field.name), default=field.default, metavar=metavar, help=text, **several)
     cli.add_argument(
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-def default_of(axis: str) -> str:
-    """The default of the first optimizer that has the axis, in words."""
-    defaults = {name: optimizers.axes(choice) for name, choice in optimizers.OPTIMIZERS.items()}
+def default_in_words(axis: str) -> str:
+    """Return the default of the first optimizer that has the axis, for example "adam 0.001"."""
+    defaults = {name: optimizers.axes(entry) for name, entry in optimizers.OPTIMIZERS.items()}
     return next(f"{name} {own[axis]:g}" for name, own in defaults.items() if axis in own)

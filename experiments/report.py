@@ -1,9 +1,9 @@
-"""What did the sweep find, in numbers and words? A table of configurations, the figures, and a page about them.
+"""Write the report of a sweep again: a table of configurations, the figures, and a page about them.
 
 python -m experiments.report results/first
 
-draws everything again from runs.parquet, curves.parquet and provenance.json, without training. report.html is the
-same page in one file, to be sent to somebody.
+reads runs.parquet, curves.parquet and provenance.json, and trains nothing. report.html is the whole page in one file,
+which can be sent to somebody.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.folder
     try:
         runs, curves, provenance = reading.load(folder)
-        paths = writer.write(folder, runs, curves, provenance, args.target)
+        summary = summarise(runs)
+        paths = writer.write(folder, runs, curves, provenance, args.target, summary)
         if (folder / results.PARTS).is_dir():
             results.write_drawn(folder, paths)
     except OptionError as error:
@@ -40,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"{cli.prog}: {folder} cannot be written to ({error.strerror})", file=sys.stderr)
         return 2
-    print(aggregation.console_table(summarise(runs)))
+    print(aggregation.console_table(summary))
     print(f"\n{markdown.DIVERGED}")
     if left := markdown.unfinished_sentence(provenance):
         print(left)
-    print(f"\ntarget: {writer.target_of(runs, provenance, args.target) or 'none, because no run has trained'}")
+    print(f"\ntarget: {writer.target_of(runs, provenance, args.target, summary) or 'none, because no run has trained'}")
     print("\n" + "\n".join(map(str, paths)))
     return 0
 

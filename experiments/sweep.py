@@ -1,4 +1,4 @@
-"""Which lr, betas and eps does an optimizer want, and which optimizer wins? Train every combination and draw it.
+"""Which lr, betas and eps suit an optimizer, and which optimizer wins? Train every combination and draw the results.
 
 python -m experiments.sweep mnist --lr 1e-4..1e-1:7 --beta1 0.9 --beta2 0.99 0.999 --out results/first
 python -m experiments.sweep mnist --optimizer adam nadam sgd nesterov --lr 1e-4..1:9 --seeds 3 --out results/compare
@@ -30,47 +30,47 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 def sweep(task: str = "mnist", **options) -> Sweep:
     """Train every combination of the hyperparameters, with every seed, as lanes of populations.
 
-    With a folder, runs that it has are not trained again, and whatever ends the process, the same call goes on from
-    what was written last, to the same bits as without the interruption (columns of seconds excepted).
+    With a folder, runs that it has are not trained again. However the process ends, the same call continues from the
+    last checkpoint, to the same bits as without the interruption (columns of seconds excepted).
 
     Args, those of `SweepConfig`:
-        task, model: in `problems.TASKS`; the first model of a task is its default.
+        task, model: keys of `problems.TASKS`; the first model of a task is its default.
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
-        lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has such
-            an argument, or, to be sampled, a `space.Range`; or words as on the command line, "1e-4..1e-1:7"; or a
-            dictionary of such by optimizer, with "" for all others. None leaves each its default.
+        lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has the argument;
+            or a `space.Range`, to be sampled; or words as on the command line, "1e-4..1e-1:7"; or a dictionary of
+            these by optimizer, with "" for all others. None takes each optimizer's default.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
-        epochs, steps: length of a run; one of them, by default one epoch or what suits the task. Of fewer digits than
-            MNIST has, as of MNIST-5k, the default is as many steps as an epoch of MNIST has.
+        epochs, steps: length of a run, by one of them; by default one epoch, or what suits the task. If the data has
+            fewer digits than MNIST, as MNIST-5k has, the default is the number of steps of an epoch of MNIST.
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size (by default
             128, or what suits the task).
-        schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after so many steps of linear warm-up.
-        dropout: probability with which an mlp's hidden activations are dropped in training.
+        schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after this number of steps of linear warm-up.
+        dropout: probability that a hidden activation of an mlp is dropped in training.
         hidden: width of both hidden layers of an mlp, or of a gru's state.
-        condition_number: of the linear model's least squares problem.
-        evaluations: how often each run is evaluated after its start.
+        condition_number: condition number of the linear model's least squares problem.
+        evaluations: number of evaluations of each run after its start.
         data_dir: folder of the MNIST files; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep
-            with any grid: its tables and figures become those of this grid, and what else it has trained stays in
-            its parts.
-        fresh: remove the results in `out` first, of whatever sweep.
-        engine: "local", one chunk of runs after the other, or "ray": on a Ray cluster, side by side.
-        ray_address: of the cluster, as HOST:PORT; by default RAY_ADDRESS, else a cluster of this machine's cores.
-        checkpoint_every: seconds after which to keep how far a chunk is, with "local"; more if that takes long.
-        compare_alone: also time a sample of an ordinary run, to say what all would have taken one by one.
-        target: loss (0.2) or accuracy ("95%") that the report counts steps to; None chooses a loss.
+            with another grid: tables and figures are replaced by those of this grid, and other runs that were trained
+            stay in its parts.
+        fresh: remove the results in `out` first, also those of another sweep.
+        engine: "local", one chunk of runs after the other, or "ray", on a Ray cluster, side by side.
+        ray_address: HOST:PORT of the cluster; by default RAY_ADDRESS, else a cluster of this machine's cores.
+        checkpoint_every: seconds between checkpoints of a chunk, with "local"; more if writing one takes long.
+        compare_alone: also time a sample of an ordinary run, to estimate the time of all runs one by one.
+        target: loss (0.2) or accuracy ("95%") to which the report counts steps; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
         progress: whether to show a bar, in a notebook as a widget.
-    Returns: runs and curves as DataFrames, and provenance; see `results.Sweep`. Diverged runs are among them.
-    Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be.
+    Returns: runs, diverged ones included, and curves as DataFrames, and provenance; see `results.Sweep`.
+    Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be written.
     """
     return run(SweepConfig(task=task, **options))
 
 
-# Editors and notebooks show every argument.
+# Editors and notebooks then show every argument.
 _task, *_options = inspect.signature(SweepConfig).parameters.values()
 sweep.__signature__ = inspect.Signature(
     [_task.replace(kind=_task.POSITIONAL_OR_KEYWORD), *_options], return_annotation=Sweep
@@ -79,9 +79,9 @@ sweep.__signature__ = inspect.Signature(
 
 @ambient.pinned()
 def run(config: SweepConfig) -> Sweep:
-    """What `sweep` does."""
+    """Train and draw the sweep of a config; see `sweep`."""
     plan, folder = make_plan(config), config.out
-    check(plan)
+    check_plan(plan)
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
     with runner.opened(plan, folder, config.fresh):
@@ -106,8 +106,8 @@ def run(config: SweepConfig) -> Sweep:
     return result
 
 
-def check(plan: Plan) -> None:
-    """Raise OptionError if what is to be done with a plan's results cannot be done."""
+def check_plan(plan: Plan) -> None:
+    """Raise OptionError if a plan's results could not be compared, confirmed or measured against its target."""
     for name in plan.n_runs if plan.config.compare_alone else ():
         reference.class_of(name)
     if plan.config.target is not None:
@@ -118,7 +118,7 @@ def check(plan: Plan) -> None:
 
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
-    """What a plan's runs would take one after the other, from a sample of an ordinary run's steps."""
+    """Estimate the seconds of a plan's runs one after the other from a sample of an ordinary run's steps."""
     identity, total, parts = plan.identity, 0.0, []
     for name, n_runs in plan.n_runs.items():
         first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
@@ -135,7 +135,7 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
 
 
 def show(result: Sweep, out: Path) -> None:
-    """Print the best of every optimizer, the ten best configurations, the time taken and what was written."""
+    """Print the best of every optimizer, the ten best configurations, the time taken and the files written."""
     provenance, summary = result.provenance, aggregation.summarise(result.runs)
     what = f"{provenance['data']['name']}, {provenance['sweep']['steps']} steps, {provenance['sweep']['model']}"
     if result.runs["optimizer"].nunique() > 1:
@@ -146,8 +146,9 @@ def show(result: Sweep, out: Path) -> None:
     print(f"\n{markdown.DIVERGED}")
     if confirmed := provenance.get("confirmed"):
         print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
-        print(markdown.confirmed_table(result.runs, confirmed).to_string(index=False))
-    print(f"\ntarget: {writer.target_of(result.runs, provenance) or 'none, because no run has trained'}")
+        again = aggregation.summarise(aggregation.recorded(confirmed))
+        print(markdown.confirmed_table(again, summary).to_string(index=False))
+    print(f"\ntarget: {writer.target_of(result.runs, provenance, order=summary) or 'none, because no run has trained'}")
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
     print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
@@ -159,10 +160,10 @@ def show(result: Sweep, out: Path) -> None:
 
 
 def trouble(error: OSError, out: Path) -> str | None:
-    """What to tell a user of an error in writing to the folder of a sweep; None of any other."""
+    """Return the message for an error in writing to the folder of a sweep; None for any other error."""
     if error.errno in FULL:
         return f"{out} has no more room ({error.strerror}); what it has is kept"
-    # What writes tables says without a number that there is no such folder.
+    # The writer of tables raises an error without errno if the folder does not exist.
     if error.errno in (errno.ENOENT, errno.ENOTDIR, None) and not (out / results.PARTS).is_dir():
         return f"--out accepts a folder that stays, and {out} was removed while the sweep was writing to it"
     if error.errno in FORBIDDEN:
@@ -171,7 +172,7 @@ def trouble(error: OSError, out: Path) -> str | None:
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
-    """Say what an interrupt has left; returns the exit code of a process that ends by it."""
+    """Print what is kept after an interrupt; return the exit code of a process that an interrupt ends."""
     print(f"\ninterrupted: {str(interrupt) or 'nothing more was written'}", file=sys.stderr)
     return 143 if isinstance(interrupt, Terminated) else 130
 
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         config = SweepConfig(**args)
         if dry_run:
             plan = make_plan(config)
-            check(plan)
+            check_plan(plan)
             if config.out is not None:
                 results.check_out(config.out, plan.identity, config.fresh)
             print(describe(plan, estimate_seconds(plan)))

@@ -1,4 +1,6 @@
-"""Does the comparison of optimizers say what the runs say?"""
+"""Does the comparison of optimizers agree with the runs?"""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,8 @@ from tests.test_report import sweep as of_one
 WITHOUT = ["beta1", "beta2", "eps"]
 
 
-def sweep(seeds=3, task="mnist", **options):
-    """Adam over lr and beta1, SGD over lr, and momentum, which always diverges at lr 0.1 and, once, at 1e-4."""
+def sweep(seeds=3, task="mnist", **options: Any):
+    """Make runs of Adam over lr and beta1, SGD over lr, and momentum, which diverges at lr 0.1 and once at 1e-4."""
     adam, curves = of_one(seeds, task, lr=GRID["lr"], beta1=GRID["beta1"], **options)
     bad = {"diverged": lambda row: row["lr"] == 0.1 or (row["lr"], row["seed"]) == (1e-4, 0)} | options
     runs, all_curves = [adam], [curves]
@@ -31,7 +33,8 @@ def test_summaries_keep_configurations_that_lack_an_axis():
     assert summary["optimizer"].value_counts().to_dict() == {"adam": 15, "sgd": 5, "momentum": 5}
     assert (summary["n_seeds"] == 3).all()
     assert summary["eval_loss_low"].notna().all()
-    alone, among = aggregation.summarise(runs[runs["optimizer"] == "sgd"]), summary[summary["optimizer"] == "sgd"]
+    alone = aggregation.summarise(runs.loc[runs["optimizer"] == "sgd"])
+    among = summary.loc[summary["optimizer"] == "sgd"]
     pd.testing.assert_frame_equal(alone, among.reset_index(drop=True))
     assert aggregation.varied_axes(runs) == ["lr", "beta1"]
 
@@ -62,22 +65,27 @@ def test_figure_draws_the_best_of_every_optimizer(task):
     assert len(figure.axes) == (3 if task == "mnist" else 2)
     summary, (left, training), colours = aggregation.summarise(runs), figure.axes[:2], {}
     assert (left.get_xscale(), left.get_yscale()) == ("log", "log")
-    for place, best in aggregation.best_of_each(summary).iterrows():
+    for place, (_, best) in enumerate(aggregation.best_of_each(summary).iterrows()):
         name = best["optimizer"]
         line = named(left, f"{place + 1}. {name}: ")
         colours[name] = line.get_color()
-        lowest = summary[summary["optimizer"] == name].groupby("lr")["eval_loss_median"].min()
+        lowest = summary.loc[summary["optimizer"] == name].groupby("lr")[["eval_loss_median"]].agg("min")
+        lowest = lowest.loc[:, "eval_loss_median"]
         np.testing.assert_array_equal(line.get_xdata(), lowest.index)
         shown = np.isfinite(lowest.to_numpy())
         np.testing.assert_allclose(line.get_ydata()[shown], lowest[shown])
         assert (line.get_ydata()[~shown] > runs["initial_eval_loss"].max()).all()
-        stars = [star for star in left.get_lines() if star.get_marker() == "*" and star.get_color() == colours[name]]
+        stars: list[Any] = [
+            star for star in left.get_lines() if star.get_marker() == "*" and star.get_color() == colours[name]
+        ]
         assert [tuple(star.get_xydata()[0]) for star in stars] == [(best["lr"], best["eval_loss_median"])]
-        same = runs.merge(best[aggregation.CONFIGURATION].to_frame().T.astype(runs[aggregation.CONFIGURATION].dtypes))
+        same = runs.merge(
+            best.loc[aggregation.CONFIGURATION].to_frame().T.astype(runs[aggregation.CONFIGURATION].dtypes)
+        )
         expected = curves[curves["run_id"].isin(same["run_id"])].groupby("epoch")["eval_loss"].median()
         assert named(training, name).get_color() == colours[name]
         np.testing.assert_allclose(named(training, name).get_ydata(), expected)
-    crosses = [line for line in left.get_lines() if line.get_marker() == "x" and len(line.get_xdata())]
+    crosses: list[Any] = [line for line in left.get_lines() if line.get_marker() == "x" and np.size(line.get_xdata())]
     marked = {(line.get_color(), line.get_markersize() > 5): list(line.get_xdata()) for line in crosses}
     few, many = {(colours["momentum"], False): [1e-4]}, {(colour, True): [1.0] for colour in colours.values()}
     assert marked == few | many | {(colours["momentum"], True): [0.1]}
@@ -86,7 +94,7 @@ def test_figure_draws_the_best_of_every_optimizer(task):
 def test_edge_warnings_name_the_optimizer():
     runs, _ = sweep()
     assert markdown.edge_warnings(runs) == []
-    runs = runs[(runs["lr"] <= 1e-2) | (runs["optimizer"] == "adam")]
+    runs = runs.loc[(runs["lr"] <= 1e-2) | (runs["optimizer"] == "adam")]
     assert [text.split(",")[0] for text in markdown.edge_warnings(runs)] == [
         "The best lr of sgd",
         "The best lr of momentum",
@@ -102,11 +110,11 @@ def test_edge_warnings_name_the_optimizer():
     ],
 )
 def test_reports_of_several_optimizers_are_written_without_warnings(case, tmp_path):
-    options = {"diverged": lambda row: True} if case == "every run diverged" else {}
+    options: dict[str, Any] = {"diverged": lambda row: True} if case == "every run diverged" else {}
     runs, curves = sweep(1 if case == "one seed" else 3, **options)
     if case == "one lr each":
-        runs = runs[runs["lr"] == runs["optimizer"].map({"adam": 1e-3, "sgd": 1e-2, "momentum": 1e-2})]
-        curves = curves[curves["run_id"].isin(runs["run_id"])]
+        runs = runs.loc[runs["lr"] == runs["optimizer"].map({"adam": 1e-3, "sgd": 1e-2, "momentum": 1e-2})]
+        curves = curves.loc[curves["run_id"].isin(runs["run_id"])]
     names = {path.name for path in writer.write(tmp_path, runs, curves, {})}
     assert {"optimizers.png", "convergence.png", "report.md"} <= names
     text = (tmp_path / "report.md").read_text()

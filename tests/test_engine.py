@@ -1,4 +1,4 @@
-"""Nothing that a sweep has trained is lost: real processes that are killed, and folders that come to harm."""
+"""Does a sweep keep all that it has trained when its process is killed or its folder is damaged?"""
 
 import ast
 import multiprocessing
@@ -35,7 +35,7 @@ def write_report(out: Path, *result) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take seconds."""
+    """Draw no figures, which take seconds."""
     monkeypatch.setattr(sweep.writer, "write", write_report)
 
 
@@ -48,7 +48,7 @@ def train(out: Path | None, **options) -> results.Sweep:
 
 
 def assert_same(a: results.Sweep, b: results.Sweep) -> None:
-    """To the last bit, seconds excepted."""
+    """Compare two sweeps to the last bit, except columns of seconds."""
     pd.testing.assert_frame_equal(a.runs, b.runs, check_exact=True)
     pd.testing.assert_frame_equal(a.curves.drop(columns="seconds"), b.curves.drop(columns="seconds"), check_exact=True)
 
@@ -63,7 +63,7 @@ def forbid_training(monkeypatch) -> None:
 @pytest.mark.parametrize("n_rows", [1, 7, 24])
 def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds(n_rows):
     configs = pd.DataFrame({"lr": np.arange(1.0, 5.0)})
-    runs = plan.runs_of({"adam": configs, "sgd": configs[:2]}, seeds=4)
+    runs = plan.runs_of({"adam": configs, "sgd": configs.iloc[:2]}, seeds=4)
     assert len(runs) == 24
     kept = runs.sample(n_rows, random_state=0).sort_index()
     for lanes in (1, 3, 5, 100):
@@ -130,7 +130,7 @@ def test_damaged_files_are_named_and_only_their_runs_repeated(tmp_path, monkeypa
     told = capsys.readouterr().err
     assert f"WARNING: {first} is damaged: its 4 runs are trained again\n" in told
     assert f"WARNING: {second} is damaged: its 4 runs are trained again\n" in told
-    # Without the list of chunks what is finished stays so.
+    # Finished chunks stay finished without the list of chunks.
     (tmp_path / "parts" / "chunks.json").write_text("{")
     assert_same(train(tmp_path), whole)
     assert sizes == [4, 4]
@@ -185,7 +185,7 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
 
 def test_the_code_that_training_imports_is_the_code_that_identities_name():
     code = {path for pattern in run_keys.CODE for path in run_keys.ROOT.glob(pattern)}
-    # How options are read and errors are worded: a plan holds what came of that.
+    # These modules read options and word errors; their results are in the plan.
     wordings = {run_keys.ROOT / f"experiments/common/{name}.py" for name in ("errors", "values", "run_info")}
     seen, left = set(), [run_keys.ROOT / "experiments/training/population.py"]
     while left:
@@ -249,7 +249,7 @@ def test_chunks_that_memory_is_too_small_for_are_halved(tmp_path, monkeypatch, c
     assert "out of memory: 12 runs at once become 6" in capsys.readouterr().err
     np.testing.assert_allclose(halved.runs.eval_loss, whole.runs.eval_loss, rtol=1e-4)
     monkeypatch.undo()
-    # What was halved stays so, for what has to be repeated.
+    # A chunk that was halved is repeated as its halves.
     for path in (tmp_path / "parts").glob("*.parquet"):
         path.unlink()
     assert_same(train(tmp_path), halved)
@@ -289,14 +289,14 @@ COMMAND = ["regression", "--lr", "1e-3..1e-1:6", "--beta1", "0", "0.9", "--seeds
 
 @pytest.fixture
 def file_limit():
-    """Sets the size (bytes) at which files end, as they do at the end of a disk, but for this process alone."""
+    """Return a function that limits the size of this process's files, bytes, as a full disk does."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
 
 
-# Too little for a checkpoint; enough for checkpoints and not for the table of a chunk.
+# Too little for a checkpoint; enough for a checkpoint but not for the table of a chunk.
 @pytest.mark.parametrize(("size", "every"), [(20_000, "0"), (5_000, "60")])
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(size, every, tmp_path, file_limit, capsys):
     train(tmp_path, lr=[1e-3])
@@ -326,9 +326,9 @@ def run_command(words: list[str], log: Path) -> None:
 
 
 def start(out: Path, *words: object) -> BaseProcess:
-    """The command in a process of its own, which writes what it says beside the folder.
+    """Start the command in a process of its own, whose output goes to a file beside the folder.
 
-    It is forked from a process that has imported all it needs, for that takes seconds.
+    It is forked from a process that has imported everything, which takes seconds.
     """
     command = [*COMMAND, *map(str, words), "--out", str(out)]
     process = FORKED.Process(target=run_command, args=(command, out.with_suffix(".log")))
@@ -392,7 +392,7 @@ def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monke
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_path):
-    """Three chunks; moments from just after its start to the last files."""
+    """Kill a sweep of three chunks at moments from just after its start to its last files."""
     rng, out, seen = random.Random(0), tmp_path / "killed", []
     words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 400]
     for i in range(20):
@@ -459,7 +459,7 @@ def parent(pid):
 def busy():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            # Below a node's daemon, which is below this process.
+            # The worker's parent is a node's daemon, whose parent is this process.
             if open(f"/proc/{pid}/cmdline").read().startswith("ray::train_one") and parent(parent(pid)) == os.getpid():
                 yield int(pid)
         except OSError:
@@ -484,7 +484,7 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(tmp_path):
-    """Nodes, as processes of this machine, and a worker that dies within its first chunk."""
+    """Use nodes that are processes of this machine, and kill a worker in its first chunk."""
     pytest.importorskip("ray", reason="needs the extra cluster")
     words = [*COMMAND, "--steps", "800", "--out", str(tmp_path / "ray")]
     done = subprocess.run([sys.executable, "-c", LOSE_A_WORKER, *words], capture_output=True, text=True, timeout=400)
@@ -496,6 +496,6 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
     assert ray.provenance["engine"] == "ray"
     keys = ["run_id", "lr", "beta1", "seed", "status"]
     assert ray.runs[keys].equals(local.runs[keys])
-    # Chunks of other sizes, on one thread each: the same runs up to rounding.
+    # Chunks have other sizes here, on one thread each, so the runs are equal up to rounding.
     np.testing.assert_allclose(ray.runs.initial_eval_loss, local.runs.initial_eval_loss, rtol=1e-5)
     np.testing.assert_allclose(ray.runs.eval_loss.median(), local.runs.eval_loss.median(), rtol=0.2)

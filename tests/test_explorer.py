@@ -1,10 +1,11 @@
-"""Does the explorer show the slice that was asked for, and a sentence where there is none?"""
+"""Does the explorer show the slice that was asked for, and a sentence if there is none?"""
 
 import html
 import json
 import re
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +20,14 @@ GALLERY = explorer.RESULTS / "gallery"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two optimizers, one with three axes and one with lr alone; the largest lr diverges."""
+    """Make runs of two optimizers, one with three axes and one with lr alone; the largest lr diverges."""
     out = tmp_path_factory.mktemp("results") / "first"
     axes = {"lr": [1e-3, 1e-2, 1e30], "beta1": [0.0, 0.9], "beta2": [0.9, 0.99]}
     return written(out, optimizer=["adam", "sgd"], **axes, seeds=2, steps=20)
 
 
 def written(out, **options):
-    """A folder with the tables of a sweep, without its report."""
+    """Make a folder with the tables of a sweep but without its report."""
     out.mkdir(exist_ok=True)
     results.save(out, *sweep.sweep("regression", **options, progress=False))
     return out
@@ -163,23 +164,23 @@ def test_the_html_needs_nothing_else(loaded):
     assert "<script" not in text
 
 
-def find(widget, description: str):
-    """The first widget of that description, or None."""
+def find(widget, description: str) -> Any:
+    """Return the first widget with that description, or None."""
     if getattr(widget, "description", None) == description:
         return widget
     found = (find(child, description) for child in getattr(widget, "children", ()))
     return next((one for one in found if one is not None), None)
 
 
-def leaf(widget):
-    """What is shown: the last widget of all."""
+def leaf(widget) -> Any:
+    """Return the last widget, which shows the result."""
     while getattr(widget, "children", ()):
         widget = widget.children[-1]
     return widget
 
 
 def parts(text: str) -> tuple[str, str, str]:
-    """Convergence, figure over axes, and table of the best."""
+    """Return the data of the convergence figure, the figure over axes, and the table of the best."""
     convergence, over = re.findall(r'src="([^"]+)"', text)
     return convergence, over, text[text.index("<table") :]
 

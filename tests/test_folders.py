@@ -1,4 +1,4 @@
-"""One folder, many asks: grids that grow, shrink and move, sweeps that are interrupted, looked at, met by another."""
+"""Does one results folder serve grids that grow, shrink and move, and sweeps that are interrupted or watched?"""
 
 import signal
 from pathlib import Path
@@ -19,7 +19,7 @@ KEYS = ["optimizer", "lr", "beta1", "seed"]
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take seconds."""
+    """Draw no figures, which take seconds."""
     monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
@@ -28,7 +28,7 @@ def train(out: Path | None, **options) -> results.Sweep:
 
 
 def interrupting(monkeypatch, after: int, number: signal.Signals, times: int = 1) -> None:
-    """Let the signal arrive in the middle of a step: half of the parameters have changed."""
+    """Send the signal in the middle of a step, when half of the parameters have changed."""
     original, steps = population.step_, []
 
     def step_(params, optimizer, *arguments, **options):
@@ -67,10 +67,9 @@ def test_a_part_of_what_a_folder_has_is_drawn_and_the_rest_stays(case, tmp_path,
     assert (both["eval_loss"] == both["eval_loss_before"]).all()
     loaded = reading.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.runs, part.runs)
-    # A run's share of its population's time is what it was, and so is the whole.
-    seconds = part.curves.groupby("run_id")["seconds"].max()
-    before = whole.curves.groupby("run_id")["seconds"].max()
-    assert seconds[0] / n_runs == pytest.approx(before[0] / 12)
+    # The share of a run in its population's time has not changed, nor has the sum.
+    seconds, before = (found.curves.groupby("run_id").agg("max").loc[0, "seconds"] for found in (part, whole))
+    assert seconds / n_runs == pytest.approx(before / 12)
     again = train(tmp_path)
     assert trained == [12]
     pd.testing.assert_frame_equal(again.runs, whole.runs)
@@ -86,7 +85,7 @@ OTHER = {
 }
 
 
-# Each optimizer is compiled, which takes seconds.
+# Each optimizer has to be compiled, which takes seconds.
 SLOW = pytest.param("another optimizer", marks=pytest.mark.slow)
 
 
@@ -178,7 +177,7 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
     assert len(both) == 8
     assert (both["eval_loss"] == both["eval_loss_now"]).all()
     assert markdown.unfinished_sentence(reading.load(tmp_path).provenance) == ""
-    # The report of the unfinished sweep has gone with it.
+    # The report of the unfinished sweep has been removed.
     assert not [*tmp_path.glob("*.png"), *tmp_path.glob("report.*")]
 
 

@@ -1,4 +1,4 @@
-"""Problems with known answers: where optimizers converge to, diverge, and which of them is faster."""
+"""Do optimizers converge, diverge and compare on functions with known minima as theory says?"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from experiments.training import axes, population, reference
 
 
 def train(problem: problems.Problem, configs: list[dict], optimizer: str, steps: int, seeds=(0,), **options):
-    """Final rows of runs in float64, with the task's own batch size."""
+    """Train in float64 with the task's own batch size; return the table of runs."""
     table = pd.DataFrame([{**axes.AXES, **config} for config in configs])
     options = {"batch_size": problem.batch_size, "evaluations": 1, "dtype": torch.float64, **options}
     return population.train(problem, table, list(seeds), optimizer=optimizer, steps=steps, **options)[0]
@@ -25,25 +25,25 @@ def full_batch_quadratic(*eigenvalues: float) -> problems.Problem:
 @pytest.mark.parametrize("kind", functions.FUNCTIONS)
 @pytest.mark.parametrize("optimizer", ["adam", "amsgrad", "momentum"])
 def test_lanes_follow_solo_runs_in_float64(kind, optimizer):
-    """Noise, order of the batches and projection included; two seeds, three values of lr."""
+    """Compare lanes of two seeds and three values of lr with torch: noise, order of batches and projection."""
     problem, steps = problems.make("function", kind), 40
     configs = pd.DataFrame([{**axes.AXES, "lr": lr} for lr in (1e-5, 1e-4, 3e-4)])
     options = {"steps": steps, "batch_size": problem.batch_size, "dtype": torch.float64, "optimizer": optimizer}
     runs, curves = population.train(problem, configs, [0, 5], evaluations=steps, **options)
     for _, run in runs.iterrows():
-        _, losses = reference.train(problem, run[list(configs)].astype(float).to_dict(), int(run.seed), **options)
+        _, losses = reference.train(problem, run.loc[list(configs)].astype(float).to_dict(), int(run.seed), **options)
         np.testing.assert_allclose(curves[curves.lane == run.lane].train_loss[1:], losses, rtol=1e-9)
     assert runs.eval_loss.nunique() == (3 if kind == "counter-example" else 6)
 
 
-# Adam's bias correction makes its first steps larger, by orders where beta1 is large: there momentum stands in.
+# Adam's bias correction makes its first steps larger, by orders of magnitude if beta1 is large: use momentum then.
 EDGES = [("adam", 0.0, 2), ("adam", 0.5, 6), ("momentum", 0.5, 6), ("momentum", 0.9, 38), ("momentum", 0.95, 78)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "beta1", "threshold"), EDGES)
 def test_half_a_percent_above_the_stability_edge_diverges_and_below_converges(optimizer, beta1, threshold):
-    """Cohen et al. 2022 (arXiv:2207.14484): (2 + 2 beta1) / ((1 - beta1) lr), with the preconditioner frozen.
+    """Check Cohen's limit (2022, arXiv:2207.14484): (2 + 2 beta1) / ((1 - beta1) lr) with a frozen preconditioner.
 
     Adam's eps, far above all gradients, freezes it at 1 / eps. Momentum adds up what Adam averages: 1 - beta1 of lr.
     """
@@ -58,7 +58,7 @@ def test_half_a_percent_above_the_stability_edge_diverges_and_below_converges(op
 
 @pytest.mark.parametrize(("optimizer", "sign"), [("adam", 1), pytest.param("amsgrad", -1, marks=pytest.mark.slow)])
 def test_amsgrads_counter_example_leads_adam_to_the_worst_point(optimizer, sign):
-    """Reddi et al. 2018, with twice their lr, so that 2,000 steps show where 500,000 lead to."""
+    """Repeat Reddi et al. 2018 with twice their lr, so that 2,000 steps show the result of 500,000."""
     problem = problems.make("function", "counter-example")
     options = {"schedule": "rsqrt", "optimizer": optimizer}
     runs = train(problem, [{"lr": 1.0, "beta2": 0.99}], steps=2000, **options)
@@ -69,7 +69,7 @@ def test_amsgrads_counter_example_leads_adam_to_the_worst_point(optimizer, sign)
 def test_counter_example_keeps_its_order_and_its_bounds():
     problem = problems.make("function", "counter-example")
     _, losses = reference.train(problem, {**axes.AXES, "lr": 10.0}, 0, steps=203, batch_size=1)
-    # The first step goes beyond -1 and is brought back to it.
+    # The first step goes beyond -1 and is clamped to it.
     assert losses[:2].tolist() == [505.0, 10.0]
     assert (losses.abs() > 11).nonzero().flatten().tolist() == [0, 101, 202]
     assert (losses.abs() <= 1010).all()
@@ -77,7 +77,7 @@ def test_counter_example_keeps_its_order_and_its_bounds():
 
 @pytest.mark.slow
 def test_noisy_quadratic_has_its_floor_and_sgds_stationary_loss_above_it():
-    """1/2 noise^2 tr Q, at w = 0; SGD settles 1/2 sum lr q^2 (noise^2 / batch) / (2 - lr q) above it."""
+    """Check the floor 1/2 noise^2 tr Q at w = 0; SGD settles 1/2 sum lr q^2 (noise^2 / batch) / (2 - lr q) above it."""
     dataset, model = functions.noisy_quadratic(n=20, noise=0.7)
     eigenvalues = 1 / np.arange(1, 21)
     floor = 0.5 * 0.7**2 * eigenvalues.sum()
@@ -87,13 +87,13 @@ def test_noisy_quadratic_has_its_floor_and_sgds_stationary_loss_above_it():
     problem = problems.Problem("function", dataset, model, batch)
     runs = train(problem, [{"lr": lr}], "sgd", 300, seeds=range(100))
     expected = (0.5 * eigenvalues * lr * eigenvalues * 0.7**2 / batch / (2 - lr * eigenvalues)).sum()
-    # 100 seeds of a sum dominated by a few squared normal variables.
+    # The mean over 100 seeds of a sum dominated by a few squared normal variables.
     assert runs.eval_loss.mean() == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.slow
 def test_adam_beats_sgd_by_orders_on_heterogeneous_blocks_and_not_on_homogeneous_ones():
-    """Both with the best of their grids of lr, and with a cosine schedule; median of three seeds."""
+    """Compare both at the best lr of their grids, with a cosine schedule; median of three seeds."""
     best = {}
     for kind in ("heterogeneous", "homogeneous"):
         problem = problems.make("function", kind)
@@ -102,7 +102,7 @@ def test_adam_beats_sgd_by_orders_on_heterogeneous_blocks_and_not_on_homogeneous
             best[kind, optimizer] = runs.groupby("seed").eval_loss.min().median()
     assert best["heterogeneous", "adam"] < 1e-9 * best["heterogeneous", "momentum"]
     assert best["homogeneous", "adam"] > 0.1 * best["homogeneous", "momentum"]
-    # Rotation and order of the same nine eigenvalues are nothing to SGD.
+    # Rotation and order of the same nine eigenvalues do not affect SGD.
     assert best["homogeneous", "momentum"] == pytest.approx(best["heterogeneous", "momentum"], rel=1)
 
 
@@ -117,7 +117,7 @@ def test_rosenbrock_is_zero_at_one_one_and_adam_gets_there():
 
 @pytest.mark.slow
 def test_adam_is_faster_than_sgd_on_heavy_tailed_classes():
-    """Kunstner et al. 2024: full batches, each optimizer at the best lr of its grid."""
+    """Repeat Kunstner et al. 2024: full batches, each optimizer at the best lr of its grid."""
     problem, best = problems.make("heavy-tailed"), {}
     for optimizer, lrs in (("adam", (0.1, 0.3, 1.0)), ("sgd", (3, 10, 30, 100)), ("momentum", (1, 3, 10, 30))):
         runs = train(problem, [{"lr": lr} for lr in lrs], optimizer, 40, dtype=torch.float32)

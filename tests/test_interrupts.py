@@ -1,4 +1,4 @@
-"""Nothing is lost or in the way when a sweep is interrupted or killed, or meets another one; and what logs say."""
+"""Is nothing lost or left behind when a sweep is interrupted or killed, or its folder is in use? And are logs short?"""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ from tests.test_folders import KEYS, interrupting, train
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take seconds."""
+    """Draw no figures, which take seconds."""
     monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
 
 
@@ -76,9 +76,9 @@ def test_a_smaller_grid_leaves_the_checkpoint_of_the_larger_one(tmp_path, monkey
     (checkpoint,) = tmp_path.rglob("*.pt")
     train(tmp_path, lr=[1.0])
     assert list(tmp_path.rglob("*.pt")) == [checkpoint]
-    # What it was at has been trained by now: the others start over.
+    # The interrupted chunk has been trained by now; the others start over.
     train(tmp_path, lr=[1e-2])
-    pd.testing.assert_frame_equal(train(tmp_path)[0][KEYS], train(None)[0][KEYS])
+    pd.testing.assert_frame_equal(train(tmp_path)[0].loc[:, KEYS], train(None)[0].loc[:, KEYS])
     assert not list(tmp_path.rglob("*.pt"))
 
 
@@ -90,7 +90,7 @@ def hold(out: Path, ready, done) -> None:
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of a folder."""
+    """Start a process that holds the lock of a folder."""
     fork = multiprocessing.get_context("fork")
     ready, done = fork.Event(), fork.Event()
     process = fork.Process(target=hold, args=(tmp_path, ready, done))
@@ -170,8 +170,8 @@ def test_a_folder_that_is_removed_while_a_sweep_works_is_one_sentence(tmp_path, 
 
 def test_what_killed_processes_have_left_goes_and_what_others_write_stays(tmp_path):
     train(tmp_path, lr=[1e-3], seeds=1)
-    dead = ["parts/.asked.999999999.json", ".runs.999999999.parquet", ".report.md.999999999", ".a-b.png.999999999"]
-    alive = [f".report.md.{os.getppid()}", ".vimrc", ".mine.md.backup", ".mine.2024.tar"]
+    dead = ["parts/.asked.999999999.json", ".runs.999999999.parquet", ".report.999999999.md", ".a-b.999999999.old.png"]
+    alive = [f".report.{os.getppid()}.md", ".vimrc", ".mine.md.backup", ".mine.2024.tar"]
     for name in (*dead, *alive):
         (tmp_path / name).write_text("half")
     train(tmp_path, lr=[1e-3], seeds=1)

@@ -1,6 +1,7 @@
-"""A lane of a population is a run on its own: same weights, same batches, same losses."""
+"""Does a lane of a population compute what the run computes on its own: same weights, batches and losses?"""
 
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ CONFIGS = pd.DataFrame(
 
 
 def digits(model: Model | None = None) -> problems.Problem:
-    """Noise in the shape of MNIST, with labels that depend on it: no files needed."""
+    """Make noise in the shape of MNIST, with labels that depend on it, so that no files are needed."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(700, 784, generator=generator)
     y = (x @ torch.randn(784, 10, generator=generator)).argmax(dim=1)
@@ -57,7 +58,7 @@ PROBLEMS = [digits, logistic, regression, linear, small_cnn, small_gru]
 
 CASES = [(make, "adam") for make in PROBLEMS]
 CASES += [
-    # Each takes Numba a compilation in float64.
+    # Numba compiles each of them in float64.
     pytest.param(linear, name, marks=() if name in ("sgd", "nadam") else pytest.mark.slow)
     for name, choice in optimizers.OPTIMIZERS.items()
     if choice.alone and name != "adam"
@@ -66,13 +67,13 @@ CASES += [
 
 @pytest.mark.parametrize(("make", "optimizer"), CASES)
 def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
-    """30 steps, more than an epoch, of every lane, two seeds, against nn.Sequential and torch.optim: equal to 1e-9."""
+    """Compare 30 steps, more than an epoch, of every lane of two seeds with nn.Sequential and torch.optim, to 1e-9."""
     problem, steps, seeds = make(), 30, [0, 5]
     options = {"steps": steps, "batch_size": 32, "dtype": torch.float64}
     runs, curves = population.train(problem, CONFIGS, seeds, optimizer=optimizer, evaluations=3, **options)
     assert len(runs) == len(CONFIGS) * len(seeds)
     for _, run in runs.iterrows():
-        config = run[list(CONFIGS)].astype(float).to_dict()
+        config = run.loc[list(CONFIGS)].astype(float).to_dict()
         module, losses = reference.train(problem, config, int(run.seed), optimizer=optimizer, **options)
         lane = curves[curves.lane == run.lane]
         expected = [losses[a:b].mean().item() for a, b in ((0, 10), (10, 20), (20, 30))]
@@ -91,7 +92,7 @@ def test_lanes_of_lion_which_torch_lacks_follow_lanes_trained_alone():
     options = {"steps": 20, "batch_size": 32, "dtype": torch.float64, "optimizer": "lion"}
     runs, _ = population.train(linear(), CONFIGS, [0], **options)
     for k in CONFIGS.index:
-        alone, _ = population.train(linear(), CONFIGS[k : k + 1], [0], **options)
+        alone, _ = population.train(linear(), CONFIGS.iloc[k : k + 1], [0], **options)
         assert runs.eval_loss[k] == pytest.approx(alone.eval_loss[0], rel=1e-9)
     assert runs.eval_loss.nunique() == 3
 
@@ -109,7 +110,7 @@ MODELS = {"mlp": mlp.mlp(784, 7, 5, 3), "cnn": cnn.cnn((3, 4)), "gru": gru.gru(6
 
 
 @pytest.mark.parametrize("name", MODELS)
-# Two seeds, or one input for both; lanes of an input that fit into tiles, and that do not.
+# One input for both seeds, or one each; numbers of lanes that divide into tiles, and that do not.
 @pytest.mark.parametrize(("n_configs", "n_inputs"), [(2, 2), (2, 1), (5, 2), (18, 1)])
 def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n_configs, n_inputs):
     model, seeds = MODELS[name], [0, 1]
@@ -125,13 +126,13 @@ def test_forward_and_gradients_equal_the_module_for_every_lane_and_input(name, n
             module = model.build().double()
         expected = module(x[lane // n_configs % n_inputs]).T
         torch.testing.assert_close(output[lane], expected)
-        of_module = torch.autograd.grad((expected * weigh[lane]).sum(), module.parameters())
+        of_module = torch.autograd.grad((expected * weigh[lane]).sum(), list(module.parameters()))
         for ours, theirs in zip(grads, of_module, strict=True):
             torch.testing.assert_close(ours[lane], theirs)
 
 
 def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_does():
-    """Blank parts of digits make all four outputs of a pooling window equal."""
+    """Use blank parts of digits, which make all four outputs of a pooling window equal."""
     model = cnn.cnn((3, 4))
     params = stack(model, [0], 2, torch.float64)
     x = torch.zeros(1, 3, 784, dtype=torch.float64)
@@ -141,14 +142,14 @@ def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_do
         p.data.copy_(q[1])
     target = torch.tensor([[1, 2, 3]])
     ours = torch.autograd.grad(problems.losses(model.forward(params, x), target).sum(), params)
-    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), module.parameters())
+    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), list(module.parameters()))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a[1], b)
 
 
 @pytest.mark.parametrize("n_inputs", [1, 2])
 def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs):
-    """One shared input takes another path than several; both are the same product."""
+    """Check that one shared input and several inputs, which take different code paths, give the same product."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 7, 30, generator=generator, requires_grad=True)
     bias = torch.randn(4, 7, generator=generator, requires_grad=True)
@@ -171,11 +172,11 @@ def test_stack_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("make", [digits, small_cnn, small_gru])
 def test_a_run_does_not_depend_on_its_neighbours(make):
-    """Beside a lane that becomes NaN, every other lane keeps its bits."""
+    """Check that other lanes keep their bits if one lane becomes NaN."""
     problem = make()
     sick = CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
-    options = {"steps": 30, "batch_size": 32, "evaluations": 3}
+    options: dict[str, Any] = {"steps": 30, "batch_size": 32, "evaluations": 3}
     _, curves = population.train(problem, CONFIGS, [0], **options)
     sick_runs, sick_curves = population.train(problem, sick, [0], **options)
     assert list(sick_runs.status) == ["ok", "diverged", "ok"]
@@ -183,7 +184,7 @@ def test_a_run_does_not_depend_on_its_neighbours(make):
     assert not np.isfinite(sick_runs.eval_loss[1])
     for column in ("train_loss", "eval_loss", "eval_accuracy"):
         for lane in (0, 2):
-            assert curves[curves.lane == lane][column].equals(sick_curves[sick_curves.lane == lane][column])
+            assert curves.loc[curves.lane == lane, column].equals(sick_curves.loc[sick_curves.lane == lane, column])
 
 
 def test_divergence_is_the_first_loss_beyond_its_limit():
@@ -223,14 +224,14 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
 
 @pytest.mark.parametrize("model", [mlp.mlp(784, 32, 32, 10), cnn.cnn(), gru.gru()])
 def test_lane_bytes_is_what_training_takes(model):
-    """Parameters, gradients and states are counted exactly; activations come on top."""
+    """Check that parameters, gradients and states are counted exactly, and activations added."""
     assert model.n_params == sum(p.numel() for p in model.build().parameters())
     assert population.lane_bytes(model, 128) > 16 * model.n_params
 
 
 @pytest.mark.parametrize(("make", "optimizer"), [(regression, "adam"), (linear, "radam"), (digits, "nesterov")])
 def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimizer, tmp_path):
-    """Through a file, between two evaluations, in the second epoch, with a schedule and a lane that diverges."""
+    """Resume from a file between two evaluations, in the second epoch, with a schedule and a lane that diverges."""
     problem, sick = make(), CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
     options = {"steps": 40, "batch_size": 32, "accumulate": 2, "evaluations": 3, "schedule": "cosine", "warmup": 3}
@@ -252,9 +253,10 @@ def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimiz
 
 def test_dropout_and_bounded_parameters_resume_to_the_same_bits():
     dropped = problems.make("regression", dropout=0.3)
-    bounded = problems.make("function", next(iter(problems.TASKS["function"])))
+    bounded = problems.make("function", "counter-example")
     for problem, batch_size in ((dropped, 32), (bounded, bounded.batch_size)):
-        states, options = [], {"steps": 9, "batch_size": batch_size, "evaluations": 1}
+        states: list[Any] = []
+        options: dict[str, Any] = {"steps": 9, "batch_size": batch_size, "evaluations": 1}
         whole, _ = population.train(
             problem, CONFIGS, [0], due=lambda: True, keep=lambda s, to=states: to.append(clone(s)), **options
         )

@@ -1,4 +1,4 @@
-"""Do the tables and figures say what the runs say?"""
+"""Do tables and figures agree with the runs?"""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,19 +19,20 @@ from experiments import report
 from experiments.reports import aggregation, figures, grid_figures, markdown, training_figures, writer
 from experiments.training.axes import AXES
 
-GRID = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
+GRID: dict[str, Any] = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
 OPTIMUM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0}
 
 
-def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
-    """Runs and curves of a made-up sweep around OPTIMUM, with its value on every axis not given; lr 1 diverges."""
+def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid: Any):
+    """Make runs and curves of an artificial sweep around OPTIMUM, which fills in axes not given; lr 1 diverges."""
     axes = {axis: grid.get(axis, [value]) for axis, value in OPTIMUM.items()}
     diverged = diverged or (lambda row: row["lr"] >= 1 and (row["beta1"] != 0.9 or row["seed"] > 0))
     floor, initial, accurate = (0.07, 2.31, 1.0) if task == "mnist" else (2e-6, 8.0, np.nan)
     at = np.linspace(0, steps, points).astype(int)
     rows, curves = [], []
     for run_id, (*values, seed) in enumerate(itertools.product(*axes.values(), range(seeds))):
-        row = dict(zip(axes, values, strict=True), seed=seed, run_id=run_id, status="ok", diverged_step=None)
+        row: dict[str, Any] = dict(zip(axes, values, strict=True), seed=seed, run_id=run_id)
+        row |= {"status": "ok", "diverged_step": None}
         rng = np.random.default_rng(run_id)
         away = [0.35 * np.log10(row["lr"] / OPTIMUM["lr"]) ** 2, 0.02 * np.log10(row["eps"] / OPTIMUM["eps"]) ** 2]
         away += [0.15 * np.log10((1 - row[beta]) / (1 - OPTIMUM[beta])) ** 2 for beta in ("beta1", "beta2")]
@@ -50,7 +52,7 @@ def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid):
     return runs, pd.concat(curves, ignore_index=True)
 
 
-def named(ax, start):
+def named(ax, start) -> Any:
     return next(line for line in ax.get_lines() if str(line.get_label()).startswith(start))
 
 
@@ -87,14 +89,14 @@ def test_summarise_gives_the_range_of_three_seeds_with_its_level():
     assert (worst["eval_loss_low"], worst["eval_loss_high"]) == (runs.loc[0, "eval_loss"], np.inf)
     assert best["eval_loss_level"] == worst["eval_loss_level"] == 0.75
     alone = aggregation.summarise(sweep(1, lr=[1e-3, 1e-2])[0])
-    assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().all(axis=None)
+    assert alone[["eval_loss_low", "eval_loss_high", "eval_loss_level"]].isna().to_numpy().all()
 
 
 def test_lr_sensitivity_by_hand():
     runs, _ = sweep(lr=[1e-3, 1e-2, 1e-1, 1.0], beta1=[0.9, 0.5], diverged=lambda row: row["lr"] == 1)
     runs["initial_eval_loss"] = 2.0
     runs["eval_loss"] = runs["lr"].map({1e-3: 0.5, 1e-2: 0.1, 1e-1: 7.0, 1.0: np.nan})
-    # Better at some lr, but not at the best configuration's beta1: must not count.
+    # These runs are better at some lr, but not with the best configuration's beta1, so they must not count.
     runs.loc[runs["beta1"] == 0.5, "eval_loss"] = 0.2
     assert aggregation.lr_sensitivity(runs) == pytest.approx((0.4 + 0.0 + 1.9 + 1.9) / 4)
     assert np.isnan(aggregation.lr_sensitivity(runs.assign(status="diverged")))
@@ -156,13 +158,15 @@ def test_sensitivity_draws_slice_and_envelope():
     thick, thin = named(ax, "with the best lr 1e-2, β1 0.9"), named(ax, "best over")
     np.testing.assert_allclose(thick.get_xdata(), [1, 2, 3])  # -log10(1 - beta2)
     np.testing.assert_allclose(thick.get_ydata(), held["eval_loss_median"])
-    np.testing.assert_allclose(thin.get_ydata(), summary.groupby("beta2")["eval_loss_median"].min())
+    np.testing.assert_allclose(
+        thin.get_ydata(), summary.groupby("beta2")[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"]
+    )
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0.9", "0.99", "0.999"]
     diverged = runs[runs["status"] == "diverged"].groupby("beta2").size()
     assert [text.get_text().strip() for text in ax.texts] == [f"{n}/45" for n in diverged]
     assert len(named(ax, "one run").get_xdata()) == (runs["status"] == "ok").sum()
     assert named(ax, "torch's default").get_xdata()[0] == pytest.approx(3)
-    # Zero has a slot of its own, one step left of the rest.
+    # Zero is one step left of the other values.
     assert figures.positions(0.0, "weight_decay", np.array([0.0, 1e-4, 1e-2])) == pytest.approx(-6)
 
 
@@ -174,14 +178,14 @@ def test_heatmap_cells_are_medians_of_the_slice(task):
     best = summary.iloc[0]
     cells = summary[summary["beta2"] == best["beta2"]]
     expected = cells.pivot(index="beta1", columns="lr", values="eval_loss_median").replace(np.inf, np.nan)
-    np.testing.assert_allclose(np.ma.filled(ax.images[0].get_array(), np.nan), expected)
+    np.testing.assert_allclose(np.ma.asarray(ax.images[0].get_array()).filled(np.nan), expected)
     texts = [text.get_text() for text in ax.texts]
     assert f"{best['eval_loss_median']:.3g}" in texts
     assert any("%" in text for text in texts) == (task == "mnist")
     steps = cells["diverged_step_median"][cells["n_diverged"] == 3]
     assert sum(patch.get_hatch() is not None for patch in ax.patches) == len(steps) == 2
     assert all(f"step {step:.0f}" in texts for step in steps)
-    frame = next(patch for patch in ax.patches if patch.get_label() == "best")
+    frame: Any = next(patch for patch in ax.patches if patch.get_label() == "best")
     centre = GRID["lr"].index(best["lr"]), GRID["beta1"].index(best["beta1"])
     assert frame.get_center() == pytest.approx(centre)
 
@@ -232,7 +236,7 @@ FILES = {"summary.csv", "report.md", "report.html", *PICTURES, *(f"{name}.pdf" f
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A results folder as a sweep leaves it."""
+    """Make a results folder as a sweep leaves it."""
     folder = tmp_path_factory.mktemp("results")
     runs, curves = sweep(2, lr=GRID["lr"], beta1=GRID["beta1"])
     runs.to_parquet(folder / "runs.parquet", index=False)
@@ -258,10 +262,21 @@ def test_report_names_origin_and_only_files_that_exist(folder):
 
 def test_write_changes_nothing_if_a_figure_fails(tmp_path, monkeypatch):
     (tmp_path / "convergence.png").write_text("the old one")
-    monkeypatch.setattr(grid_figures, "sensitivity", lambda *args: 1 / 0)
+    monkeypatch.setattr(grid_figures, "sensitivity", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         writer.write(tmp_path, *sweep(lr=[1e-3, 1e-2]), {})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
+
+
+@pytest.mark.slow
+def test_a_report_ranks_its_configurations_once(tmp_path, monkeypatch):
+    counted, aggregate = [], aggregation.aggregate
+    monkeypatch.setattr(aggregation, "aggregate", lambda *args: counted.append(1) or aggregate(*args))
+    runs, curves = sweep(2, lr=[1e-3, 1e-2])
+    both = pd.concat([runs, runs.assign(optimizer="adamw", run_id=runs["run_id"] + len(runs))], ignore_index=True)
+    more = curves.assign(run_id=curves["run_id"] + len(runs))
+    writer.write(tmp_path, both, pd.concat([curves, more], ignore_index=True), {})
+    assert len(counted) == 1
 
 
 def command(folder):

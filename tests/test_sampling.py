@@ -1,4 +1,4 @@
-"""Do samples cover what was asked for, and are sampled sweeps drawn from what they found?"""
+"""Do samples cover the ranges asked for, and do the figures of sampled sweeps show their runs?"""
 
 import json
 
@@ -22,9 +22,9 @@ def test_samples_cover_ranges_evenly_in_their_scale(sequence, n):
     table = space.sampled_configurations(axes, sequence, n)
     assert list(table.columns) == list(AXES)
     assert len(table) == n
-    assert table[["beta2", "momentum"]].isna().all(axis=None)
+    assert table[["beta2", "momentum"]].isna().to_numpy().all()
     assert (table["weight_decay"] == 0.1).all()
-    # Low discrepancy: as many in each decade of lr and of 1 - beta1, and of each eps, to within two.
+    # Low discrepancy: equal counts, to within two, in each decade of lr and of 1 - beta1, and for each eps.
     for exponents in (np.log10(table["lr"]), np.log10(1 - table["beta1"])):
         counts = np.histogram(exponents, bins=np.arange(-4, 1) if exponents.min() < -3 else np.arange(-3, 1))[0]
         assert np.ptp(counts) <= 2
@@ -97,7 +97,7 @@ def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, m
     assert "n = 3 fresh seeds (2 to 4)" in text
     assert "Target: loss 0.9" in text
     assert "target: loss 0.9" in printed
-    # What confirms is kept as the sweep is: more seeds train what is missing.
+    # Confirming runs are kept as those of the sweep are: with more seeds, only the missing runs are trained.
     sizes, train = [], population.train
 
     def spy(problem, configs, seeds, **options):
@@ -126,14 +126,14 @@ def test_points_are_the_medians_of_configurations():
     points = next(dots for dots in ax.collections if str(dots.get_label()).startswith("a configuration")).get_offsets()
     expected = np.column_stack([-np.log10(1 - medians["beta1"]), medians["eval_loss"]])
     np.testing.assert_allclose(np.sort(np.asarray(points), axis=0), np.sort(expected, axis=0))
-    assert len(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
+    assert np.size(next(line for line in ax.get_lines() if line.get_label() == "diverged").get_xdata()) == n_diverged
     ax = sampled_figures.pair(runs, "lr", "beta1", "a loss").axes[0]
     dots = ax.collections[0]
     drawn = pd.Series(dots.get_array(), np.round(np.asarray(dots.get_offsets())[:, 0], 6)).sort_index()
     wanted = medians.set_index(np.log10(medians["lr"]).round(6))["eval_loss"].sort_index()
     np.testing.assert_allclose(drawn, wanted)
     np.testing.assert_allclose(drawn.index, wanted.index)
-    star = ax.collections[1].get_offsets()[0]
+    star = np.asarray(ax.collections[1].get_offsets())[0]
     best = medians.loc[medians["eval_loss"].idxmin()]
     assert tuple(star) == pytest.approx((np.log10(best["lr"]), -np.log10(1 - best["beta1"])))
 

@@ -1,6 +1,7 @@
-"""Do budgets, paired differences and steps to a target say what the runs say? Recomputed with pandas or by hand."""
+"""Do budgets, paired differences and steps to a target agree with values computed with pandas or by hand?"""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from tests.test_report import sweep as of_one
 @pytest.mark.parametrize("losses", [[3.0], [2.0, 1.0], [5.0, 1.0, 1.0, 2.0, 9.0, 4.0]])
 def test_expected_best_is_the_mean_over_every_choice(losses):
     found = statistics.expected_best(np.array(losses), range(1, len(losses) + 1))
-    for n, row in found.iterrows():
+    for n in range(1, len(losses) + 1):
+        row = found.loc[n]
         bests = [min(choice) for choice in itertools.combinations(losses, n)]
         assert row["mean"] == pytest.approx(np.mean(bests))
         for q in (0.25, 0.75):
@@ -46,12 +48,12 @@ def test_budget_figure_and_table_compare_at_the_same_number_of_configurations():
         assert line.get_ydata()[4] == pytest.approx(np.mean(bests))
         assert table.loc[name, "expected best of 5"] == f"{np.mean(bests):.4g}"
     assert named(ax, "equal budget").get_xdata() == [5, 5]
-    same = runs[(runs["optimizer"] != "adam") | (runs["beta1"] == 0.9)]
+    same = runs.loc[(runs["optimizer"] != "adam") | (runs["beta1"] == 0.9)]
     assert not any("expected" in name for name in comparison.table(same, aggregation.summarise(same)))
 
 
 def two(losses, others, diverged=()):
-    """Runs of two configurations on as many seeds; `diverged` lists (configuration, seed)."""
+    """Make runs of two configurations on equally many seeds; `diverged` lists (configuration, seed)."""
     runs, _ = of_one(len(losses), lr=[1e-3, 1e-2], diverged=lambda row: False)
     runs = runs.sort_values(["lr", "seed"], ignore_index=True).assign(eval_loss=[*losses, *others])
     for which, seed in diverged:
@@ -63,7 +65,7 @@ def test_paired_differences_are_taken_seed_by_seed():
     ours, theirs = two([1.0, 5.0, 9.0], [1.5, 5.25, 10.0])
     found = statistics.paired(ours, theirs.sample(frac=1, random_state=0))
     assert found == {"n": 3, "ahead": 3, "median": 0.5, "low": 0.25, "high": 1.0, "level": 0.75}
-    # Unpaired, the spread over seeds would hide the difference.
+    # Without pairing, the spread over seeds would hide the difference.
     assert np.median(theirs["eval_loss"]) - np.median(ours["eval_loss"]) == 0.25
     alone = statistics.paired(*two([1.0], [2.0]))
     assert all(np.isnan(alone[name]) for name in ("low", "high", "level"))
@@ -82,7 +84,7 @@ def test_rivals_are_the_best_of_each_optimizer_or_the_two_best():
         list(statistics.paired_rivals(runs)["optimizer"])
         == list(aggregation.best_of_each(aggregation.ranked(runs))["optimizer"])[1:]
     )
-    adam = runs[runs["optimizer"] == "adam"]
+    adam = runs.loc[runs["optimizer"] == "adam"]
     row = statistics.paired_rivals(adam).iloc[0]
     order = aggregation.summarise(adam)
     assert (row["lr"], row["beta1"]) == (order.loc[1, "lr"], order.loc[1, "beta1"])
@@ -98,22 +100,22 @@ def test_steps_to_target_agree_with_a_loop(target):
     reached = steps_to_target.reach(runs, curves, target).set_index("run_id")
     assert 0 < np.isinf(reached["steps_to_target"]).sum() < len(runs)
     lanes = runs.groupby("optimizer").size()
-    for run in runs.itertuples():
-        curve = curves[curves["run_id"] == run.run_id]
+    for run in runs.to_dict("records"):
+        curve = curves.loc[curves["run_id"] == run["run_id"]]
         met = curve["eval_loss"] <= target.value if target.column == "eval_loss" else curve["eval_accuracy"] >= 0.97
-        if run.status == "diverged":
-            met &= curve["step"] < run.diverged_step
-        first = curve[met].head(1)
+        if run["status"] == "diverged":
+            met &= curve["step"] < run["diverged_step"]
+        first = curve.loc[met].head(1)
         expected = first["step"].item() if len(first) else np.inf
-        assert reached.loc[run.run_id, "steps_to_target"] == expected
-        seconds = first["seconds"].item() / lanes[run.optimizer] if len(first) else np.inf
-        assert reached.loc[run.run_id, "seconds_to_target"] == pytest.approx(seconds)
+        assert reached.loc[run["run_id"], "steps_to_target"] == expected
+        seconds = first["seconds"].item() / lanes[run["optimizer"]] if len(first) else np.inf
+        assert reached.loc[run["run_id"], "seconds_to_target"] == pytest.approx(seconds)
 
 
 def test_a_missed_target_is_infinite_in_a_median():
     runs, curves = of_one(3, lr=[1e-3, 1e-2], diverged=lambda row: False, points=4)
     curves["eval_loss"] = 1.0
-    # Two of three seeds of the one configuration, and one of the other, reach it.
+    # Two of three seeds of one configuration reach it, and one seed of the other.
     for run_id, step in ((0, 2000), (2, 1000), (3, 3000)):
         curves.loc[(curves["run_id"] == run_id) & (curves["step"] >= step), "eval_loss"] = 0.1
     medians = steps_to_target.medians(steps_to_target.reach(runs, curves, Target("eval_loss", 0.2))).set_index("lr")
@@ -129,8 +131,9 @@ def test_target_figure_draws_shares_and_medians():
         line = named(left, f"{name}: {np.isfinite(group['steps_to_target']).sum()} of {len(group)} runs")
         for step, share in zip(line.get_xdata(), line.get_ydata(), strict=True):
             assert share == pytest.approx((group["steps_to_target"] <= step).mean())
-        medians = steps_to_target.medians(group).groupby("lr")["steps_to_target_median"].min()
-        drawn = [other for other in right.get_lines() if other.get_color() == line.get_color()]
+        medians = steps_to_target.medians(group).groupby("lr").agg({"steps_to_target_median": "min"})
+        medians = medians.loc[:, "steps_to_target_median"]
+        drawn: list[Any] = [other for other in right.get_lines() if other.get_color() == line.get_color()]
         finite = np.isfinite(medians.to_numpy())
         np.testing.assert_allclose(drawn[0].get_ydata()[finite], medians[finite])
         np.testing.assert_allclose(drawn[1].get_xdata(), np.log10(medians.index[~finite]))
@@ -139,8 +142,10 @@ def test_target_figure_draws_shares_and_medians():
 def test_the_chosen_target_is_one_that_a_quarter_of_each_optimizers_configurations_reaches():
     runs, curves = of_several()
     target = steps_to_target.choose(runs)
+    assert target is not None
     medians = steps_to_target.medians(steps_to_target.reach(runs, curves, target))
-    shares = np.isfinite(medians["steps_to_target_median"]).groupby(medians["optimizer"]).mean()
+    met = medians.assign(met=np.isfinite(medians["steps_to_target_median"]))
+    shares = met.groupby("optimizer")[["met"]].agg("mean").loc[:, "met"]
     assert target.column == "eval_loss"
     assert f"{target.value:.2g}" == f"{target.value:g}"
     assert (shares >= 0.2).all()

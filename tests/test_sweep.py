@@ -1,4 +1,4 @@
-"""Sweeps as users run them: the command line on real files, read back; and what bad input is told."""
+"""Do sweeps, run as users run them, write what can be read back, and refuse bad input in a sentence?"""
 
 import json
 import os
@@ -57,13 +57,13 @@ def test_command_line_sweeps_and_writes_everything(mnist_folder, tmp_path):
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["sweep"]["optimizers"]["adam"]["lr"] == [0.001, 0.01, 0.1]
     assert provenance["command"].startswith("python -m experiments.sweep mnist --lr 1e-3..1e-1:3")
-    # A package's version may lack what torch adds to it, as +cu130.
+    # The version of the package may lack the suffix of torch's, such as +cu130.
     assert torch.__version__.startswith(provenance["versions"]["torch"])
     summary = pd.read_csv(out / "summary.csv")
     assert len(summary) == 6
     assert (summary.n_seeds == 2).all()
 
-    # The same sweep may be run again; another one may not, and leaves the first as it was.
+    # The same sweep may be run again; another one is refused and changes nothing.
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     other = run("mnist", *GRID, "--data-dir", mnist_folder, "--out", out)
     assert other.returncode == 2
@@ -112,7 +112,7 @@ def test_command_line_compares_several_optimizers_and_one_of_the_users(tmp_path)
     text = (out / "report.md").read_text()
     assert all(f"| {name} |" in text for name in names)
     before = (out / "report.md").read_bytes()
-    # Neither drawing again nor a second look at the folder needs the user's module.
+    # Neither drawing nor loading the folder again needs the user's module.
     assert report.main([str(out)]) == 0
     assert (out / "report.md").read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""What a step is made of besides a batch and its gradient: schedules of lr, accumulation, dropout."""
+"""Do schedules of lr, accumulation and dropout do what torch's own do?"""
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ def test_lanes_follow_solo_runs_with_torchs_schedulers_in_float64(make, options,
     runs, curves = final(problem, steps=steps, optimizer=optimizer, **options)
     plain, _ = final(problem, steps=steps, optimizer=optimizer)
     for _, run in runs.iterrows():
-        config = run[list(CONFIGS)].astype(float).to_dict()
+        config = run.loc[list(CONFIGS)].astype(float).to_dict()
         same = {"batch_size": 16, "dtype": torch.float64, "optimizer": optimizer, **options}
         _, losses = reference.train(problem, config, int(run.seed), steps, **same)
         np.testing.assert_allclose(curves[curves.lane == run.lane].train_loss[1:], losses, rtol=1e-9)
@@ -48,7 +48,7 @@ def test_lanes_follow_solo_runs_with_torchs_schedulers_in_float64(make, options,
 
 
 def lrs_of(schedule, steps: int) -> list[float]:
-    """The lr of each step under one of torch's schedulers, from 1."""
+    """Return the lr of each step, counted from 1, under one of torch's schedulers."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     made, values = schedule(optimizer), []
     for _ in range(steps):
@@ -110,16 +110,16 @@ def test_dropout_of_a_lane_does_not_depend_on_the_number_of_lanes():
     all_lanes, _ = final(problem)
     for k in CONFIGS.index:
         options = {"steps": 12, "batch_size": 16, "dtype": torch.float64}
-        alone, _ = population.train(problem, CONFIGS[k : k + 1], [5], **options)
+        alone, _ = population.train(problem, CONFIGS.iloc[k : k + 1], [5], **options)
         assert all_lanes.eval_loss[len(CONFIGS) + k] == pytest.approx(alone.eval_loss[0], rel=1e-9)
 
 
 def test_dropout_is_off_in_evaluation_and_the_module_is_torchs():
-    """The loss before any step is that of a network with nn.Dropout in eval mode; masks scale as nn.Dropout does."""
+    """Compare the first loss with that of nn.Dropout in eval mode, and the scale of masks with that of nn.Dropout."""
     problem = dropping()
     runs, _ = final(problem, seeds=[0], steps=1)
     module, _ = reference.make(problem, axes.AXES, seed=0, dtype=torch.float64)
-    layers = list(module)
+    layers = list(module.children())
     ordinary = torch.nn.Sequential(*layers[:2], torch.nn.Dropout(0.3), *layers[2:4], torch.nn.Dropout(0.3), layers[4])
     x, y = problem.data.x_eval.double(), problem.data.y_eval
     np.testing.assert_allclose(runs.initial_eval_loss, reference.loss_of(ordinary.eval()(x), y).item(), rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Is report.html one page that needs nothing else, and does a browser show it?"""
+"""Is report.html one self-contained page, and does a browser show it?"""
 
 import base64
 import re
@@ -48,7 +48,7 @@ def test_the_page_says_what_the_markdown_says(folder):
     ]
     assert rows == markdown
     assert next(tree.iter("title")).text == next(tree.iter("h1")).text == "adam on MNIST, 3000 steps: mlp 784-32-32-10"
-    assert next(tree.iter("pre")).find("code").text == "python -m x --name '<b>&amp;'\n"
+    assert next(tree.iter("pre")).findtext("code") == "python -m x --name '<b>&amp;'\n"
 
 
 def test_markup_in_the_text_is_shown_and_not_obeyed():

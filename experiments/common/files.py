@@ -1,22 +1,64 @@
-"""Files and folders that are written: whole or not at all."""
+"""Files and folders: written whole or not at all."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from experiments.common import values
 from experiments.common.errors import OptionError
 
+TEMPORARY = re.compile(r"\.[\w-]+\.(?P<pid>\d+)(?:\.old)?\.(?:parquet|json|png|pdf|csv|md|html)")
+"""The names of the temporary files of results folders; `pid` is the process that writes them."""
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside path, and move it there once it is complete."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+@contextlib.contextmanager
+def temporaries(paths: Iterable[Path], mark: str = "") -> Iterator[dict[Path, Path]]:
+    """Yield a path for a temporary file beside each of `paths`, by path; remove the files that are left at the end."""
+    names = {path: path.with_name(f".{path.stem}.{os.getpid()}{mark}{path.suffix}") for path in paths}
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        yield names
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in names.values():
+            temporary.unlink(missing_ok=True)
+
+
+def replace(path: Path, write: Callable[[Path], object], name: Callable[[Path], str] | None = None) -> Path:
+    """Let `write` fill a temporary file beside path, move it there once it is complete, and return its path.
+
+    name: returns the file's name, given the complete temporary file; by default it is that of path.
+    """
+    with temporaries([path]) as names:
+        write(names[path])
+        final = path.with_name(name(names[path])) if name else path
+        os.replace(names[path], final)
+    return final
+
+
+def replace_all(paths: Iterable[Path], write: Callable[[dict[Path, Path]], object]) -> None:
+    """Let `write` fill a temporary file for each of `paths`, and move all of them there once they are complete.
+
+    If that fails or is interrupted, each of `paths` is as it was. Only a process that is killed between the first and
+    the last move leaves old files beside new ones.
+    """
+    with temporaries(paths) as new, temporaries(new, ".old") as old:
+        write(new)
+        for path in new:
+            if path.exists():
+                shutil.copy2(path, old[path])
+        try:
+            for path, temporary in new.items():
+                os.replace(temporary, path)
+        except BaseException:
+            for path, copy in old.items():
+                if copy.exists():
+                    os.replace(copy, path)
+                else:
+                    path.unlink(missing_ok=True)
+            raise
 
 
 def sha256(path: Path) -> str:
@@ -24,11 +66,11 @@ def sha256(path: Path) -> str:
 
 
 def check_folder(given: str | os.PathLike[str], option: str = "--out") -> Path:
-    """The folder, which can be made or written to. Raises: OptionError if it cannot."""
+    """Return the folder as a path. Raises: OptionError if it can neither be made nor written to."""
     out = values.taken(option, given, values.FOLDER)
     missing, parent = [], out.absolute()
     try:
-        # Our files have to find room for their names.
+        # The names of our files, up to 100 characters, must fit into the path.
         (out / ("x" * 100)).exists()
         for parent in (out.absolute(), *out.absolute().parents):
             if parent.exists():
@@ -37,7 +79,7 @@ def check_folder(given: str | os.PathLike[str], option: str = "--out") -> Path:
                 target = os.readlink(parent)
                 raise OptionError(f"{option} accepts a folder, and {parent} is a link to {target}, which is not there")
             missing.append(parent.name)
-        # What is below a folder that is missing could not be looked at.
+        # Names below a missing folder could not be checked until now.
         for name in missing:
             (parent / name).exists()
     except OSError as error:

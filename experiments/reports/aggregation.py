@@ -1,10 +1,11 @@
-"""What does a table of runs say? Its configurations over their seeds, the best of them, and how much lr matters.
+"""Summaries of a table of runs: its configurations over seeds, the best of them, and the sensitivity to lr.
 
-In a median or quartile over seeds a diverged run counts as infinite. "The best configuration" has the lowest median
-final evaluation loss. An optimizer's configurations are NaN in the axes that it does not have.
+In medians and quartiles over seeds a diverged run counts as infinite. The best configuration has the lowest median
+final evaluation loss. The configurations of an optimizer are NaN in axes that it does not have.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,13 @@ from experiments.training.axes import AXES
 
 
 def recorded(confirmed: dict) -> pd.DataFrame:
-    """The runs of a `record`, as in runs.parquet."""
+    """Return the runs of a `confirmation.record` as a table like runs.parquet."""
     numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
     return pd.DataFrame(confirmed["runs"]).astype({**numbers, "diverged_step": "Int64"})
 
 
 def console_table(summary: pd.DataFrame, n: int = 10) -> str:
-    """The n best configurations of `summarise` as aligned text."""
+    """Return the n best configurations of `summarise` as aligned text."""
     return best_configurations(summary, n).to_string(index=False)
 
 
@@ -31,12 +32,12 @@ INFINITE = 1e100
 
 
 def varied_axes(runs: pd.DataFrame) -> list[str]:
-    """The hyperparameters with more than one value of one optimizer, in the order of `AXES`."""
+    """Return the hyperparameters that have more than one value in some optimizer, in the order of `AXES`."""
     return [axis for axis in AXES if runs.groupby("optimizer")[axis].nunique().max() > 1]
 
 
 def short(value: float) -> str:
-    """A hyperparameter as one writes it: 1e-3, 0.9, 0.9999, 0; - if the optimizer does not have it."""
+    """Return a hyperparameter as people write it: 1e-3, 0.9, 0.9999, 0; "-" if the optimizer does not have it."""
     if np.isnan(value):
         return "-"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
@@ -44,41 +45,43 @@ def short(value: float) -> str:
 
 
 def label(row: pd.Series, axes: list[str]) -> str:
-    return ", ".join(f"{NAMES[axis]} {short(row[axis])}" for axis in axes)
+    """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9"."""
+    return ", ".join(f"{NAMES[axis]} {short(row.loc[axis])}" for axis in axes)
 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
-    """A column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
+    """Return a column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
     return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
 
 
 def unscored(values: pd.Series) -> pd.Series:
+    """Return quantiles of `scored` values, with infinity in place of `INFINITE`."""
     # An interpolated quantile may be a fraction of INFINITE.
     return values.where(values < INFINITE**0.5, np.inf)
 
 
 def seeds(counts: Collection[int]) -> str:
-    """How many seeds some configurations have: "3 seeds", "1 to 3 seeds"."""
+    """Return numbers of seeds in words: "3 seeds", "1 to 3 seeds"."""
     fewest, most = int(min(counts)), int(max(counts))
     return f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
 
 
 def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
-    """What every row of curves has cost, seconds: the time of a population divided by the runs that shared it.
+    """Return the seconds of each row of curves: the time of its population divided by the number of runs in it.
 
     Runs of one optimizer with the same time at their end were trained together.
     """
-    end = runs["run_id"].map(curves.groupby("run_id")["seconds"].max())
+    end = runs["run_id"].map(curves.groupby("run_id")[["seconds"]].agg("max").loc[:, "seconds"])
     lanes = end.groupby([runs["optimizer"], end]).transform("size")
     return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
 
 
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Aggregate runs over everything but `by`, whose values index the result.
+    """Aggregate runs over all columns but `by`, whose values are the index of the result.
 
     Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
-    diverged_step_median (of the diverged runs). In the medians a diverged run has infinite loss and the lowest
-    accuracy; a median accuracy that rests on one is NaN.
+    diverged_step_median (over the diverged runs). In medians a diverged run has infinite loss and the lowest
+    accuracy; a median accuracy that depends on one is NaN.
     """
     table = runs[by].assign(
         eval_loss=scored(runs, "eval_loss"),
@@ -88,7 +91,7 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         diverged_step=runs["diverged_step"].astype(float),
     )
     groups = table.groupby(by, dropna=False)
-    columns = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
+    columns: dict[str, Any] = {"n_seeds": groups.size(), "n_diverged": groups["diverged"].sum()}
     for name, q in {"median": 0.5, "q25": 0.25, "q75": 0.75}.items():
         columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
     columns["train_loss_median"] = unscored(groups["train_loss"].median())
@@ -97,70 +100,93 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
-    """The runs that are as `configuration` says in every column of `CONFIGURATION`."""
-    wanted = configuration[CONFIGURATION]
-    # NaN, where the optimizer does not have an axis, equals NaN.
-    same = (runs[CONFIGURATION] == wanted) | (runs[CONFIGURATION].isna() & wanted.isna())
-    return runs.loc[same.all(axis=1)]
+    """Return the runs of a configuration. configuration: with the columns of `CONFIGURATION`."""
+    return rows_like(runs, configuration.loc[CONFIGURATION])
 
 
-def ranked(runs: pd.DataFrame) -> pd.DataFrame:
-    """`aggregate` by configuration, best first; of equally good ones the one with fewer diverged runs."""
+def rows_like(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
+    """Return the rows with the values `wanted`, by column. NaN, for an axis that an optimizer lacks, equals NaN."""
+    columns = table[list(wanted.index)]
+    return table.loc[((columns == wanted) | (columns.isna() & wanted.isna())).all(axis=1)]
+
+
+def ranked(runs: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `aggregate` by configuration, best first; of equally good ones first the one with fewer diverged runs.
+
+    known: the same table, or that of `summarise`, from a caller that has it: it is returned as it is.
+    """
+    if known is not None:
+        return known
     table = aggregate(runs, CONFIGURATION).reset_index()
     return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
 
 
-def held(runs: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
-    """`aggregate` by `axes`, over the runs that are otherwise (but for the seed) as the best configuration."""
+def of_optimizer(order: pd.DataFrame, name: object) -> pd.DataFrame:
+    """Return the rows of `ranked` that belong to one optimizer: `ranked` of its runs alone."""
+    return order.loc[order["optimizer"] == name].reset_index(drop=True)
+
+
+def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """Return the configurations that differ from the best one in `axes` alone, in order of `axes`, which are the index.
+
+    order: as of `ranked`.
+    """
     rest = [column for column in CONFIGURATION if column not in axes]
-    best = ranked(runs).loc[0, rest]
-    # NaN, where the optimizer does not have an axis, equals NaN.
-    return aggregate(runs[((runs[rest] == best) | (runs[rest].isna() & best.isna())).all(axis=1)], axes)
+    return rows_like(order, order.loc[0, rest]).set_index(axes).sort_index()
 
 
-def best_on_edge(runs: pd.DataFrame, axis: str) -> bool:
-    """Whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it."""
-    best, edges = ranked(runs).iloc[0], {runs[axis].min(), runs[axis].max()} - {0.0}
-    return axis in varied_axes(runs) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
+def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
+    """Return whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it.
+
+    order: as of `ranked`, of one optimizer.
+    """
+    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0}
+    return axis in varied_axes(order) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 
-def lr_sensitivity(runs: pd.DataFrame) -> float:
-    """Mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
+def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> float:
+    """Return the mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
     loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
     diverged, the initial loss stands in. NaN if every run diverged, or there is one lr.
     Reference: Wortsman et al. 2023, arXiv:2309.14322.
+
+    Args:
+        runs: of one optimizer.
+        order: as of `ranked`.
     """
-    losses = held(runs, ["lr"])["eval_loss_median"]
+    losses = held(ranked(runs, order), ["lr"])["eval_loss_median"]
     regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
     return float(regret.mean()) if np.isfinite(losses.min()) and len(losses) > 1 else np.nan
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration, over its seeds; best (lowest median final evaluation loss) first.
+    """Summarise each configuration over its seeds: one row each, best (lowest median final evaluation loss) first.
 
-    Columns: data, task, model, optimizer, those of `AXES`, n_seeds, n_diverged, eval_loss_{median, q25, q75, low,
-    high, level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
-    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN of one seed. A diverged run
-    has infinite losses, and a median accuracy that rests on one is NaN.
+    Columns: data, task, model, optimizer, the axes, n_seeds, n_diverged, eval_loss_{median, q25, q75, low, high,
+    level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
+    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN for one seed. A diverged run
+    has infinite losses, and a median accuracy that depends on one is NaN.
     """
     summary = ranked(runs)
     groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
     # A merge, unlike an index, takes NaN for equal to NaN.
     losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
     found = np.full((len(summary), 3), np.nan)
-    for n, rows in summary.groupby("n_seeds").indices.items():
+    counts = summary["n_seeds"].to_numpy()
+    for n in np.unique(counts).tolist():
+        rows = np.flatnonzero(counts == n)
         ends = intervals.interval_or_range(np.array(losses[rows].tolist()))
         found[rows] = np.column_stack([*ends, np.full(len(rows), intervals.attained(n))])
-    # Of INFINITE losses; NaN stays NaN.
+    # INFINITE losses become infinite; NaN stays NaN.
     found[found >= INFINITE] = np.inf
     for i, name in enumerate(("low", "high", "level")):
-        summary.insert(summary.columns.get_loc("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
+        summary.insert(list(summary).index("eval_loss_q75") + 1 + i, f"eval_loss_{name}", found[:, i])
     return summary
 
 
 def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
-    """The first n rows of `summarise` as short strings: the varied hyperparameters, then what came of them."""
+    """Return the first n rows of `summarise` as short strings: the varied hyperparameters, then the results."""
     top = summary.head(n)
     axes = varied_axes(summary) or [axis for axis in AXES if summary[axis].notna().any()]
     table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
@@ -184,5 +210,5 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
 
 
 def best_of_each(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The best configuration of every optimizer, best first; of a table with the best configurations first."""
+    """Return the best configuration of every optimizer, best first. ranked: as of `ranked`."""
     return ranked.groupby("optimizer", sort=False).head(1).reset_index(drop=True)

@@ -1,7 +1,8 @@
-"""What did the sweep find? Convergence curves, sensitivity to one hyperparameter, heatmaps over two.
+"""Parts that all figures of a report share: axes, legends and titles.
 
-Every figure is drawn from the table of runs (one row a run) of one optimizer and returned; nothing is written. See
-`tables` for what is drawn, `comparison` for several optimizers.
+Each figure is drawn from a table of runs (one row per run) and returned; nothing is written. The figures are in
+`training_figures`, `grid_figures`, `sampled_figures`, `comparison` and `steps_to_target`; their numbers come from
+`aggregation`.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ ACCURACY = "evaluation accuracy (log scale in the error)"
 
 
 def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:
-    """What to call the default of the optimizer of all runs, and its value on every axis; none of a user's class."""
+    """Return the name of the runs' optimizer's default, and its values by axis; "" and {} for a user's class."""
     choice = optimizers.OPTIMIZERS.get(runs["optimizer"].iloc[0])
     if choice is None:
         return "", {}
@@ -30,7 +31,7 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
     data, model, names = (list(runs[column].unique()) for column in ("data", "model", "optimizer"))
     optimizer = [f"{len(names)} optimizers"] if len(names) > 5 else names
-    # Tables of older sweeps do not say how long they were.
+    # Tables of older sweeps have no column of steps.
     steps = [f"{steps} steps" for steps in runs["steps"].unique()] if "steps" in runs else []
     what = "; ".join(map(", ".join, (data + steps, model, optimizer)))
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
@@ -38,13 +39,13 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     # Matplotlib makes ticks on first use: without this they would miss the style.
     figure.draw_without_rendering()
-    # What is laid out stays so: each file that is written would take as long again.
+    # Keep this layout: computing it again for each file would take as long.
     figure.set_layout_engine("none")
     return figure
 
 
 def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple[float, float]:
-    """Make y logarithmic from just below the lowest positive value to `top`, plus a fraction of headroom."""
+    """Make y logarithmic, from just below the lowest positive value to `top` plus headroom; return both limits."""
     low = np.fmin.reduce(np.where(np.asarray(values) > 0, values, np.nan), axis=None, initial=top / 2)
     low *= (low / top) ** 0.06
     ax.set_yscale("log")
@@ -56,18 +57,18 @@ def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple
 
 
 def explain_band(ax: Axes, text: str) -> None:
-    """Add what bands are to the legend."""
+    """Add an explanation of bands to the legend."""
     ax.plot([], [], color="0.5", alpha=0.35, linewidth=7, label=text)
 
 
 def panels(curves: pd.DataFrame, loss_name: str) -> dict[str, str]:
-    """The columns of curves by which a configuration is judged, and what to call them."""
+    """Return the columns of curves by which a configuration is judged, with their names in figures."""
     accuracy = {"eval_accuracy": ACCURACY} if curves["eval_accuracy"].notna().any() else {}
     return {"eval_loss": loss_name, **accuracy}
 
 
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
-    """Where values go on a linear axis: log10, or -log10(1 - value) for `BETAS`; 0 has a slot left of the grid."""
+    """Return positions of values on a linear axis: log10, or -log10(1 - value) for `BETAS`; 0 is left of the grid."""
     values, positive = np.asarray(values, dtype=float), np.log10(grid[grid > 0])
     if axis in BETAS:
         return -np.log10(1 - values)

@@ -16,7 +16,6 @@ from experiments.reports import figures
 from experiments.reports.aggregation import (
     INFINITE,
     NAMES,
-    aggregate,
     best_on_edge,
     held,
     label,
@@ -30,22 +29,27 @@ from experiments.reports.aggregation import (
 
 
 @style.context(STYLE)
-def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
+def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw the final evaluation loss against one hyperparameter.
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
-    Thin line: the lowest such median over everything else. Dots: single runs. Strip at the top: how many runs
-    diverged; a line touches it where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
+    Thin line: the lowest median over all other hyperparameters. Dots: single runs. Strip at the top: number of diverged
+    runs; a line touches the strip where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
         axis: one of `axes.AXES` that the optimizer has.
-        loss_name: as of `convergence`.
+        loss_name: as of `training_figures.convergence`.
+        order: as of `aggregation.ranked`.
     """
-    order, grid, initial = ranked(runs), np.sort(runs[axis].unique()), runs["initial_eval_loss"].median()
-    best, curve, lowest = order.iloc[0], held(runs, [axis]), order.groupby(axis)["eval_loss_median"].min()
+    order, grid, initial = ranked(runs, order), np.unique(runs[axis].to_numpy()), runs["initial_eval_loss"].median()
+    best, curve, lowest = (
+        order.iloc[0],
+        held(order, [axis]),
+        order.groupby(axis)[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"],
+    )
     losses = runs[scored(runs, "eval_loss") < INFINITE].set_index(axis)["eval_loss"]
-    diverged = aggregate(runs, [axis]).query("n_diverged > 0")
+    diverged = order.groupby(axis)[["n_diverged", "n_seeds"]].agg("sum").query("n_diverged > 0")
     figure = Figure(figsize=(7.5, 5.4))
     ax = figure.subplots()
     top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
@@ -75,26 +79,34 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
             ax.text(left, 0.92, f"{n_diverged}/{n}", transform=strip, ha="center", va="center", fontsize=8)
     ax.set_xticks(at(grid), [short(value) for value in grid], rotation=60 if len(grid) > 10 else 0)
     note = f"best {NAMES[axis]} {short(best[axis])}" if len(losses) else "every run diverged"
-    note += ": best value on the edge of the grid" if best_on_edge(runs, axis) else ""
-    note += f"; lr sensitivity {lr_sensitivity(runs):.3g} (0 is flat)" if axis == "lr" and len(losses) else ""
+    note += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
+    note += f"; lr sensitivity {lr_sensitivity(runs, order):.3g} (0 is flat)" if axis == "lr" and len(losses) else ""
     ax.set(xlabel=NAMES[axis], ylabel=f"final {loss_name}", title=note)
     ax.margins(x=0.07)
     return figures.finished(figure, runs, columns=2)
 
 
 @style.context(STYLE)
-def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str = "evaluation loss") -> Figure:
+def heatmap(
+    runs: pd.DataFrame,
+    x: str = "lr",
+    y: str = "beta1",
+    loss_name: str = "evaluation loss",
+    order: pd.DataFrame | None = None,
+) -> Figure:
     """Draw the median final evaluation loss over two hyperparameters, everything else as in the best configuration.
 
-    Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most did,
-    and the median is infinite. Solid frame: best cell. Dashed frame: the default values of the two.
+    Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most
+    seeds diverged, so the median is infinite. Solid frame: best cell. Dashed frame: default values of both.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
         x, y: two of `axes.AXES` that the optimizer has.
-        loss_name: as of `convergence`.
+        loss_name: as of `training_figures.convergence`.
+        order: as of `aggregation.ranked`.
     """
-    cells, initial = held(runs, [y, x]), runs["initial_eval_loss"].median()
+    order = ranked(runs, order)
+    cells, initial = held(order, [y, x]), runs["initial_eval_loss"].median()
     losses, (whose, default) = cells["eval_loss_median"].unstack(x), figures.default_of(runs)
     finite = losses.to_numpy()[np.isfinite(losses) & (losses > 0)]
     low, high = finite.min(initial=initial), finite.max(initial=0.0, where=finite < 2 * initial)
@@ -107,16 +119,22 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
     if len(finite):
         ticks = LogLocator(subs=(1, 2, 5) if norm.vmax < 1e3 * low else (1,))
         figure.colorbar(image, ticks=ticks, format="{x:.3g}", label="brighter is better").minorticks_off()
-    for cell in cells.reset_index().itertuples():
-        loss, accuracy, n, at = cell.eval_loss_median, cell.eval_accuracy_median, cell.n_diverged, (cell[1], cell[2])
-        i, j = losses.columns.get_loc(at[1]), losses.index.get_loc(at[0])
-        ink, lines = "black", [f"✕ {n} of {cell.n_seeds}"] if n else []
+    columns, rows = losses.columns.tolist(), losses.index.tolist()
+    for cell in cells.reset_index().to_dict("records"):
+        loss, accuracy, n, at = (
+            cell["eval_loss_median"],
+            cell["eval_accuracy_median"],
+            cell["n_diverged"],
+            (cell[y], cell[x]),
+        )
+        i, j = columns.index(at[1]), rows.index(at[0])
+        ink, lines = "black", [f"✕ {n} of {cell['n_seeds']}"] if n else []
         if np.isfinite(loss):
             ink = "black" if np.dot(image.to_rgba(loss)[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
             lines = [f"{loss:.3g}", *([f"{accuracy:.2%}"] if np.isfinite(accuracy) else []), *lines]
         else:
-            lines += [f"step {cell.diverged_step_median:.0f}"] if n else ["not finite"]
-            kwargs = {"facecolor": "0.93", "edgecolor": "0.8", "hatch": "///" if n == cell.n_seeds else None}
+            lines += [f"step {cell['diverged_step_median']:.0f}"] if n else ["not finite"]
+            kwargs = {"facecolor": "0.93", "edgecolor": "0.8", "hatch": "///" if n == cell["n_seeds"] else None}
             ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, linewidth=0, **kwargs))
         rest = "\n".join(lines[1:])
         ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
@@ -127,9 +145,9 @@ def heatmap(runs: pd.DataFrame, x: str = "lr", y: str = "beta1", loss_name: str 
         for name, width, line in frames:
             frame = Rectangle((i - width / 2, j - width / 2), width, width, fill=False, linewidth=2, linestyle=line)
             ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=4, foreground="white")])
-    ax.set_xticks(range(losses.shape[1]), [short(value) for value in losses.columns], rotation=60 * crowded)
-    ax.set_yticks(range(losses.shape[0]), [short(value) for value in losses.index])
-    others = label(ranked(runs).iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)])
+    ax.set_xticks(range(losses.shape[1]), [short(value) for value in columns], rotation=60 * crowded)
+    ax.set_yticks(range(losses.shape[0]), [short(value) for value in rows])
+    others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)])
     title = f"final {loss_name}" if len(finite) else "every run diverged"
     title += f"\nwith the best {others}" if others and len(finite) else ""
     title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""

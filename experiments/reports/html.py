@@ -1,4 +1,4 @@
-"""The report as one file for a browser: Markdown, images and style in a single page that refers to nothing else."""
+"""The report as one HTML file, with text, images and style, which refers to no other file."""
 
 import base64
 import html
@@ -31,11 +31,11 @@ $body</main>
 
 
 def render(text: str, images: Mapping[str, bytes]) -> str:
-    """A page of HTML from a report in Markdown.
+    """Render a report in Markdown as a page of HTML.
 
     Args:
-        images: PNG files by the names under which the text shows them; they become part of the page. A link to any
-            other file becomes its name: beside a page that was sent to somebody there is none.
+        images: content of PNG files by their names in the text; they become part of the page. A link to another file
+            becomes its name, because a page that is sent to somebody has no files beside it.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     # A wide table scrolls in a box of its own, so that a phone shows the text at its width.
@@ -51,7 +51,7 @@ def render(text: str, images: Mapping[str, bytes]) -> str:
 
 
 def embedded(tokens: Sequence[Token], images: Mapping[str, bytes]) -> list[Token]:
-    """Inline tokens without what lies outside of the page: images become data, links the text that they show."""
+    """Return inline tokens without references to files: images become data, links become their text."""
     for token in tokens:
         if token.type == "image":
             token.attrs["src"] = "data:image/png;base64," + base64.b64encode(images[str(token.attrs["src"])]).decode()

@@ -1,4 +1,4 @@
-"""What the report says: one page of Markdown about a sweep, and sentences about what came out."""
+"""The text of a report: one page of Markdown about a sweep, with its findings in sentences."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from experiments.training.targets import Target
 
 
 def unfinished_sentence(provenance: dict) -> str:
-    """How much of a sweep is finished, if that is not all; else nothing."""
+    """Return a sentence on how much of a sweep is finished; "" if all of it is."""
     if not (counts := provenance.get("unfinished")):
         return ""
     return (
@@ -23,25 +23,30 @@ def unfinished_sentence(provenance: dict) -> str:
 
 
 HALFWAY = "halfway from the median to the lowest and to the highest"
-"""Where the quartiles of two or three values are."""
+"""The position of the quartiles of two or three values."""
 DIVERGED = (
     "Diverged is a run whose training loss is not finite, or exceeds "
     f"{population.DIVERGED:g} times that of its first step."
 )
-"""What is to be said where the word is first used."""
+"""The definition of a diverged run, shown where the word is first used."""
 RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
 
 
-def edge_warnings(runs: pd.DataFrame) -> list[str]:
-    """A sentence for every varied hyperparameter whose best value ends its optimizer's grid; none if all diverged."""
-    sentences, several = [], runs["optimizer"].nunique() > 1
-    for name, group in runs.groupby("optimizer", sort=False):
-        best = aggregation.ranked(group).iloc[0]
+def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
+    """Return a sentence for each varied hyperparameter whose best value ends its grid; none if all runs diverged.
+
+    order: as of `aggregation.ranked`.
+    """
+    order, names = aggregation.ranked(runs, order), runs["optimizer"].unique()
+    sentences, several = [], len(names) > 1
+    for name in names:
+        own = aggregation.of_optimizer(order, name)
+        best = own.iloc[0]
         sentences += [
             f"The best {NAMES[axis]}{f' of {name}' * several}, {short(best[axis])}, is on the edge of the grid (its "
-            f"{'largest' if best[axis] == group[axis].max() else 'smallest'} value): a better one may lie beyond."
-            for axis in aggregation.varied_axes(group)
-            if aggregation.best_on_edge(group, axis)
+            f"{'largest' if best[axis] == own[axis].max() else 'smallest'} value): a better one may lie beyond."
+            for axis in aggregation.varied_axes(own)
+            if aggregation.best_on_edge(own, axis)
         ]
     return sentences
 
@@ -49,10 +54,10 @@ def edge_warnings(runs: pd.DataFrame) -> list[str]:
 def page(
     runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: dict[str, str], target: Target | None
 ) -> str:
-    """The report in Markdown.
+    """Return the report in Markdown.
 
     Args:
-        summary: of the runs, by `aggregation.summarise`, with the medians of `targets` if there is a target.
+        summary: `aggregation.summarise` of the runs, with `steps_to_target.medians` if there is a target.
         captions: file name of a figure -> caption.
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
@@ -62,11 +67,11 @@ def page(
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     blocks = [
-        f"# {', '.join(names)} on {', '.join([first['data'], *length(provenance)])}: {first['model']}",
+        f"# {', '.join(names)} on {', '.join([first['data'], *run_length(provenance)])}: {first['model']}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
-        markdown_table(["origin", ""], origin(provenance)),
+        text_table(["origin", ""], origin(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
         f"median over {aggregation.seeds(summary['n_seeds'])}. {DIVERGED}",
@@ -75,8 +80,8 @@ def page(
         markdown_frame(best),
         intervals.explained(summary["n_seeds"]),
         "All configurations are in [summary.csv](summary.csv).",
-        *seed_by_seed(runs),
-        *confirmation(runs, provenance),
+        *seed_by_seed(runs, summary),
+        *confirmation(runs, provenance, summary),
         "## Figures",
         bands(summary),
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
@@ -84,22 +89,25 @@ def page(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def length(provenance: dict) -> list[str]:
-    """Of the runs of a sweep, in words; nothing of an older one, which did not say it."""
+def run_length(provenance: dict) -> list[str]:
+    """Return the length of a sweep's runs in words; [] for an older sweep, whose provenance lacks it."""
     return [f"{steps} steps"] if (steps := (provenance.get("sweep") or {}).get("steps")) else []
 
 
 def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target: Target | None) -> list[str]:
-    """What is to be said of a sweep before its tables, a sentence or two each."""
+    """Return the findings of a sweep that precede its tables, a sentence or two each."""
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
-    sentences = edge_warnings(runs)
+    sentences = edge_warnings(runs, summary)
     if len(summary) > 1 and not provenance.get("confirmed"):
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
         )
-    sensitive = [aggregation.lr_sensitivity(group) for _, group in runs.groupby("optimizer")]
+    sensitive = [
+        aggregation.lr_sensitivity(group, aggregation.of_optimizer(summary, name))
+        for name, group in runs.groupby("optimizer")
+    ]
     if not np.isnan(sensitive).all():
         number = " is in the table" if several else f": {sensitive[0]:.3g}"
         sentences.append(
@@ -121,12 +129,12 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
 
 
 def sampled(provenance: dict) -> str | None:
-    """How the configurations were drawn, as `sobol:64`; None of a grid."""
+    """Return how configurations were sampled, for example `sobol:64`; None for a grid."""
     return (provenance.get("sweep") or {}).get("sample")
 
 
 def bands(summary: pd.DataFrame) -> str:
-    """What the bands over seeds are; "" if every configuration has one seed."""
+    """Return a sentence on the bands over seeds; "" if every configuration has one seed."""
     counts = summary["n_seeds"]
     if counts.max() < 2:
         return ""
@@ -137,54 +145,64 @@ def bands(summary: pd.DataFrame) -> str:
     )
 
 
-def seed_by_seed(runs: pd.DataFrame) -> list[str]:
-    """Blocks on how sure the first place is; none of a single configuration or seed."""
-    if runs["seed"].nunique() < 2 or len(statistics.rivals(runs)) < 2:
+def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
+    """Return the blocks on how sure the first place is; none of a single configuration or seed.
+
+    order: as of `aggregation.ranked`.
+    """
+    if runs["seed"].nunique() < 2 or len(statistics.rivals(order)) < 2:
         return []
-    winner = aggregation.ranked(runs).iloc[0]
+    winner = order.iloc[0]
     text = (
         f"Seed by seed, with the same initial weights and batches, the best configuration ({described(runs, winner)}) "
         "against the next: loss of the other minus its own, so that positive differences are in its favour. It was "
         "chosen on these very seeds, which flatters it."
     )
-    return [text, markdown_frame(paired_table(runs))]
+    return [text, markdown_frame(paired_table(runs, order))]
 
 
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
-    """A configuration in words: its optimizer, if there are several, and the axes that vary."""
+    """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not np.isnan(row[axis])]
-    return ", ".join([row["optimizer"]] * several + [aggregation.label(row, axes)])
+    return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes)])
 
 
-def paired_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.paired_rivals` as short strings."""
-    rows = statistics.paired_rivals(runs)
+def paired_table(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `statistics.paired_rivals` as short strings."""
+    rows = statistics.paired_rivals(runs, order)
     return pd.DataFrame(
         {
             "compared with": [described(runs, row) for _, row in rows.iterrows()],
             "median difference": rows["median"].map("{:+.3g}".format),
-            **intervals.column(rows["low"], rows["high"], rows["n"], "{:+.3g}"),
+            **intervals.column(rows["low"].tolist(), rows["high"].tolist(), rows["n"].tolist(), "{:+.3g}"),
             "ahead on": [f"{k} of {n} seeds" for k, n in zip(rows["ahead"], rows["n"], strict=True)],
         }
     )
 
 
-def confirmed_table(runs: pd.DataFrame, confirmed: dict) -> pd.DataFrame:
-    """The winners of the runs again, as short strings: what they were chosen by, and what came of them."""
-    order = aggregation.summarise(recorded(confirmed))
-    table = best_configurations(order, len(order)).drop(columns="train loss")
-    chosen = [aggregation.aggregate(aggregation.runs_of(runs, row), ["optimizer"]) for _, row in order.iterrows()]
-    column = table.columns.get_loc("eval loss")
+def confirmed_table(again: pd.DataFrame, order: pd.DataFrame) -> pd.DataFrame:
+    """Return the winners on fresh seeds as short strings: the loss by which each was chosen, and the losses found now.
+
+    Args:
+        again: the `aggregation.summarise` of the runs of `--confirm`.
+        order: as of `aggregation.ranked`, of the runs by which the winners were chosen.
+    """
+    table = best_configurations(again, len(again)).drop(columns="train loss")
+    chosen = [aggregation.rows_like(order, row.loc[aggregation.CONFIGURATION]) for _, row in again.iterrows()]
+    column = list(table).index("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
-    if order["n_seeds"].min() > 1:
-        quartiles = zip(order["eval_loss_q25"], order["eval_loss_q75"], strict=True)
+    if again["n_seeds"].min() > 1:
+        quartiles = zip(again["eval_loss_q25"], again["eval_loss_q75"], strict=True)
         table.insert(column + 2, "quartiles", [f"{low:.4g} to {high:.4g}" for low, high in quartiles])
     return table
 
 
-def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
-    """Blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen."""
+def confirmation(runs: pd.DataFrame, provenance: dict, order: pd.DataFrame | None = None) -> list[str]:
+    """Return the blocks on the runs of `--confirm`: the winners again, on seeds by which nothing was chosen.
+
+    order: as of `aggregation.ranked`.
+    """
     confirmed = provenance.get("confirmed")
     if not confirmed:
         return []
@@ -194,22 +212,27 @@ def confirmation(runs: pd.DataFrame, provenance: dict) -> list[str]:
         f"The best configuration{' of every optimizer' * several} again, on n = {len(seeds)} fresh seeds ({seeds[0]} "
         f"to {seeds[-1]}) by which nothing was chosen: these are the numbers to report."
     )
-    table = markdown_frame(confirmed_table(runs, confirmed))
+    summary = aggregation.summarise(again)
+    table = markdown_frame(confirmed_table(summary, aggregation.ranked(runs, order)))
     few = f"Quartiles of {len(seeds)} seeds lie {HALFWAY}." if 1 < len(seeds) < 4 else ""
     blocks = ["## Confirmation", text, table, f"{few} {intervals.explained([len(seeds)])}".strip()]
     if several and len(seeds) > 1:
-        blocks += ["Seed by seed, the best of them against each other one:", markdown_frame(paired_table(again))]
+        blocks += [
+            "Seed by seed, the best of them against each other one:",
+            markdown_frame(paired_table(again, summary)),
+        ]
     return blocks
 
 
 def data_line(data: dict) -> str:
+    """Return a line about the data of a sweep. data: from its provenance."""
     sizes = f"{data.get('n_train', '?')} training and {data.get('n_eval', '?')} evaluation examples"
     warning = f" **{data['warning']}**" if data.get("warning") else ""
     return f"Data: {data.get('name', 'unknown')}, {sizes}, from {data.get('source', 'an unknown source')}.{warning}"
 
 
 def origin(provenance: dict) -> list[list[str]]:
-    """Rows of a table: when, where and by which code the runs were made."""
+    """Return the rows of a table that says when, where and by which code the runs were trained."""
     git, sweep, seconds = (provenance.get(key) or {} for key in ("git", "sweep", "seconds"))
     device, versions = provenance.get("device") or {}, provenance.get("versions") or {}
     # Sweeps of one optimizer once kept their grid under "axes".
@@ -231,15 +254,15 @@ def origin(provenance: dict) -> list[list[str]]:
 
 
 def grid_line(axes: dict[str, list[float] | str]) -> str:
-    """Axes as a user would type them; a range that was sampled is a string already."""
+    """Return axes as a user would type them. axes: values by axis, or a range that was sampled as a string."""
     typed = {axis: v if isinstance(v, str) else f"{{{' '.join(map(short, v))}}}" for axis, v in axes.items()}
     return ", ".join(f"{axis} {values}" for axis, values in typed.items())
 
 
-def markdown_table(header: list[str], rows: Iterable[list[str]]) -> str:
+def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
 def markdown_frame(table: pd.DataFrame) -> str:
-    return markdown_table(list(table), table.to_numpy().tolist())
+    return text_table(list(table), table.to_numpy().tolist())

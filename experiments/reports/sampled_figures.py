@@ -1,4 +1,4 @@
-"""Figures of sampled configurations, of which no two share a value: points instead of lines and cells."""
+"""Figures of sampled configurations, no two of which share a value: points instead of lines and cells."""
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,17 @@ BEST = {"marker": "*", "s": 190, "edgecolors": "black", "linewidths": 1, "zorder
 
 
 @style.context(STYLE)
-def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
+def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw every configuration's final evaluation loss against one hyperparameter.
 
     Points: medians over seeds, with the inter-quartile range. Strip at the top: configurations whose median is
-    infinite, because at least half of their seeds diverged.
+    infinite, because at least half of their seeds diverged. order: as of `aggregation.ranked`.
     """
-    order, initial = ranked(runs), runs["initial_eval_loss"].median()
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
     diverged = ~np.isfinite(order["eval_loss_median"])
     figure = Figure(figsize=(7.5, 5.2))
     ax = figure.subplots()
-    losses = order["eval_loss_median"][~diverged]
+    losses = order.loc[~diverged, "eval_loss_median"]
     top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
     low, high = loss_axis(ax, losses, top, headroom=0.1 if diverged.any() else 0.0)
     at = positions(order[axis], axis, order[axis].to_numpy())
@@ -46,7 +46,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
             at[:1],
             losses.iloc[:1],
             color=to_hex("C1"),
-            label=f"the best, {NAMES[axis]} {short(order[axis][0])}",
+            label=f"the best, {NAMES[axis]} {short(order.loc[0, axis])}",
             **BEST,
         )
     if diverged.any():
@@ -60,11 +60,14 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str) -> Figure:
 
 
 @style.context(STYLE)
-def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str) -> Figure:
-    """Draw every configuration's median final evaluation loss, as a colour, over two hyperparameters."""
-    order, initial = ranked(runs), runs["initial_eval_loss"].median()
+def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
+    """Draw every configuration's median final evaluation loss, as a colour, over two hyperparameters.
+
+    order: as of `aggregation.ranked`.
+    """
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
     diverged = ~np.isfinite(order["eval_loss_median"])
-    losses = order["eval_loss_median"][~diverged].clip(upper=initial)
+    losses = order.loc[~diverged, "eval_loss_median"].clip(upper=initial)
     figure = Figure(figsize=(7, 5.2))
     ax = figure.subplots()
     columns, rows = (positions(order[axis], axis, order[axis].to_numpy()) for axis in (x, y))
@@ -78,22 +81,22 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str) -> Figure:
         ticks_ = LogLocator(subs=(1, 2, 5) if losses.max() < 1e3 * low else (1,))
         figure.colorbar(shown, ticks=ticks_, format="{x:.3g}", label=f"final {loss_name}").minorticks_off()
         ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **looks)
-    for side, axis in (("x", x), ("y", y)):
-        ticks(ax, side, order[axis], axis)
+    for direction, axis in (("x", x), ("y", y)):
+        ticks(ax, direction, order[axis], axis)
     ax.set_title("brighter is better" if len(losses) else "every run diverged")
     return finished(figure, runs, columns=2)
 
 
-def ticks(ax: Axes, side: str, values: pd.Series, axis: str) -> None:
-    """Label an axis of `positions` with its values, if they are few, else with round ones between them."""
+def ticks(ax: Axes, direction: str, values: pd.Series, axis: str) -> None:
+    """Label an axis of `positions` with its values, if they are few, else with round values in their range."""
     grid, few = values.to_numpy(), np.unique(values)
     if len(few) > 7:
         decades = 10.0 ** np.arange(-20, 21)
-        # 1, 2 and 5 where whole decades would be less than three.
+        # Use 1, 2 and 5 if there are fewer than three whole decades.
         low, high = positions(grid, axis, grid).min(), positions(grid, axis, grid).max()
         rounded = np.outer(decades, (1, 2, 5) if high - low < 3 else (1,)).ravel()
         few = 1 - rounded[rounded <= 1] if axis in BETAS else rounded
         few = few[(few >= grid.min()) & (few <= grid.max())]
     labels = [short(float(f"{value:.12g}")) for value in few]
-    getattr(ax, f"set_{side}ticks")(positions(few, axis, grid), labels)
-    getattr(ax, f"set_{side}label")(NAMES[axis])
+    getattr(ax, f"set_{direction}ticks")(positions(few, axis, grid), labels)
+    getattr(ax, f"set_{direction}label")(NAMES[axis])

@@ -1,30 +1,30 @@
-"""What do the numbers of a sweep allow one to say? What a tuning budget buys, and who is ahead seed by seed."""
+"""Statistics of a sweep: the expected best loss by tuning budget, and comparisons of configurations seed by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
 from experiments.common import intervals
-from experiments.reports.aggregation import INFINITE, ranked, runs_of, scored
+from experiments.reports.aggregation import INFINITE, best_of_each, of_optimizer, ranked, runs_of, scored
 
 
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
-    """Numbers of tried configurations from 1 to n, at most so many, evenly spaced in log where they are large."""
+    """Return at most `at_most` numbers of configurations from 1 to n, evenly spaced in log where they are large."""
     return np.unique(np.geomspace(1, n, at_most).round().astype(int))
 
 
 def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.DataFrame:
-    """The lowest of so many losses that are drawn at random without replacement: its mean and quartiles.
+    """Return mean and quartiles of the lowest of several losses that are drawn at random without replacement.
 
-    P(the lowest drawn is among the i lowest of N) is hypergeometric, so that mean and quartiles are exact.
+    P(the lowest drawn is among the i lowest of N) is hypergeometric, so mean and quartiles are exact.
 
     Args:
-        losses: finite, one a configuration, in any order.
-        tried: how many are drawn, 1 to N.
+        losses: finite, one per configuration, in any order.
+        tried: numbers of losses that are drawn, each from 1 to N.
     Returns: columns mean, q25 and q75, indexed by `tried`.
-    Reference: Dodge et al. 2019, arXiv:1909.03004, who draw with replacement; without, all N find the best.
+    Reference: Dodge et al. 2019, arXiv:1909.03004, who draw with replacement; without it, N draws find the best.
     """
     values, n = np.sort(losses), len(losses)
     found = 1 - hypergeom.pmf(0, n, np.arange(1, n + 1), np.asarray(tried)[:, None])
@@ -33,48 +33,54 @@ def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.D
     return pd.DataFrame(table, index=pd.Index(tried, name="tried"))
 
 
-def tuning_losses(runs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What every optimizer has to draw from, in the order of the sweep: a loss for each of its configurations.
+def tuning_losses(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
+    """Return the losses of each optimizer's configurations, lowest first, by optimizer in the order of the sweep.
 
-    It is the median final evaluation loss over seeds, or the loss before training where that is lower: who tries a
-    configuration that diverges still has an untrained network.
+    A configuration has its median final evaluation loss over seeds, or the loss before training where that is lower:
+    who tries a configuration that diverges still has an untrained network. order: as of `aggregation.ranked`.
     """
-    initial = runs["initial_eval_loss"].median()
-    groups = runs.groupby("optimizer", sort=False)
-    return {str(name): ranked(group)["eval_loss_median"].clip(upper=initial).to_numpy() for name, group in groups}
+    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
+    losses = {str(name): of_optimizer(order, name)["eval_loss_median"] for name in runs["optimizer"].unique()}
+    return {name: own.clip(upper=initial).to_numpy() for name, own in losses.items()}
 
 
 def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict:
-    """Final evaluation loss of theirs minus that of ours, seed by seed: the same initial weights and batches.
+    """Compare two configurations seed by seed: the differences of final evaluation loss, theirs minus ours.
 
-    A run that diverged has an infinite loss; where both did, the difference is 0.
+    Runs of a seed have the same initial weights and batches. A diverged run has an infinite loss; if both diverged, the
+    difference is 0.
 
     Args:
         ours, theirs: the runs of one configuration each.
-    Returns: n (seeds that both have), ahead (seeds on which ours is lower), median, the ends low and high of its
-        interval, `intervals.interval_or_range`, and the exact level of that, 0.75 at three seeds; NaN of one seed.
+    Returns: n (seeds that both have), ahead (seeds on which ours is lower), the median of the differences, the ends low
+        and high of its interval, `intervals.interval_or_range`, and its exact level, 0.75 at three seeds; NaN for one.
     """
     own, other = (scored(runs, "eval_loss").set_axis(runs["seed"]) for runs in (ours, theirs))
     differences = (other - own).dropna().to_numpy()
     n, median = len(differences), np.median(differences) if len(differences) else np.nan
     ends = intervals.interval_or_range(differences)
-    numbers = dict(zip(("median", "low", "high"), limitless([median, *ends]), strict=True))
+    numbers = dict(zip(("median", "low", "high"), infinite_where_huge([float(median), *map(float, ends)]), strict=True))
     return {"n": n, "ahead": int((differences > 0).sum()), **numbers, "level": intervals.attained(n)}
 
 
-def limitless(differences: list[float]) -> list[float]:
-    """Differences in which `INFINITE` has taken part, as infinite of the same sign."""
+def infinite_where_huge(differences: Iterable[float]) -> list[float]:
+    """Return differences, as infinite ones of the same sign if they were computed from `INFINITE`."""
     return [float(np.copysign(np.inf, d)) if abs(d) > INFINITE**0.5 else float(d) for d in differences]
 
 
-def rivals(runs: pd.DataFrame) -> pd.DataFrame:
-    """The winner and those whom it is to be compared with: the best of every optimizer, or of one the two best."""
-    order = ranked(runs)
-    return order.groupby("optimizer", sort=False).head(1) if runs["optimizer"].nunique() > 1 else order.head(2)
+def rivals(order: pd.DataFrame) -> pd.DataFrame:
+    """Return the best configuration of each optimizer, best first; of a single optimizer its two best.
+
+    order: as of `aggregation.ranked`.
+    """
+    return best_of_each(order) if order["optimizer"].nunique() > 1 else order.head(2)
 
 
-def paired_rivals(runs: pd.DataFrame) -> pd.DataFrame:
-    """`paired` between the winner and each of its `rivals`: one row a rival, its configuration and the numbers."""
-    (_, winner), *others = rivals(runs).iterrows()
+def paired_rivals(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return `paired` of the best configuration with each other one of `rivals`: a row each, with its configuration.
+
+    order: as of `aggregation.ranked`.
+    """
+    (_, winner), *others = rivals(ranked(runs, order)).iterrows()
     ours = runs_of(runs, winner)
     return pd.DataFrame([{**other, **paired(ours, runs_of(runs, other))} for _, other in others])

@@ -1,4 +1,4 @@
-"""How many steps does a run take to a target? Censored data: a run that misses it counts as infinite in a median."""
+"""Steps to a target. The data are censored: in medians, a run that misses the target counts as infinite."""
 
 import math
 
@@ -27,14 +27,17 @@ from experiments.training.targets import Target
 COLUMNS = ("steps_to_target", "seconds_to_target")
 
 
-def choose(runs: pd.DataFrame) -> Target | None:
-    """A loss that a quarter of every optimizer's configurations ends at or below, to two digits; None if none trains.
+def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | None:
+    """Return a loss that a quarter of each optimizer's configurations ends at or below, to two digits.
 
-    An optimizer of which less than a quarter ends below the loss before training has no say.
+    An optimizer does not count if less than a quarter of its configurations end below the loss before training; if
+    none counts, return None. order: as of `aggregation.ranked`.
     """
-    order = ranked(runs)
-    quarters = order.groupby("optimizer")["eval_loss_median"].quantile(0.25, interpolation="lower")
-    trained = quarters[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
+    order = ranked(runs, order)
+    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")[
+        "eval_loss_median"
+    ]
+    trained = quarters.loc[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
     if trained.empty:
         return None
     unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)
@@ -42,19 +45,19 @@ def choose(runs: pd.DataFrame) -> Target | None:
 
 
 def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """The runs with columns steps_to_target and seconds_to_target, infinite in runs that miss it.
+    """Return the runs with columns steps_to_target and seconds_to_target, infinite for runs that miss the target.
 
-    Both count to the first evaluation at which the target is met; seconds are as of `aggregation.run_seconds`. A run
-    that diverged has missed it unless it had met it before.
+    Both count to the first evaluation that meets the target; see `aggregation.run_seconds` for the seconds. A run that
+    diverged misses the target unless it met it before.
     """
     ends = curves["run_id"].map(runs.set_index("run_id")["diverged_step"].astype(float)).fillna(np.inf)
-    met = curves.assign(seconds=run_seconds(runs, curves))[target.reached(curves) & (curves["step"] < ends)]
+    met = curves.assign(seconds=run_seconds(runs, curves)).loc[target.reached(curves) & (curves["step"] < ends)]
     first = met.sort_values("step").groupby("run_id")[["step", "seconds"]].first().reindex(runs["run_id"])
     return runs.assign(**dict(zip(COLUMNS, first.fillna(np.inf).to_numpy().T, strict=True)))
 
 
 def medians(reached: pd.DataFrame) -> pd.DataFrame:
-    """Medians over seeds of what `reach` has found, infinite where half miss, and n_reached: a row a configuration."""
+    """Return medians over seeds of the columns of `reach`, infinite if half miss, and n_reached, by configuration."""
     finite = reached.replace(dict.fromkeys(COLUMNS, np.inf), INFINITE)
     finite["n_reached"] = np.isfinite(reached["steps_to_target"])
     groups = finite.groupby(CONFIGURATION, dropna=False)
@@ -64,17 +67,18 @@ def medians(reached: pd.DataFrame) -> pd.DataFrame:
 
 @style.context(figure_style.STYLE)
 def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool = False) -> Figure:
-    """Draw which share of runs has reached the target by a step, and the steps to it against lr.
+    """Draw the share of runs that have reached the target by a step, and the steps to the target against lr.
 
-    Left: one line an optimizer, every run of its, in its 95 % band (see `share`). Right: at each lr (or of the first
-    axis that varies) the median over seeds of the fastest configuration; what misses the target in half of its seeds
-    lies in the strip at the top.
+    Left: one line per optimizer, over all its runs, in a 95 % band (see `share`). Right: the median over seeds of the
+    fastest configuration at each lr (or value of the first axis that varies); configurations that miss the target on
+    half of their seeds are in the strip at the top.
     """
     looks, axes = comparison.looks_of(reached), varied_axes(reached)
     drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
     left, *right = np.atleast_1d(drawn.subplots(1, 1 + bool(axes)))
-    for name, group in reached.groupby("optimizer", sort=False):
-        share(left, group["steps_to_target"].to_numpy(), last_step, looks[name], name)
+    for name, look in looks.items():
+        group = reached.loc[reached["optimizer"] == name]
+        share(left, group["steps_to_target"].to_numpy(), last_step, look, name)
     figures.explain_band(left, "band: 95 %, as if runs were independent")
     left.set(xlabel="step", ylabel=f"runs that have reached {target}", xlim=(0, 1.03 * last_step), ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
@@ -87,33 +91,34 @@ def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool 
 def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str], name: str) -> None:
     """Draw the share of runs that have reached the target by a step, with the exact 95 % interval of a share.
 
-    Clopper and Pearson's: at every step it holds the share among all runs that are drawn alike, however few these are.
+    The interval of Clopper and Pearson contains the share of all such runs at each step, however few runs there are.
     """
     at, counts = np.unique(steps[np.isfinite(steps)], return_counts=True)
     n, reached = len(steps), np.r_[0, np.cumsum(counts), counts.sum()]
     x = np.r_[0, at, last_step]
     ax.step(x, reached / n, look[1], where="post", color=look[0], label=f"{name}: {reached[-1]} of {n} runs")
-    # The ends at none and at all are NaN: 0 and 1.
+    # The ends are NaN if no run or every run has reached the target; they are 0 and 1.
     low = np.nan_to_num(beta.ppf(0.025, reached, n - reached + 1))
     high = np.nan_to_num(beta.ppf(0.975, reached + 1, n - reached), nan=1.0)
     ax.fill_between(x, low, high, step="post", color=look[0], alpha=0.12, linewidth=0)
 
 
 def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
-    """Draw median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
-    values = np.sort(table[axis].dropna().unique())
-    fastest = table.groupby(["optimizer", axis])["steps_to_target_median"].min()
+    """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
+    values = np.unique(table[axis].dropna().to_numpy())
+    fastest = table.groupby(["optimizer", axis])[["steps_to_target_median"]].agg("min").loc[:, "steps_to_target_median"]
     ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)
     for place, (name, (colour, line, marker)) in enumerate(looks.items()):
         if name not in fastest.index:
             continue
-        x, steps = figures.positions(fastest[name].index, axis, values), fastest[name].to_numpy()
+        own = fastest.loc[name]
+        x, steps = figures.positions(own.index, axis, values), own.to_numpy()
         strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
         met = np.isfinite(steps)
         look = {"color": colour, "marker": marker, "linestyle": "none" if sampled else line, "markersize": 5}
         ax.plot(x, np.where(met, steps, np.nan), **look)
         ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
-    steps = MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step)
+    steps = np.asarray(MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step))
     steps = steps[steps < last_step]
     ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
     ax.set_ylim(0, 1.16 * last_step)

@@ -1,4 +1,4 @@
-"""Figures of runs while they train: against the step, and against the clock."""
+"""Figures of runs while they train, against the step and against wall-clock time."""
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,12 @@ from experiments.reports import figures
 from experiments.reports.aggregation import CONFIGURATION, INFINITE, label, ranked, seeds, unscored, varied_axes
 
 
-def highlighted(runs: pd.DataFrame, top: int = 5) -> list[tuple]:
-    """What `training` draws in colour: the `top` configurations by median final evaluation loss, and the default."""
-    order = ranked(runs)
+def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int = 5) -> list[tuple]:
+    """Return the lines that `training` draws in colour: the `top` best configurations, and the default.
+
+    order: as of `aggregation.ranked`.
+    """
+    order = ranked(runs, order)
     places = order[CONFIGURATION].assign(place=range(len(order)))
     ids = runs[["run_id", *CONFIGURATION]].merge(places).groupby("place")["run_id"].agg(list)
     lines = [
@@ -31,7 +34,7 @@ def highlighted(runs: pd.DataFrame, top: int = 5) -> list[tuple]:
 
 
 @style.context(STYLE)
-def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Figure:
+def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
     """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
 
     The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
@@ -41,8 +44,9 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Fig
     Args:
         runs, curves: as `sweep` returns them, of one optimizer; curves may hold those of other runs.
         loss_name: what to call the loss, `provenance["loss_name"]` of a sweep.
+        order: as of `aggregation.ranked`.
     """
-    lines, (evaluation, *rest) = highlighted(runs), figures.panels(curves, loss_name).items()
+    lines, (evaluation, *rest) = highlighted(runs, order), figures.panels(curves, loss_name).items()
     columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
     figure = Figure(figsize=(4.4 * len(columns), 5))
     for ax, (column, name) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
@@ -52,16 +56,23 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str) -> Fig
 
 
 @style.context(STYLE)
-def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: list | None = None) -> Figure:
+def wall_clock(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    loss_name: str,
+    lines: list | None = None,
+    order: pd.DataFrame | None = None,
+) -> Figure:
     """Draw evaluation loss and (for classification) accuracy against a run's share of its population's seconds.
 
-    Runs are trained together: the time of their population, divided by how many they are, is what one of them costs.
+    Runs are trained together; the time of one run is that of its population divided by the number of runs in it.
 
     Args:
         curves: with the column run_seconds, as of `aggregation.run_seconds` over every run of the sweep.
         lines: as of `training`; by default the best configurations.
+        order: as of `aggregation.ranked`; needed for that default alone.
     """
-    lines, columns = highlighted(runs) if lines is None else lines, figures.panels(curves, loss_name)
+    lines, columns = highlighted(runs, order) if lines is None else lines, figures.panels(curves, loss_name)
     figure = Figure(figsize=(5.2 * len(columns), 5))
     for ax, (column, name) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns.items(), strict=True):
         training(ax, runs, curves, column, lines, x="run_seconds")
@@ -70,9 +81,9 @@ def wall_clock(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, lines: 
 
 
 def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, lines: list, x: str = "step") -> None:
-    """Draw a column of curves against the column x, over steps of which medians are taken.
+    """Draw a column of curves against the column x; highlighted lines are medians over runs.
 
-    lines: the run_ids, label, colour and style of every highlighted line.
+    lines: run_ids, label, colour and style of each highlighted line.
     """
     ids, ok = runs["run_id"], (runs["status"] == "ok").to_numpy()
     table, at = (
@@ -81,7 +92,7 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
     )
     top = 2 * runs["initial_eval_loss"].median()
     if column == "eval_accuracy":
-        # Accuracy is drawn as error on an inverted log axis: 0.98 and 0.99 lie as far apart as 0.8 and 0.9.
+        # Draw accuracy as error on an inverted log axis: 0.98 and 0.99 are as far apart as 0.8 and 0.9.
         table, top = 1 - table, 1.0
     steps, ends = table.index.to_numpy(dtype=float), runs["diverged_step"].to_numpy(dtype=float, na_value=np.nan)
     gone = pd.DataFrame(steps[:, None] > ends, table.index, table.columns)
@@ -93,7 +104,7 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         values, along = table[its].mask(gone[its], INFINITE), at[its].median(axis=1)
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
         shown = np.isfinite(median)
-        # The best lies on top of the others; those below are wider, so that equal ones show.
+        # The best is on top; those below are wider, so that equal lines show.
         look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 4))
         ax.plot(along[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
         if len(its) > 1:
@@ -101,7 +112,7 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
             ax.fill_between(along, *band, where=shown, color=colour, alpha=0.15, linewidth=0)
     if counts := [len(its) for its, *_ in lines if len(its) > 1]:
         figures.explain_band(ax, f"band: quartiles of {seeds(counts)}")
-    # One array for each run: pandas would take a minute over 10,000 of them.
+    # One array per run: pandas would take a minute for 10,000 of them.
     points = np.stack([at.to_numpy(), table.to_numpy()], axis=-1)
     paths = [points[~np.isnan(points[:, i, 1]), i] for i in range(len(ids))]
     grey = ok & ~ids.isin([run_id for its, *_ in lines for run_id in its]).to_numpy()
@@ -109,11 +120,11 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
     background = {"linewidths": 0.6, "rasterized": True}
     if grey.any():
         shown = [paths[i] for i in np.flatnonzero(grey)]
-        ax.add_collection(LineCollection(joined(shown), colors="0.78", label="every other run", **background))
+        ax.add_collection(LineCollection(long_paths(shown), colors="0.78", label="every other run", **background))
     if not ok.all():
         exits = [(np.interp(ends[i], steps, points[:, i, 0]), high) for i in np.flatnonzero(~ok)]
         left = [np.vstack([paths[i], end]) for i, end in zip(np.flatnonzero(~ok), exits, strict=True)]
-        ax.add_collection(LineCollection(joined(left), colors="0.65", linestyles=":", **background))
+        ax.add_collection(LineCollection(long_paths(left), colors="0.65", linestyles=":", **background))
         ax.plot(*np.transpose(exits), "x", color="0.35", markersize=5, clip_on=False, label="diverged at this step")
     ax.set_title("" if ok.any() else "every run diverged")
     if column == "eval_accuracy":
@@ -121,8 +132,8 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         ax.yaxis.set_major_formatter(lambda error, _: f"{1 - error:.4g}")
 
 
-def joined(paths: list[np.ndarray], size: int = 50) -> list[np.ndarray]:
-    """Paths, `[points, 2]` each, as few long ones with gaps of NaN: matplotlib takes its time for every path."""
+def long_paths(paths: list[np.ndarray], size: int = 50) -> list[np.ndarray]:
+    """Join paths, `[points, 2]` each, into a few long ones with gaps of NaN, because matplotlib is slow per path."""
     gap = np.full((1, 2), np.nan)
     parts = [part for path in paths for part in (path, gap)]
     return [np.concatenate(parts[i : i + 2 * size]) for i in range(0, len(parts), 2 * size)]

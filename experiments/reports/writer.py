@@ -1,4 +1,4 @@
-"""The files of a report: a table of configurations, the figures, and a page about them."""
+"""The writer of a report's files: a table of configurations, the figures, and a page about them."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments.common import ambient
+from experiments.common import ambient, files
 from experiments.common.figure_style import STYLE
 from experiments.reports import (
     aggregation,
@@ -23,7 +23,7 @@ from experiments.reports import (
     steps_to_target,
     training_figures,
 )
-from experiments.reports.aggregation import NAMES, summarise
+from experiments.reports.aggregation import NAMES, ranked, summarise
 from experiments.training import targets
 from experiments.training.targets import Target
 
@@ -65,17 +65,22 @@ PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
 
 
 class Drawing(NamedTuple):
-    """A function that draws a figure, and what to say under it."""
+    """A function that draws a figure, and the caption of the figure."""
 
     draw: Callable[[], Figure]
     caption: str
 
 
-def target_of(runs: pd.DataFrame, provenance: dict, asked: str | None = None) -> Target | None:
-    """The target asked for, else the sweep's, else a sensible one. Raises: OptionError."""
+def target_of(
+    runs: pd.DataFrame, provenance: dict, asked: str | None = None, order: pd.DataFrame | None = None
+) -> Target | None:
+    """Return the target asked for, else the sweep's, else the one that `steps_to_target.choose` chooses.
+
+    order: as of `aggregation.ranked`. Raises: OptionError.
+    """
     text = provenance.get("target") if asked is None else asked
     if text is None:
-        return steps_to_target.choose(runs)
+        return steps_to_target.choose(runs, order)
     return targets.parse(text, runs["eval_accuracy"].notna().any())
 
 
@@ -86,68 +91,77 @@ def write(
     curves: pd.DataFrame,
     provenance: dict,
     target: str | None = None,
+    summary: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Write summary.csv, the figures (PNG and PDF), report.md and report.html into the folder; return their paths.
 
-    Nothing in the folder changes unless everything could be drawn.
+    Nothing in the folder changes unless everything could be drawn and written.
 
     Args:
         target: a loss or an accuracy, as a user types it; see `target_of`.
-    Raises: OptionError if it is none.
+        summary: `aggregation.summarise(runs)`, from a caller that has it.
+    Raises: OptionError if the target is neither.
     """
-    folder, goal = Path(folder), target_of(runs, provenance, target)
+    folder, summary = Path(folder), summarise(runs) if summary is None else summary
+    goal, reached = target_of(runs, provenance, target, summary), None
     folder.mkdir(parents=True, exist_ok=True)
-    summary, reached = summarise(runs), None
     if goal:
         reached = steps_to_target.reach(runs, curves, goal)
         summary = summary.merge(steps_to_target.medians(reached), how="left")
-    figures_ = drawings(runs, curves, provenance, reached, goal)
+    figures_ = drawings(runs, curves, provenance, reached, goal, summary)
     captions = {f"{name}.png": of.caption for name, of in figures_.items()}
     if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
         captions[first] += f" {markdown.DIVERGED}"
     text = markdown.page(runs, summary, provenance, captions, goal)
-    names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf")), "report.md"]
-    temporary = {name: folder / f".{name}.{os.getpid()}" for name in [*names, "report.html"]}
-    try:
-        summary.to_csv(temporary["summary.csv"], index=False)
+    names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf"))]
+    paths = {name: folder / name for name in [*names, "report.md", "report.html"]}
+
+    def fill(temporary: dict[Path, Path]) -> None:
+        summary.to_csv(temporary[paths["summary.csv"]], index=False)
+        images = {}
         for name, drawing in figures_.items():
-            save(drawing.draw(), temporary[f"{name}.png"], temporary[f"{name}.pdf"])
-        temporary["report.md"].write_text(text, encoding="utf-8")
-        images = {f"{name}.png": temporary[f"{name}.png"].read_bytes() for name in figures_}
-        temporary["report.html"].write_text(html.render(text, images), encoding="utf-8")
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    return [folder / name for name in temporary]
+            png, pdf = (temporary[paths[f"{name}.{kind}"]] for kind in ("png", "pdf"))
+            save(drawing.draw(), png, pdf)
+            images[f"{name}.png"] = png.read_bytes()
+        temporary[paths["report.md"]].write_text(text, encoding="utf-8")
+        temporary[paths["report.html"]].write_text(html.render(text, images), encoding="utf-8")
+
+    files.replace_all(paths.values(), fill)
+    return list(paths.values())
 
 
 def save(figure: Figure, png: Path, pdf: Path) -> None:
-    """Write a figure twice, for screens and for papers."""
+    """Write a figure as PNG, for screens, and as PDF, for papers."""
     with style.context(STYLE):
         figure.savefig(png, format="png")
-        # Without a date, the same results give the same file.
+        # Without a date, equal results give equal files.
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
 
 
 def drawings(
-    runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict, reached: pd.DataFrame | None, target: Target | None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    provenance: dict,
+    reached: pd.DataFrame | None,
+    target: Target | None,
+    order: pd.DataFrame | None = None,
 ) -> dict[str, Drawing]:
-    """Name -> figure and its caption. Of several optimizers the best has figures of its own.
+    """Return the figures of a report with their captions, by name. If there are several optimizers, some show the best.
 
     Args:
-        reached: the runs with what `steps_to_target.reach` says of the target; None without a target.
+        reached: the table that `steps_to_target.reach` returns; None without a target.
+        order: as of `aggregation.ranked`.
     """
+    order = ranked(runs, order)
     pictures, of_best, sampled = {}, "", bool(markdown.sampled(provenance))
     loss_name = provenance.get("loss_name", "evaluation loss")
     curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
-    clock = Drawing(partial(training_figures.wall_clock, runs, curves, loss_name), WALL_CLOCK)
+    clock = Drawing(partial(training_figures.wall_clock, runs, curves, loss_name, None, order), WALL_CLOCK)
     if several := runs["optimizer"].nunique() > 1:
-        of_each = partial(comparison.figure, runs, curves, loss_name, sampled)
+        of_each = partial(comparison.figure, runs, curves, loss_name, sampled, order)
         pictures["optimizers"] = Drawing(of_each, OPTIMIZERS)
-        pictures["budget"] = Drawing(partial(comparison.budget, runs, loss_name), BUDGET)
-        chosen, lines = comparison.tuned(runs)
+        pictures["budget"] = Drawing(partial(comparison.budget, runs, loss_name, order), BUDGET)
+        chosen, lines = comparison.tuned(runs, order)
         clock = Drawing(
             partial(training_figures.wall_clock, chosen, curves, loss_name, lines), BEST_OF_EACH + WALL_CLOCK
         )
@@ -156,10 +170,11 @@ def drawings(
         pictures["target"] = Drawing(draw, TARGET)
     if several:
         pictures["wall_clock"] = clock
-        best = aggregation.ranked(runs).loc[0, "optimizer"]
+        best = order.loc[0, "optimizer"]
+        order = aggregation.of_optimizer(order, best)
         runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
     pictures["convergence"] = Drawing(
-        partial(training_figures.convergence, runs, curves, loss_name), of_best + CONVERGENCE
+        partial(training_figures.convergence, runs, curves, loss_name, order), of_best + CONVERGENCE
     )
     pictures.setdefault("wall_clock", clock)
     varied = aggregation.varied_axes(runs)
@@ -171,8 +186,9 @@ def drawings(
     captions = (SCATTER, PAIR) if sampled else (SENSITIVITY, HEATMAP)
     for axis in varied:
         caption = of_best + captions[0].format(NAMES[axis])
-        pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name), caption)
+        pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name, order), caption)
     for x, y in itertools.combinations(varied, 2):
         caption = of_best + captions[1].format(NAMES[x], NAMES[y])
-        pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(partial(over, runs, x, y, loss_name), caption)
+        draw = partial(over, runs, x, y, loss_name, order)
+        pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(draw, caption)
     return pictures

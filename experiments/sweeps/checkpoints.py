@@ -1,6 +1,6 @@
-"""The folder OUT/parts: the chunks of a sweep, those that are finished, how far the others are, and who works there.
+"""The folder OUT/parts: a sweep's finished chunks, the checkpoints of the others, and the lock of the folder.
 
-A file's name ends in the first digits of the SHA-256 of its content: damage shows, and no second file has to agree.
+The name of each file ends in the first digits of the SHA-256 of its content, so damage shows without a second file.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,15 +24,13 @@ from experiments.common.errors import OptionError
 from experiments.sweeps import results
 
 CHUNKS, OWNER = "chunks.json", ".owner"
-TEMPORARY = re.compile(r"\.[\w-]+\.(?:(\d+)\.(?:parquet|json)|(?:png|pdf|csv|md|html)\.(\d+))")
-"""What files of a results folder are called while a process writes them."""
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Have OUT, made if need be, for this process alone; the lock ends with the process.
+    """Lock OUT, created if needed, for this process alone; the lock ends with the process.
 
-    Raises: OptionError if another process holds it, or it cannot be written to.
+    Raises: OptionError if another process holds the lock, or the folder cannot be written to.
     """
     parts = out / results.PARTS
     lock = FileLock(parts / results.LOCK, timeout=0)
@@ -39,7 +38,7 @@ def locked(out: Path) -> Iterator[None]:
         parts.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         (parts / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        # What a process that was killed was writing; figures are also drawn without the lock.
+        # Remove the temporary files of killed processes; figures are also drawn without the lock.
         for path in [*parts.glob(".*.*.*"), *(path for path in out.iterdir() if is_leftover(path))]:
             path.unlink(missing_ok=True)
     except Timeout:
@@ -57,7 +56,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def owner(parts: Path) -> str:
-    """Who holds the lock; in its first moment that is not said yet, and the name there is of one that has ended."""
+    """Return the name of the process that holds the lock; "another process" if the file does not tell it yet."""
     try:
         told = (parts / OWNER).read_text(encoding="utf-8")
     except OSError:
@@ -69,7 +68,7 @@ def owner(parts: Path) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Return whether there is such a process on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -80,21 +79,14 @@ def is_alive(pid: int) -> bool:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether this is what a process of this machine was writing in a results folder when it was killed."""
-    match = TEMPORARY.fullmatch(path.name)
-    return bool(match) and not is_alive(int(match[1] or match[2]))
+    """Return whether this is a temporary file that a killed process of this machine left in a results folder."""
+    match = files.TEMPORARY.fullmatch(path.name)
+    return bool(match) and not is_alive(int(match["pid"]))
 
 
 def write(parts: Path, name: str, suffix: str, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write a file, and give it its name, with its checksum, once it is complete."""
-    temporary = parts / f".{name}.{os.getpid()}{suffix}"
-    try:
-        fill(temporary)
-        path = parts / f"{name}-{checksum(temporary)}{suffix}"
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Let `fill` write a file whose name ends in its checksum; return its path."""
+    return files.replace(parts / f"{name}{suffix}", fill, lambda path: f"{name}-{checksum(path)}{suffix}")
 
 
 def checksum(path: Path) -> str:
@@ -103,17 +95,17 @@ def checksum(path: Path) -> str:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file is what was written, which an empty one never is."""
+    """Return whether a file holds what was written; an empty one never does."""
     return path.stat().st_size > 0 and path.stem.endswith(f"-{checksum(path)}")
 
 
 def name_of(keys: Iterable[str]) -> str:
-    """The name of the chunk of these runs."""
+    """Return the name of the chunk of these runs."""
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
 
 
 def read_chunks(parts: Path) -> list[list[str]]:
-    """The runs of each chunk of the sweep, as `write_chunks` kept them; none if that is damaged."""
+    """Read the runs of each chunk of the sweep from the file of `write_chunks`; return none if it is damaged."""
     path = parts / CHUNKS
     if not path.exists():
         return []
@@ -128,15 +120,15 @@ def read_chunks(parts: Path) -> list[list[str]]:
 
 
 def write_chunks(parts: Path, chunks: Iterable[list[str]]) -> None:
-    """Keep how the sweep is cut: a run's last bits depend on how many are trained beside it."""
+    """Write how the sweep is cut into chunks: the last bits of a run depend on how many are trained with it."""
     text = json.dumps({name_of(keys): keys for keys in chunks})
     files.replace(parts / CHUNKS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
-    """The tables of all finished chunks. Damaged ones are reported, and removed.
+    """Read the tables of all finished chunks. Report and remove damaged ones.
 
-    repair: False only leaves them out, for the folder may be another process's.
+    repair: False only leaves them out, because the folder may belong to another process.
     """
     tables, lengths = [], {}
     for path in sorted(parts.glob("[!.]*.parquet")):
@@ -153,21 +145,21 @@ def read(parts: Path, repair: bool = True) -> list[pd.DataFrame]:
 
 
 def save(parts: Path, name: str, table: pd.DataFrame) -> None:
-    """Keep the table of a finished chunk, and drop its checkpoints."""
+    """Write the table of a finished chunk, and remove its checkpoints."""
     write(parts, name, ".parquet", lambda path: path.write_bytes(table.to_parquet(index=False)))
     for path in parts.glob(f"{name}-*.pt"):
         path.unlink()
 
 
 def save_checkpoint(parts: Path, name: str, state: dict) -> None:
-    """Keep how far a chunk is, instead of what was kept before."""
+    """Write the checkpoint of a chunk, and remove its earlier ones."""
 
     def fill(path: Path) -> None:
         try:
             with path.open("wb") as file:
                 torch.save(state, file)
         except RuntimeError as error:
-            # Torch complains that it could not end the file when writing to it had failed.
+            # If writing fails, torch raises that it could not finish the file; the cause is the OSError before.
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     kept = write(parts, name, ".pt", fill)
@@ -177,15 +169,15 @@ def save_checkpoint(parts: Path, name: str, state: dict) -> None:
 
 
 def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
-    """How far a chunk was; None if it has to start. What is damaged is reported and removed.
+    """Read the checkpoint of a chunk; return None if it has none. Report and remove damaged ones.
 
-    device: to which tensors that were on a GPU go; the others stay on the CPU.
+    device: device for the tensors that were on a GPU; the others stay on the CPU.
     """
 
-    def place(storage, location: str):
+    def place(storage: Any, location: str) -> Any:
         return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else device)
 
-    # A process that was killed may have left the one before, too.
+    # A process that was killed may have left an earlier one, too.
     for path in sorted(parts.glob(f"{name}-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_intact(path):
             return torch.load(path, map_location=place, weights_only=True)
@@ -195,7 +187,7 @@ def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
 
 
 def drop_checkpoints(parts: Path, but: set[str]) -> None:
-    """Remove the checkpoints of all chunks but these."""
+    """Remove the checkpoints of all chunks except those named in `but`."""
     for path in parts.glob("*-*.pt"):
         if path.stem.partition("-")[0] not in but:
             path.unlink()

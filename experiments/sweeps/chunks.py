@@ -1,4 +1,4 @@
-"""Chunks: runs that are trained as one population, as rows of a plan's table of runs, seed by seed."""
+"""Chunks: runs that are trained as one population; each is some rows of a plan's table of runs, seed by seed."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds"
 
 
 def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
-    """Two chunks out of one that does not fit into the memory. Raises: OptionError if it is a single run."""
+    """Cut a chunk that does not fit into memory into two. Raises: OptionError if it is a single run."""
     if len(chunk) == 1:
         raise OptionError("--device accepts one with memory for at least one run, and this one has not enough")
     return cut(chunk, -(-len(chunk) // 2))
 
 
 def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
-    """Train a chunk: one row a run and evaluation, with the columns of the run, diverged_step and `CURVES`.
+    """Train a chunk; return one row per run and evaluation: the columns of the run, diverged_step and `CURVES`.
 
     options: further arguments of `population.train`.
     """
@@ -42,7 +42,7 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
 
 
 def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
-    """What the tables of chunks hold of these runs. Of the seconds of a chunk a part of its runs has its share."""
+    """Return the rows of these runs in the tables of chunks, with their share of the seconds of each chunk."""
     found = []
     for table in tables:
         mine = table["key"].isin(runs["key"])
@@ -55,12 +55,12 @@ def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataF
 
 
 def seconds(tables: Iterable[pd.DataFrame]) -> float:
-    """What chunks have taken, evaluation and compilation included."""
+    """Return the seconds that chunks have taken, evaluation and compilation included."""
     return sum(table["chunk_seconds"].iloc[0] for table in tables)
 
 
-def asked(plan: Plan, keys: list[str]) -> pd.DataFrame:
-    """A plan's runs, one row each in their order: key, data, task, model, steps, optimizer, the axes, seed."""
+def asked_runs(plan: Plan, keys: list[str]) -> pd.DataFrame:
+    """Return a plan's runs, one row each in their order: key, data, task, model, steps, optimizer, the axes, seed."""
     runs = plan.runs.drop(columns="config")
     for i, column in enumerate(("data", "task", "model", "steps")):
         runs.insert(i, column, plan.identity[column])
@@ -69,11 +69,11 @@ def asked(plan: Plan, keys: list[str]) -> pd.DataFrame:
 
 
 def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs and curves of a sweep, numbered by run_id in its order, as far as the tables of its chunks have them.
+    """Return the finished runs of a sweep and their curves, numbered by run_id in the order of the sweep.
 
     Args:
-        runs: all that the sweep is to train, as of `asked`.
-        tables: as of `of_runs`; at least one.
+        runs: all runs that the sweep is to train, as `asked_runs` returns them.
+        tables: as `of_runs` returns them; at least one.
     """
     lanes = pd.Series(range(len(runs)), index=runs["key"])
     table = pd.concat(tables)
@@ -83,28 +83,28 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     runs = runs.iloc[ends["lane"]].drop(columns="key").reset_index(drop=True)
     runs.insert(0, "lane", ends["lane"].array)
     runs["diverged_step"] = ends["diverged_step"].array
-    curves = table[["lane", *CURVES]]
+    curves = table.loc[:, ["lane", *CURVES]]
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small, of a GPU or of the machine."""
+    """Return whether an error says that the memory of a GPU or of the machine is too small."""
     told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def cut(runs: pd.DataFrame, lanes: int) -> list[pd.DataFrame]:
-    """The runs in chunks of at most so many, of nearly equal sizes, each every combination of its configurations
-    and seeds under one optimizer.
+    """Cut runs into chunks of nearly equal sizes, each with every combination of its configurations and seeds.
 
     Args:
-        runs: rows of `Plan.runs`, any of them.
+        runs: any rows of `Plan.runs`.
+        lanes: largest number of runs in a chunk, all of one optimizer.
     """
     seeds_of, blocks = defaultdict(list), defaultdict(list)
     for row in zip(runs.index, runs["config"], runs["seed"], strict=True):
         seeds_of[row[1]].append((row[2], row[0]))
-    # Configurations that lack the same seeds, as after a grid or the number of seeds has grown, go together.
+    # Put configurations together that lack the same seeds, as after a grid or the number of seeds has grown.
     names = dict(zip(runs["config"], runs["optimizer"], strict=True))
     for config, lacking in seeds_of.items():
         blocks[names[config], tuple(seed for seed, _ in lacking)].append([row for _, row in lacking])
@@ -118,6 +118,6 @@ def cut(runs: pd.DataFrame, lanes: int) -> list[pd.DataFrame]:
 
 
 def pieces(items: list, size: int) -> list[list]:
-    """The items in as few pieces as will do, of nearly equal sizes."""
+    """Cut items into as few pieces of at most `size` as possible, of nearly equal sizes."""
     n = -(-len(items) // size)
     return [items[len(items) * i // n : len(items) * (i + 1) // n] for i in range(n)]

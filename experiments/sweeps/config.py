@@ -1,4 +1,4 @@
-"""Everything that can be asked of a sweep: each option once, with its default, what it accepts, and its help."""
+"""All options of a sweep: each once, with its default, the values it accepts, and its help."""
 
 from __future__ import annotations
 
@@ -26,112 +26,112 @@ Values = float | str | Iterable[float | str] | Range
 OfAxis = Values | Mapping[str, Values] | None
 
 
-def asked(default: Any, kind: Kind | None, help: str | None, metavar: str | None = None) -> Any:
-    """A field of `SweepConfig`: what it accepts, and how --help shows it; without help it is for Python alone."""
+def setting(default: Any, kind: Kind | None, help: str | None, metavar: str | None = None) -> Any:
+    """Return a field of `SweepConfig`: the values it accepts, and its --help; without help it is for Python alone."""
     return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar})
 
 
 def axis(name: str) -> Any:
-    return asked(None, None, space.ACCEPTED[name], "V")
+    return setting(None, None, space.ACCEPTED[name], "V")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """What a sweep was asked for: the arguments of `sweep`, which says what each means, with the values that are meant.
+    """The arguments of `experiments.sweep.sweep`, which documents each of them, checked and converted.
 
-    Words as on the command line and near types, such as tensors without dimensions, become these values.
-    Raises: OptionError, a sentence that names the option and what it accepts.
+    Words as on the command line, and types such as tensors without dimensions, are converted.
+    Raises: OptionError, a sentence that names the option and the values it accepts.
     """
 
-    task: str = asked("mnist", word(f"one of {', '.join(problems.TASKS)}"), "what is trained")
+    task: str = setting("mnist", word(f"one of {', '.join(problems.TASKS)}"), "what is trained")
     lr: OfAxis = axis("lr")
     beta1: OfAxis = axis("beta1")
     beta2: OfAxis = axis("beta2")
     eps: OfAxis = axis("eps")
     weight_decay: OfAxis = axis("weight_decay")
     momentum: OfAxis = axis("momentum")
-    optimizer: str | type | Iterable[str | type] = asked(
+    optimizer: str | type | Iterable[str | type] = setting(
         "adam",
         Kind(f"one or several of {optimizers.ACCEPTED}", optimizers.names_of),
         f"one or several of {optimizers.ACCEPTED} (default adam)",
         "O",
     )
-    sample: str | None = asked(
+    sample: str | None = setting(
         None,
         optional(word(space.SAMPLE_ACCEPTED)),
         f"{space.SAMPLE_ACCEPTED}: configurations of each optimizer from the ranges, instead of every combination",
         "S",
     )
-    model: str | None = asked(
+    model: str | None = setting(
         None,
         optional(word("the name of a model, such as mlp")),
         f"{MODELS} (default: the first)",
     )
-    hidden: int | None = asked(
+    hidden: int | None = setting(
         None,
         optional(whole(1, what="a width of at least 1")),
         "width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
         "H",
     )
-    condition_number: float | None = asked(
+    condition_number: float | None = setting(
         None,
         optional(real(f"numbers from 1 to {MAX_CONDITION_NUMBER:g}", lambda value: 1 <= value <= MAX_CONDITION_NUMBER)),
         "of regression's linear model (default 100)",
         "C",
     )
-    seeds: int = asked(1, whole(1), "runs of each configuration, seeds 0 to N-1 (default 1)", "N")
-    epochs: float | None = asked(
+    seeds: int = setting(1, whole(1), "runs of each configuration, seeds 0 to N-1 (default 1)", "N")
+    epochs: float | None = setting(
         None,
         optional(POSITIVE),
         "length of a run (default 1, or what suits the task; of fewer digits than MNIST's as many steps)",
         "E",
     )
-    steps: int | None = asked(None, optional(whole(1)), "length of a run, instead of --epochs", "S")
-    batch_size: int | None = asked(
+    steps: int | None = setting(None, optional(whole(1)), "length of a run, instead of --epochs", "S")
+    batch_size: int | None = setting(
         None, optional(whole(1)), "examples a batch (default 128, or what suits the task)", "B"
     )
-    accumulate: int = asked(1, whole(1), "batches of a step, whose gradient is the mean over them (default 1)", "N")
-    schedule: str = asked(
+    accumulate: int = setting(1, whole(1), "batches of a step, whose gradient is the mean over them (default 1)", "N")
+    schedule: str = setting(
         "constant", word(", ".join(SCHEDULES)), f"of lr: {', '.join(SCHEDULES)} (default constant)", "S"
     )
-    warmup: int = asked(0, whole(0), "in which lr rises to where the schedule starts (default 0)", "STEPS")
-    dropout: float = asked(0.0, real("numbers in [0, 1)"), "of an mlp's hidden activations (default 0)", "P")
-    evaluations: int = asked(8, whole(1), "evaluations of a run after its start (default 8)", "N")
-    data_dir: str | os.PathLike[str] | None = asked(
+    warmup: int = setting(0, whole(0), "in which lr rises to where the schedule starts (default 0)", "STEPS")
+    dropout: float = setting(0.0, real("numbers in [0, 1)"), "of an mlp's hidden activations (default 0)", "P")
+    evaluations: int = setting(8, whole(1), "evaluations of a run after its start (default 8)", "N")
+    data_dir: str | os.PathLike[str] | None = setting(
         None,
         optional(FOLDER),
         "folder with the four IDX files of MNIST (default: MNIST_DIR, cache, download)",
         "DIR",
     )
-    device: str = asked("auto", Kind(DEVICES, devices.device_name), f"{DEVICES} (default auto)")
-    out: Path | None = asked(
+    device: str = setting("auto", Kind(DEVICES, devices.device_name), f"{DEVICES} (default auto)")
+    out: Path | None = setting(
         None, optional(FOLDER), "folder for the results, for example results/first (needed unless --dry-run)", "DIR"
     )
-    fresh: bool = asked(False, FLAG, "remove the results that the folder holds, and start over")
-    engine: str = asked("local", word(" or ".join(ENGINES)), "local or ray: where to train (default local)", "E")
-    ray_address: str | None = asked(
+    fresh: bool = setting(False, FLAG, "remove the results that the folder holds, and start over")
+    engine: str = setting("local", word(" or ".join(ENGINES)), "local or ray: where to train (default local)", "E")
+    ray_address: str | None = setting(
         None,
         optional(word("HOST:PORT of a Ray cluster")),
         "of a Ray cluster (default: RAY_ADDRESS, else a cluster of this machine)",
         "HOST:PORT",
     )
-    checkpoint_every: float = asked(
+    checkpoint_every: float = setting(
         20.0,
         real("seconds from 0", lambda value: 0 <= value < math.inf),
         "between two checkpoints of what is being trained (default 20)",
         "SECONDS",
     )
-    target: str | float | None = asked(
+    target: str | float | None = setting(
         None,
         optional(targets.TARGET),
         f"{targets.ACCEPTED} to which the report counts steps (default: a loss it chooses)",
         "T",
     )
-    confirm: int | None = asked(
+    confirm: int | None = setting(
         None, optional(whole(1)), "run the best configuration of each optimizer again on N fresh seeds", "N"
     )
-    compare_alone: bool = asked(False, FLAG, "also say how long the runs would take one by one, from a sample")
-    progress: bool = asked(True, FLAG, None)
+    compare_alone: bool = setting(False, FLAG, "also say how long the runs would take one by one, from a sample")
+    progress: bool = setting(True, FLAG, None)
 
     def __post_init__(self) -> None:
         given = {one.name: (getattr(self, one.name), one.metadata["kind"]) for one in fields(self)}
@@ -143,18 +143,18 @@ class SweepConfig:
 
     @property
     def of_problem(self) -> dict[str, Any]:
-        """What was asked of the task and the model, as arguments of `problems.make`."""
+        """The options of the task and the model, as arguments of `problems.make`."""
         return {name: getattr(self, name) for name in ("hidden", "dropout", "data_dir", "condition_number")}
 
     @property
     def axes(self) -> dict[str, Any]:
-        """The hyperparameters that were given: values, a `Range`, or a dictionary of such by optimizer."""
+        """The hyperparameters that were given: values, a `Range`, or a dictionary of these by optimizer."""
         return {name: given for name in AXES if (given := getattr(self, name)) is not None}
 
 
 def of_optimizers(axis: str, given: Any, sampled: bool) -> Any:
-    """The values of an axis, or its range, or a dictionary of such by the names of optimizers. Raises: OptionError."""
-    found = space.taken(axis, given, sampled)
+    """Return the values or the range of an axis, or a dictionary of these by optimizer. Raises: OptionError."""
+    found = space.axis_values(axis, given, sampled)
     if not isinstance(found, dict):
         return found
     by = Kind("values by the names of optimizers", optimizers.names_or_classes)

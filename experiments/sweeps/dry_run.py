@@ -1,4 +1,4 @@
-"""What a sweep would do and how long it would take, without training it."""
+"""A description of a sweep, and an estimate of its time, without training it."""
 
 import time
 
@@ -11,7 +11,7 @@ from experiments.training import axes, population
 
 
 def estimate_seconds(plan: Plan) -> float:
-    """How long the plan will take on this machine, from eight measured steps of at most 128 lanes of each optimizer."""
+    """Estimate the seconds of a plan on this machine from eight steps of at most 128 lanes of each optimizer."""
 
     def sample_run(name: str, configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
@@ -27,18 +27,19 @@ def estimate_seconds(plan: Plan) -> float:
         return training / steps, (time.perf_counter() - started - training) / 2
 
     total, seeds = 0.0, range(plan.identity["seeds"])
-    for name, runs in plan.runs.groupby("optimizer", sort=False):
+    for name, n_runs in plan.n_runs.items():
+        runs = plan.runs.loc[plan.runs["optimizer"] == name]
         of_one_seed = runs.loc[runs["seed"] == 0, list(axes.AXES)]
         sample = of_one_seed[: max(1, min(128, plan.lanes) // len(seeds))]
         sample_run(name, sample[:1], 2)  # compiles
         per_step, per_evaluation = sample_run(name, sample, 8)
-        share = plan.n_runs[name] / (len(sample) * len(seeds))
+        share = n_runs / (len(sample) * len(seeds))
         total += share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
     return total
 
 
 def describe(plan: Plan, seconds: float) -> str:
-    """The plan in a few lines."""
+    """Return the plan in a few lines of text. seconds: as of `estimate_seconds`."""
     n_runs, n_seeds = len(plan.runs), plan.identity["seeds"]
     parts = chunks.cut(plan.runs, plan.lanes)
     n_chunks, lanes = len(parts), max(map(len, parts))

@@ -1,4 +1,4 @@
-"""What a sweep will do, before it does it: its configurations, its chunks, what they cost."""
+"""The plan of a sweep: its configurations, its runs, and how many are trained at once."""
 
 import math
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from experiments.training.schedules import SCHEDULES
 
 
 class Plan(NamedTuple):
-    """What a sweep will do: everything that decides its results, and how it is cut into chunks.
+    """All that determines the results of a sweep, and how it is cut into chunks.
 
     Attributes:
-        config: what was asked for.
-        identity: what was asked for and what follows of it, as provenance.json keeps it under `sweep`.
+        config: the options as the user gave them.
+        identity: the options with their defaults filled in, as provenance.json has them under `sweep`.
         runs: one row each, in the order of the results: optimizer, the axes, seed, and the number of the configuration.
-        lanes: how many runs may be trained at once.
-        lane_bytes: memory that each of them takes.
+        lanes: largest number of runs that are trained at once.
+        lane_bytes: memory of each of them, bytes.
     """
 
     config: SweepConfig
@@ -39,23 +39,23 @@ class Plan(NamedTuple):
 
     @property
     def training(self) -> dict:
-        """How runs are trained, as arguments of `population.train`."""
+        """The options of training, as arguments of `population.train`."""
         names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
         return {**{name: self.identity[name] for name in names}, "device": self.device}
 
     @property
     def n_runs(self) -> dict[str, int]:
-        """Runs of each optimizer."""
+        """The number of runs of each optimizer."""
         return self.runs["optimizer"].value_counts(sort=False).to_dict()
 
 
 @ambient.pinned()
 def make_plan(config: SweepConfig) -> Plan:
-    """Check everything that was asked for and load the data. Raises: OptionError or DataError."""
+    """Check all options and load the data. Raises: OptionError or DataError."""
     if config.out is not None:
         files.check_folder(config.out)
     problems.check(config.task, config.model, **config.of_problem)
-    grids = space.grids(config.optimizer, config.axes)
+    grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
@@ -72,13 +72,13 @@ def make_plan(config: SweepConfig) -> Plan:
         for name, own in grids.items()
     }
     for name, table in configs.items():
-        optimizers.check(name, table)
+        optimizers.check_values(name, table)
     if config.schedule not in SCHEDULES:
         raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {values.shown(config.schedule)}")
 
     problem = problems.make(config.task, config.model, **config.of_problem)
     batch_size = config.batch_size or problem.batch_size
-    steps = length(config, problem, batch_size)
+    steps = steps_of(config, problem, batch_size)
     lane_bytes = population.lane_bytes(problem.model, batch_size)
     if config.engine == "local" and lane_bytes > (most := devices.total_memory(device)):
         raise OptionError(
@@ -115,8 +115,8 @@ def make_plan(config: SweepConfig) -> Plan:
     )
 
 
-def length(config: SweepConfig, problem: problems.Problem, batch_size: int) -> int:
-    """The steps of a run. Raises: OptionError, also if the warm-up is as long, or a batch needs more than all data."""
+def steps_of(config: SweepConfig, problem: problems.Problem, batch_size: int) -> int:
+    """Return the steps of a run. Raises: OptionError, also if the warm-up is as long, or a batch exceeds the data."""
     n_train, per_step = len(problem.data.x_train), batch_size * config.accumulate
     if per_step > n_train:
         product = " times --accumulate" * (config.accumulate > 1)
@@ -137,7 +137,7 @@ def length(config: SweepConfig, problem: problems.Problem, batch_size: int) -> i
 
 
 def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
-    """Every configuration of every optimizer with every seed, seed by seed; configurations are numbered by `config`."""
+    """Return every configuration of every optimizer with every seed, seed by seed; `config` numbers configurations."""
     numbered, n = [], 0
     for name, table in configs.items():
         rows = np.tile(np.arange(len(table)), seeds)

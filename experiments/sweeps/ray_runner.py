@@ -1,6 +1,6 @@
-"""Chunks on a Ray cluster: a task each. Ray schedules them, and runs again what a lost worker was at.
+"""Chunks on a Ray cluster, each as a task. Ray schedules them, and repeats the task of a lost worker.
 
-Workers need neither the results folder nor a shared disk: tables come back to the process that asked for them.
+Workers need neither the results folder nor a shared disk: they return the tables to the process that runs the sweep.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from experiments.sweeps.plan import Plan
 from experiments.training import optimizers
 
 RETRIES = 3
-"""How often a chunk is run again because its worker was lost."""
+"""How often a chunk is trained again after its worker was lost."""
 REACH_SECONDS = 5.0
 PACKAGES = ("kernels", "optim", "experiments")
 
 
 @contextlib.contextmanager
 def connected(address: str | None, device: str) -> Iterator[int]:
-    """A connection to the cluster at that address, or to one of this machine; yields how many chunks fit at once.
+    """Connect to the cluster at an address, or to one of this machine; yield how many chunks it can train at once.
 
     Args:
         address: HOST:PORT, ray://HOST:PORT or "auto"; None takes RAY_ADDRESS, and without it starts a local cluster.
-        device: of the plan; a chunk takes one GPU, or one CPU core.
+        device: device of the plan; a chunk takes one GPU, or one CPU core.
     Raises: OptionError if Ray is not installed, the cluster cannot be reached, or has no such device.
     """
     if not find_spec("ray"):
@@ -42,8 +42,8 @@ def connected(address: str | None, device: str) -> Iterator[int]:
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict = {"include_dashboard": False}
     if address:
-        reach(address)
-        # The workers are to run this code, whatever they have.
+        check_reachable(address)
+        # The workers run this code, whatever is installed there.
         root = Path(__file__).parents[2]
         options = {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in PACKAGES]}}
     try:
@@ -60,8 +60,8 @@ def connected(address: str | None, device: str) -> Iterator[int]:
         ray.shutdown()
 
 
-def reach(address: str) -> None:
-    """Raise OptionError if nothing listens there: Ray itself would wait for minutes, and some versions abort."""
+def check_reachable(address: str) -> None:
+    """Raise OptionError if nothing listens at an address: Ray would wait for minutes, and some versions abort."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -76,14 +76,12 @@ def refusal(address: str | None, reason: str) -> str:
 
 
 def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Train what an `runner.Ledger` has left on the cluster that this process is connected to.
-
-    Yields each chunk with its table, as they finish.
-    """
+    """Train the chunks that a `runner.Ledger` has left on the connected cluster; yield each with its table."""
     import ray  # pyright: ignore[reportMissingImports]
+    import ray.exceptions  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
-    # What a task sees of the GPUs is the one that Ray gave it.
+    # A task sees only the GPU that Ray gave it.
     shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))
     given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}
     task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)(train_one)
@@ -108,7 +106,10 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
 
 
 def train_one(plan: Plan, chunk: pd.DataFrame, given: dict[str, type]) -> pd.DataFrame | None:
-    """A task: the table of a chunk, None if memory was too small for it. given: classes that no worker can import."""
+    """Train a chunk in a worker; return its table, or None if memory was too small.
+
+    given: the user's optimizer classes, which a worker cannot import.
+    """
     optimizers.GIVEN.update(given)
     started = time.perf_counter()
     try:

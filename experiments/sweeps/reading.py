@@ -1,4 +1,4 @@
-"""A sweep that has begun and has not ended: what it is to train, kept in its folder, and what of that is finished."""
+"""Reading of results folders, also of a sweep that is not finished."""
 
 import json
 import os
@@ -23,16 +23,16 @@ CURVE_COLUMNS = ("run_id", "step", "seconds", *LOSSES)
 
 
 def load(folder: str | os.PathLike[str]) -> Sweep:
-    """The results of a sweep, or, while it works or after it was interrupted, those of its runs that are finished.
+    """Read the results of a sweep or, while it runs or after an interruption, those of its finished runs.
 
-    Raises: OptionError, a sentence that names the file that is missing or damaged.
+    Raises: OptionError, a sentence that names the missing or damaged file.
     """
 
-    folder = values.taken("the folder of a sweep", folder, values.FOLDER)
-    # Unlike Path.is_dir, this says no of whatever cannot be.
+    folder = Path(values.taken("the folder of a sweep", folder, values.FOLDER))
+    # Unlike Path.is_dir, this returns False for names that no file can have.
     if not os.path.isdir(folder):
         raise OptionError(f"{folder} is no folder")
-    so_far = read(folder)
+    so_far = read_unfinished(folder)
     if so_far and len(so_far.runs):
         return so_far
     if not (folder / RUNS).exists():
@@ -55,7 +55,7 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
 
 
 def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:
-    """The table of a file that has these columns, of numbers but for `WORDS`. checksum: None if it is not known."""
+    """Read a table that has these columns, numeric except `WORDS`. checksum: SHA-256 of the file, None if unknown."""
     if checksum and _read(path, files.sha256) != checksum:
         raise OptionError(f"{path} is damaged: the command of its sweep makes it again from the parts")
     table = _read(path, results.read_table)
@@ -79,15 +79,15 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise OptionError(f"{path} cannot be read ({reason})") from error
 
 
-def read(out: Path) -> results.Sweep | None:
-    """What is finished of a sweep that another process may be at; None if all that was asked for has ended.
+def read_unfinished(out: Path) -> results.Sweep | None:
+    """Read the finished runs of a sweep that has not ended, even while it runs; return None if the sweep has ended.
 
-    Tables may be without rows. The provenance says of `unfinished` how many runs are finished, and of how many.
+    The tables may be empty. In the provenance, `unfinished` says how many runs are finished, and of how many.
     """
     try:
         asked = json.loads((out / results.PARTS / results.ASKED).read_text(encoding="utf-8"))
         runs, about = pd.DataFrame(asked["runs"]), asked["about"]
-        # Between one look and the next a sweep may end, and another start over.
+        # A sweep may end, and another one start, while these files are read.
         tables = chunks.of_runs(runs, checkpoints.read(out / results.PARTS, repair=False))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -95,4 +95,5 @@ def read(out: Path) -> results.Sweep | None:
     about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
     if len(finished) < len(runs):
         about["unfinished"] = {"finished": len(finished), "of": len(runs)}
-    return results.Sweep(*(chunks.joined(runs, tables) if tables else (runs[:0], runs[:0])), about)
+    found = chunks.joined(runs, tables) if tables else (runs.iloc[:0], runs.iloc[:0])
+    return results.Sweep(*found, about)

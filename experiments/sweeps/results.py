@@ -16,18 +16,18 @@ PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lo
 
 
 class Sweep(NamedTuple):
-    """Results of a sweep.
+    """The results of a sweep.
 
     Attributes:
-        runs: one row a run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the hyperparameters (NaN
-            where the optimizer has none such), seed, status ("ok" or "diverged"), diverged_step, and losses and
-            accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are shares, NaN of
+        runs: one row per run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the hyperparameters (NaN
+            where the optimizer lacks one), seed, status ("ok" or "diverged"), diverged_step, and losses and accuracies
+            at the start (initial_), at the end, and at their best (best_). Accuracies are fractions, NaN for
             regressions.
-        curves: one row a run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
-            last evaluation), eval_loss, eval_accuracy, and seconds that the run's population has trained, of which
-            those of its runs that are here have their share.
-        provenance: where they come from, as in provenance.json: data, loss_name, seconds, versions, device, the grid.
-            Of a sweep that has not ended, `unfinished` says how many runs are finished, and of how many.
+        curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
+            last evaluation), eval_loss, eval_accuracy, and the seconds that the run's population has trained. If only
+            some of its runs are in the table, the seconds are their share.
+        provenance: data, loss_name, seconds, versions, device and grid, as in provenance.json. If the sweep has not
+            ended, `unfinished` says how many runs are finished, and of how many.
     """
 
     runs: pd.DataFrame
@@ -36,7 +36,7 @@ class Sweep(NamedTuple):
 
 
 class Taken(OptionError):
-    """A folder that holds what is `held`: another sweep or other files."""
+    """The error that a results folder holds another sweep or other files, as `held` says."""
 
     def __init__(self, out: Path, held: str, way_out: str = ""):
         accepted = "--out accepts a new or empty folder, or one of the same sweep, whatever its grid"
@@ -53,7 +53,7 @@ def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) 
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table from a file, by its bytes: pyarrow opens no path that is not UTF-8."""
+    """Read a table from the bytes of a file, because pyarrow opens no path that is not UTF-8."""
     return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
@@ -64,7 +64,7 @@ def write_provenance(out: Path, provenance: dict) -> None:
 
 
 def write_drawn(out: Path, paths: Iterable[Path]) -> None:
-    """Keep which files are figures and reports of the sweep, and remove those that were and no longer are."""
+    """Record which files are figures and reports of the sweep, and remove recorded ones that are not among them now."""
     names = [path.name for path in paths]
     for name in set(drawn(out)) - set(names):
         (out / name).unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def write_drawn(out: Path, paths: Iterable[Path]) -> None:
 
 
 def drawn(out: Path) -> list[str]:
-    """The names that `write_drawn` has kept; none if they are lost."""
+    """Return the names that `write_drawn` has recorded; none if the record is lost."""
     try:
         return [Path(name).name for name in json.loads((out / PARTS / DRAWN).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -88,17 +88,17 @@ def clear(out: Path) -> None:
             path.unlink()
     if (out / CONFIRMED).is_dir():
         clear(out / CONFIRMED)
-    # Last, so that a folder that was left half-cleared is still known as a sweep's.
+    # Last, so that a half-cleared folder is still recognised as a sweep's.
     (out / PROVENANCE).unlink(missing_ok=True)
 
 
 def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
     """Raise OptionError unless results of this sweep may be written to the folder.
 
-    fresh: whether those of another sweep are to go.
+    fresh: whether results of another sweep may be removed.
     """
     files.check_folder(out)
-    # A process that was killed may have left no more than a lock and hidden files.
+    # A process that was killed may have left nothing but a lock and hidden files.
     known = (PARTS,) if (out / PARTS / LOCK).exists() else ()
     if not out.exists() or all(path.name.startswith(".") or path.name in known for path in out.iterdir()):
         return
@@ -112,21 +112,22 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
 
 
 def differences(sweep: dict, other: dict) -> list[str]:
-    """In what the runs of a sweep differ from those of one that was there before; nothing if only the grid does."""
+    """Return the options, other than the grid, in which a sweep differs from another."""
     grid = ("optimizers", "seeds", "sample")
     return [key for key in sweep if key not in grid and sweep[key] != other.get(key)]
 
 
 def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:
-    """Keep what a sweep is to train, until `end`.
+    """Record the runs that a sweep is to train, until `end`.
 
     Args:
-        runs: as of `chunks.joined`.
-        about: what its provenance begins with.
+        runs: as `chunks.asked_runs` returns them.
+        about: the provenance that is known at the start.
     """
     text = json.dumps({"about": about, "runs": runs.to_dict("list")})
     files.replace(out / PARTS / ASKED, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def end(out: Path) -> None:
+    """Remove the record of `begin`."""
     (out / PARTS / ASKED).unlink(missing_ok=True)

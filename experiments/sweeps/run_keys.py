@@ -1,4 +1,4 @@
-"""What a run is: a hash of all that its results depend on, so that none is trained twice or taken for another."""
+"""Keys of runs: hashes of all that their results depend on, so that none is trained twice or taken for another."""
 
 import ast
 import functools
@@ -29,7 +29,7 @@ CODE = (
 )
 """The files that training depends on. Plans, chunks, figures and messages change no result."""
 SAYS = ("print", "warn", "debug", "info", "warning")
-"""Functions that only tell somebody something."""
+"""Names of functions that only print or log a message."""
 ORIGIN = 8
 PRECISION = ("DNNL_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
 PRECISION += ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",)
@@ -37,15 +37,15 @@ PRECISION += ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",)
 
 
 def keys(plan: Plan) -> list[str]:
-    """An identity for each of a plan's runs, in their order: 32 hexadecimal digits.
+    """Return the keys of a plan's runs, in their order, of 32 hexadecimal digits each.
 
-    Of the configuration, task, model and training, the seed, the data's values, the code, torch's version, whether
-    a CPU or a GPU trains, and by which compiler; not of what else is trained, how the sweep is cut into chunks, the
-    number of threads or the processor: these change last bits alone. The first `ORIGIN` digits are those of all runs
-    that differ in optimizer, configuration and seed alone.
+    A key depends on the configuration, task, model and training, the seed, the values of the data, the code, torch's
+    version, the type of device (CPU or GPU) and the compiler. It does not depend on other runs, the chunks, the number
+    of threads or the processor, which change only last bits. Runs that differ in optimizer, configuration and seed
+    alone share the first `ORIGIN` digits.
     """
     common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
-    common |= {"values": checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
+    common |= {"values": dataset_checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
     common["device"] = torch.device(plan.device).type
     common["compiler"] = compiler(common["device"])
     common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
@@ -65,15 +65,15 @@ def keys(plan: Plan) -> list[str]:
 
 
 def compiler(device: str) -> str:
-    """What makes machine code of the rules for a device, and its version, or what runs instead of it."""
+    """Return the name and version of what compiles the rules for a device; "none" if nothing does."""
     if device == "cuda":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
         return f"triton {version('triton')}{', interpreted' * interpreted}"
     return f"numba {version('numba')}" if backends.has_numba() else "none"
 
 
-def checksum(dataset: Dataset) -> str:
-    """SHA-256 of all that a data set gives to a training, in hexadecimal."""
+def dataset_checksum(dataset: Dataset) -> str:
+    """Return the SHA-256 of all values of a data set that training uses, in hexadecimal."""
     sha256 = hashlib.sha256(repr((dataset.in_order, dataset.loss_floor)).encode())
     for t in (dataset.x_train, dataset.y_train, dataset.x_eval, dataset.y_eval):
         sha256.update(repr((t.dtype, t.shape)).encode())
@@ -113,7 +113,7 @@ def meaning(node: Any, prose: bool) -> Any:
 
 
 def says(node: Any) -> bool:
-    """Whether a statement is a docstring, or only tells somebody something."""
+    """Return whether a statement is a docstring, or only prints or logs a message."""
     if not isinstance(node, ast.Expr):
         return False
     if isinstance(node.value, ast.Call):
@@ -123,14 +123,16 @@ def says(node: Any) -> bool:
 
 
 def own_source(name: str) -> str:
-    """The file of a user's optimizer, empty for one of ours.
+    """Return the text of the file of a user's optimizer; "" for one of `optimizers.OPTIMIZERS`.
 
-    A class that is in no file, as in a notebook, is another one each time: nothing says that it has not changed.
+    A class without a file, as in a notebook, gets a new text each time, because it may have changed.
     """
     if name in optimizers.OPTIMIZERS:
         return ""
-    # A class made by `from_rule` says where its rule is from.
+    # A class made by `from_rule` has the module of its rule.
     module = inspect.getmodule(optimizers.resolve(name).lanes)
+    if module is None:
+        return uuid.uuid4().hex
     try:
         return Path(inspect.getfile(module)).read_text(encoding="utf-8")
     except (TypeError, OSError):

@@ -1,4 +1,4 @@
-"""Training what a plan asks for and a results folder does not have yet, so that nothing that was trained is lost."""
+"""Training of the runs of a plan that a results folder does not have yet, with checkpoints."""
 
 import contextlib
 import gc
@@ -22,19 +22,19 @@ from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Sweep
 
 SHARE = 50
-"""A checkpoint waits for so many times as long as the one before it took: writing them costs less than 2 %."""
+"""The time between checkpoints is at least so many times that of writing one, which then costs less than 2 %."""
 
 
 @contextlib.contextmanager
 def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
-    """Have a folder, if there is one, for this plan and this process alone. Raises: OptionError.
+    """Lock a folder, if there is one, for this plan and this process. Raises: OptionError.
 
-    fresh: whether to remove the results that it holds first.
+    fresh: whether to remove the results in the folder first.
     """
     if out is None:
         yield
         return
-    # Whoever has the lock may be changing what tells whose folder it is.
+    # The owner of the lock may be writing the files that say which sweep the folder belongs to.
     if not (out / results.PARTS / results.LOCK).exists():
         results.check_out(out, plan.identity, fresh)
     with checkpoints.locked(out):
@@ -45,22 +45,24 @@ def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
 
 
 def run(plan: Plan, out: Path | None = None) -> Sweep:
-    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has.
+    """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has already.
 
-    Into the folder goes every chunk as soon as it is finished, and now and then how far the one at work is. Its tables
-    are those of this plan's runs; what else it has trained stays in its parts.
+    Every finished chunk is written to the folder at once, and the state of the current one from time to time. The
+    folder's tables hold this plan's runs; other runs that were trained there stay in its parts.
     """
     config = plan.config
     engine, every = config.engine, config.checkpoint_every
     with contextlib.ExitStack() as stack:
         slots = stack.enter_context(ray_runner.connected(config.ray_address, plan.device)) if engine == "ray" else 1
-        # A cluster's workers keep nothing here, and without a folder nobody does.
+        # There are no checkpoints to wait for on a cluster or without a folder.
         deferred = interrupts.interrupts() if out is not None and engine == "local" else contextlib.nullcontext([])
         ledger = None
         try:
             with deferred as caught:
                 about = provenance(plan, out) | {"engine": engine}
-                asked = chunks.asked(plan, run_keys.keys(plan) if out is not None else [*map(str, plan.runs.index)])
+                asked = chunks.asked_runs(
+                    plan, run_keys.keys(plan) if out is not None else [*map(str, plan.runs.index)]
+                )
                 if out is not None:
                     results.begin(out, asked, about)
                 runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
@@ -89,7 +91,7 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
 
 
 def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
-    """A progress bar over the steps of all runs, those from before included."""
+    """Return a progress bar over the steps of all runs, including the finished ones."""
     total, done = len(plan.runs) * plan.steps, ledger.n_done * plan.steps
     what = f"{plan.problem.data.name}: {len(plan.runs)} runs" + f", {ledger.n_done} from before" * bool(done)
     n_chunks = len(ledger.tables) + len(ledger.todo)
@@ -99,26 +101,26 @@ def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
 
 
 class Ledger:
-    """Which runs of a sweep are finished, and in which chunks the others are trained; in a folder, if there is one.
+    """The state of a sweep: its finished runs, and the chunks of the others. It is kept in a folder, if there is one.
 
     Attributes:
-        todo: chunks that are left, rows of the table of runs.
-        tables: what the finished chunks hold of the sweep's runs.
-        chunks: the keys of the runs of every chunk, finished or not.
-        n_done: how many runs are finished.
+        todo: chunks that are left, each as rows of the table of runs.
+        tables: the sweep's runs in the tables of finished chunks.
+        chunks: keys of the runs of every chunk, finished or not.
+        n_done: number of finished runs.
     """
 
     def __init__(self, folder: Path | None, runs: pd.DataFrame, lanes: int, slots: int):
         self.folder = folder
         known = checkpoints.read_chunks(folder) if folder else []
         tables = checkpoints.read(folder) if folder else []
-        # The folder may also hold runs of other grids, of other code, or of data as they were.
+        # The folder may also hold runs of other grids, other code or other data.
         finished = {key for table in tables for key in table["key"].unique()}
         self.tables = chunks.of_runs(runs, tables)
         self.n_done = len(finished.intersection(runs.index))
         self.todo = deque(to_train(runs, finished, known, lanes, slots))
         todo = [[*chunk["key"]] for chunk in self.todo]
-        # What was begun of a grid that is not asked for now, but may be again.
+        # Keep chunks that were begun for a grid that is not asked for now, but may be again.
         origins = {key[: run_keys.ORIGIN] for key in runs.index}
         waiting = [
             keys
@@ -141,7 +143,7 @@ class Ledger:
         self.n_done += len(chunk)
 
     def halve(self, chunk: pd.DataFrame) -> None:
-        """Put a chunk that memory was too small for back, as two."""
+        """Put a chunk that did not fit into memory back as two halves."""
         pair = chunks.halves(chunk)
         tqdm.write(f"out of memory: {len(chunk)} runs at once become {len(pair[0])}", file=sys.stderr)
         self.chunks.remove([*chunk["key"]])
@@ -153,11 +155,12 @@ class Ledger:
 def to_train(
     runs: pd.DataFrame, finished: set[str], known: Iterable[list[str]], lanes: int, slots: int
 ) -> list[pd.DataFrame]:
-    """The chunks that are left: those of an earlier process as they were, then what is in none of them.
+    """Return the chunks that are left: those of an earlier process unchanged, then new ones of the remaining runs.
 
     Args:
-        runs: with their keys as index.
-        slots: how many chunks can be trained side by side.
+        runs: rows of a plan's runs, with their keys as index.
+        known: keys of the runs of each chunk of earlier processes.
+        slots: number of chunks that can be trained side by side.
     """
     wanted, left = set(runs.index) - finished, []
     for keys in known:
@@ -171,9 +174,9 @@ def to_train(
 def train_here(
     plan: Plan, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence = ()
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Train what is left, chunk by chunk, until an interrupt is `caught`; yields each chunk with its table.
+    """Train the chunks that are left until an interrupt is `caught`; yield each chunk with its table.
 
-    on_step: given the steps of all runs so far.
+    on_step: called with the sum of the steps of all runs so far.
     """
     while ledger.todo and not caught:
         chunk = ledger.todo.popleft()
@@ -184,7 +187,7 @@ def train_here(
                 raise
             table = None
         if table is None:
-            # The error is gone by now, and with it all that it kept alive.
+            # The error no longer exists here, nor the tensors that it kept alive.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -196,7 +199,7 @@ def train_here(
 def train_chunk(
     plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence
 ) -> pd.DataFrame:
-    """Train a chunk from its checkpoint, if there is one, to its table. Raises: the interrupt that is `caught`."""
+    """Train a chunk, from its checkpoint if there is one; return its table. Raises: the interrupt that is `caught`."""
     name, options, seconds = checkpoints.name_of(chunk["key"]), {}, 0.0
     if ledger.folder and (state := checkpoints.read_checkpoint(ledger.folder, name, plan.device)):
         options["resume"], seconds = state["training"], state["seconds"]
@@ -212,8 +215,11 @@ def train_chunk(
 
 
 def checkpointing(save: Callable[[dict], object], every: float, started: float, told: str, caught: Sequence) -> dict:
-    """Arguments of `population.train` that keep a chunk's state every so many seconds, less often if that is slow, and
-    once an interrupt is caught, which is raised then with what is told of the step."""
+    """Return arguments of `population.train` that save a chunk's state every so many seconds, or less often if slow.
+
+    When an interrupt is caught, the state is saved and the interrupt raised with the message `told`, which takes the
+    step.
+    """
     next_at = time.perf_counter() + every
 
     def keep(training: dict) -> None:
@@ -228,7 +234,7 @@ def checkpointing(save: Callable[[dict], object], every: float, started: float, 
 
 
 def provenance(plan: Plan, out: Path | None) -> dict:
-    """What provenance.json begins with. In the folder it is written at once, which makes the folder this sweep's."""
+    """Return the provenance known at the start. It is written at once, so that the folder belongs to this sweep."""
     dataset = plan.problem.data
     warning, _, reason = dataset.warning.partition("\n")
     about = {
@@ -248,7 +254,7 @@ def provenance(plan: Plan, out: Path | None) -> dict:
         if not (out / results.PROVENANCE).exists():
             results.write_provenance(out, about)
         before = json.loads((out / results.PROVENANCE).read_text(encoding="utf-8"))
-        # What goes on has started when it did first.
+        # A sweep that continues keeps its first start time.
         if before["sweep"] == json.loads(json.dumps(plan.identity)):
             about["started"] = before["started"]
     return about

@@ -1,4 +1,4 @@
-"""Axes of a sweep: from what a user types to lists of values, and from axes to configurations."""
+"""The search space of a sweep: parses the values of its axes, and makes configurations of them."""
 
 import itertools
 import math
@@ -33,7 +33,7 @@ SEVERAL = {axis: Kind(accepts, several) for axis, accepts in ACCEPTED.items()}
 
 @dataclass(frozen=True)
 class Range:
-    """Everything from start to stop, for a sweep that samples."""
+    """All values from start to stop, for a sweep that samples."""
 
     start: float
     stop: float
@@ -45,19 +45,19 @@ class Range:
 Values = list[float] | Range
 
 
-def taken(axis: str, given: Any, sampled: bool = False) -> Values | dict[Any, Values]:
-    """Values of an axis from whatever `sweep` is given: a number, a `Range`, words (see `parse_axis`), or several.
+def axis_values(axis: str, given: Any, sampled: bool = False) -> Values | dict[Any, Values]:
+    """Return the values of an axis from a number, a `Range`, words (see `parse_axis`), or several of these.
 
-    A dictionary of such, by optimizer, gives a dictionary. Raises: OptionError.
+    A dictionary of these, by optimizer, gives a dictionary. Raises: OptionError.
     """
     if isinstance(given, Mapping) and given:
-        # Of one optimizer, words that name another would be a dictionary again.
+        # Words that name another optimizer are not accepted here: they would give a dictionary in a dictionary.
         return {owner: of_one(axis, own, sampled, parse_values) for owner, own in given.items()}
     return of_one(axis, given, sampled, parse_axis)
 
 
 def of_one(axis: str, given: Any, sampled: bool, parse: Callable) -> Any:
-    """A range of numbers, or what `parse` makes of everything else as words."""
+    """Return a checked range, or whatever else was given as words, parsed by `parse`."""
     if not isinstance(given, Range):
         found = given.split() if isinstance(given, str) else meant.taken(option(axis), given, SEVERAL[axis])
         return parse(axis, [one if isinstance(one, str) else repr(number(axis, one)) for one in found], sampled)
@@ -67,11 +67,11 @@ def of_one(axis: str, given: Any, sampled: bool, parse: Callable) -> Any:
 
 
 def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> Values | dict[str, Values]:
-    """Values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
+    """Return the values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
 
-    A range is spaced logarithmically; for betas and momentum, in 1 - value. Where configurations are sampled, a range
-    without COUNT, alone, is a `Range`. Words from `sgd=...` on are for that optimizer alone: then a dictionary is
-    returned, by optimizer, with what is for all others under "".
+    A range is spaced logarithmically; for betas and momentum, in 1 - value. If configurations are sampled, a single
+    range without COUNT becomes a `Range`. Words from `sgd=...` on are for that optimizer alone: then the result is a
+    dictionary by optimizer, with the values for all others under "".
     Raises: OptionError.
     """
     words, owner = defaultdict(list), ""
@@ -118,7 +118,7 @@ def parse_range(axis: str, token: str) -> list[float]:
 
 
 def check_range(axis: str, values: Range) -> Range:
-    """The range. Raises: OptionError if it is empty or cannot be sampled in log."""
+    """Return the range. Raises: OptionError if it is empty or cannot be sampled in log."""
     first, last = (1 - values.start, 1 - values.stop) if axis in BETAS else (values.start, values.stop)
     if not (values.start < values.stop < math.inf and min(first, last) > 0 <= values.start and last / first < math.inf):
         limits = "0 <= START < STOP < 1" if axis in BETAS else "0 < START < STOP"
@@ -131,7 +131,7 @@ def number(axis: str, given: Any) -> float:
 
 
 def check_axis(axis: str, values: list[float]) -> list[float]:
-    """The values sorted and without repetitions. Raises: OptionError if there is none or one is out of range."""
+    """Return the values sorted and without repetitions. Raises: OptionError if there is none or one is out of range."""
     if not values:
         raise OptionError(f"{option(axis)} needs at least one value ({ACCEPTED[axis]})")
     for value in values:
@@ -142,18 +142,18 @@ def check_axis(axis: str, values: list[float]) -> list[float]:
 
 
 def grid_configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
-    """Every combination of the axes, one row each; columns as in `AXES`, NaN in those that are not among `axes`."""
+    """Return every combination of the axes, one row each; columns as in `AXES`, NaN in those not among `axes`."""
     table = pd.DataFrame(list(itertools.product(*axes.values())), columns=list(axes), dtype=float)
     return table.reindex(columns=list(AXES))
 
 
 def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The values that every optimizer is to be trained with, on each of its axes.
+    """Return the values or the range of each axis of each optimizer.
 
     Args:
-        given: values of an axis, or its range, for all optimizers that have it, or a dictionary of such by optimizer,
-            with "" for all others; without any, each takes its default.
-    Raises: OptionError for unknown optimizers, and for a given axis that none of them, or not the one named, has.
+        given: for each axis, its values or its range for all optimizers that have it, or a dictionary of these by
+            optimizer, with "" for all others. An axis that is not given takes each optimizer's default.
+    Raises: OptionError for an unknown optimizer, and for an axis that no optimizer, or not the one named, has.
     """
     names = list(dict.fromkeys(names))
     if not names:
@@ -183,20 +183,20 @@ SAMPLE_ACCEPTED = "sobol:N with a power of two, or halton:N, and N below a milli
 
 
 def parse_sample(text: str) -> tuple[str, int]:
-    """A sequence and how many points of it, as `sobol:64`. Raises: OptionError."""
+    """Parse the name of a sequence and a number of points, as in `sobol:64`. Raises: OptionError."""
     match = re.fullmatch(r"(sobol|halton):([1-9]\d{0,5})", text.strip())
-    # Only a power of two of Sobol's points is balanced.
+    # Sobol's points are balanced only if their number is a power of two.
     if not match or (match[1] == "sobol" and int(match[2]).bit_count() > 1):
         raise OptionError(f"--sample accepts {SAMPLE_ACCEPTED}, for example sobol:64, not {shown(text)}")
     return match[1], int(match[2])
 
 
 def sampled_configurations(axes: dict[str, list[float] | Range], sequence: str, n: int) -> pd.DataFrame:
-    """At most n configurations, one row each; columns as in `AXES`, NaN in those that are not among `axes`.
+    """Sample at most n configurations, one row each; columns as in `AXES`, NaN in those not among `axes`.
 
-    A range is sampled in log, for betas and momentum in the log of 1 - value, to six digits; of a list every value is
-    as likely. The points are scrambled, always in the same way, and each is taken once: of lists alone there may be
-    fewer than n.
+    A range is sampled in log, for betas and momentum in the log of 1 - value, to six digits; the values of a list are
+    equally likely. The points are scrambled, always in the same way. Repeated configurations are dropped, so lists
+    alone may give fewer than n.
 
     Reference: Owen 1998, doi:10.1006/jcom.1998.0487 (scrambling).
     """
@@ -208,7 +208,7 @@ def sampled_configurations(axes: dict[str, list[float] | Range], sequence: str, 
 
 
 def between(axis: str, values: list[float] | Range, points: np.ndarray) -> list[float]:
-    """Values of an axis at points in [0, 1)."""
+    """Return the values of an axis at points in [0, 1)."""
     if not isinstance(values, Range):
         return [values[int(point * len(values))] for point in points]
     start, stop = ((1 - end if axis in BETAS else end) for end in (values.start, values.stop))

@@ -1,4 +1,4 @@
-"""A small convolutional network as a stack of lanes: products with unfolded inputs, no grouped convolution.
+"""A small convolutional network as a stack of lanes: matrix products with unfolded inputs, no grouped convolution.
 
 Images are `[..., channels, height, width, batch]`. With the batch innermost, a patch is unfolded along the width alone
 (K times the memory, not K^2): the K rows that it spans lie one behind the other, so that a row of outputs is one
@@ -16,11 +16,11 @@ from experiments.tasks.model import Model
 KERNEL = 5
 SIDE = 28
 AT_ONCE = 6
-"""Lanes of a shared image that are convolved together, at most: more of them leave the cache."""
+"""At most so many lanes that share an image are convolved together: more do not fit into the cache."""
 
 
 def cnn(channels: tuple[int, int] = (8, 16), n_out: int = 10) -> Model:
-    """28 x 28 images: twice a 5 x 5 convolution, ReLU and 2 x 2 maximum pooling, then a linear layer (LeNet-like)."""
+    """Return a LeNet-like model of 28 x 28 images: two 5 x 5 convolutions, each with ReLU and 2 x 2 max pooling."""
     a, b = channels
     first = SIDE - KERNEL + 1
     second = first // 2 - KERNEL + 1
@@ -40,7 +40,7 @@ def cnn(channels: tuple[int, int] = (8, 16), n_out: int = 10) -> Model:
 
 
 def cnn_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`[lanes, n_out, batch]`; arguments as of `Model.forward`."""
+    """Return the outputs `[lanes, n_out, batch]`; see `Model.forward` for the arguments."""
     weight1, bias1, weight2, bias2, weight3, bias3 = params
     lanes, channels = bias1.shape
     n_inputs, batch, _ = x.shape
@@ -58,11 +58,11 @@ class ConvolvePoolReLU(torch.autograd.Function):
     """Convolution of each image with its weight, no padding; 2 x 2 maximum pooling; ReLU.
 
     weight `[n, out, in, K, K]`, bias `[n, out]`, images `[n, in, h, w, batch]`; returns `[n, out, h', w', batch]`,
-    where h' is (h - K + 1) / 2. Bias and ReLU come after the pooling, which changes nothing and leaves a quarter to
-    do. Of equal outputs the first one counts, as in torch.
+    where h' is (h - K + 1) / 2. Bias and ReLU follow the pooling: the result is the same, at a quarter of the work.
+    If outputs are equal, the first is the maximum, as in torch.
 
-    One image at a time, through buffers that stay in the cache: what is unfolded and what has not been pooled yet is
-    several times as large as the images, and is made again for the backward pass instead of kept.
+    Images are processed one at a time, in buffers that stay in the cache. The unfolded input and the outputs before
+    pooling are several times as large as the images; the backward pass computes them again.
     """
 
     @staticmethod
@@ -110,7 +110,7 @@ class ConvolvePoolReLU(torch.autograd.Function):
             products = torch.bmm(rows, patch_rows(unfolded, size).mT).sum(dim=0)
             weight_grad[i] = rows_first(products.view(out, size, channels, size))
             if images_grad is not None:
-                # Each product is added to the rows that it was made from, then each column to where it came from.
+                # Add each product to the rows it was computed from, then each column to its place in the image.
                 transposed = rows_first(weight[i]).flatten(1).T.contiguous()
                 unfolded.zero_()
                 for row, patches in zip(rows, patch_rows(unfolded, size), strict=True):
@@ -121,14 +121,14 @@ class ConvolvePoolReLU(torch.autograd.Function):
 
 
 def rows_first(weight: torch.Tensor) -> torch.Tensor:
-    """`[out, in, K, K]` with the kernel's rows before channels, as in a patch: `[out, K, in, K]`, and back."""
+    """Return weights `[out, in, K, K]` as `[out, K, in, K]`, rows before channels as in a patch, and the other way."""
     return weight.transpose(1, 2)
 
 
 def unfolding(images: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    """For each image what each column of a kernel meets in each row, `[h, channels, K, (w - K + 1) * batch]`.
+    """Yield each image unfolded along its width, `[h, channels, K, (w - K + 1) * batch]`.
 
-    All in the same memory: the next image takes the place of the one before.
+    All share one buffer: the next image overwrites the one before.
     """
     _, channels, height, width, batch = images.shape
     unfolded = images.new_empty(height, channels, size, width - size + 1, batch)
@@ -137,7 +137,7 @@ def unfolding(images: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
 
 
 def patch_rows(unfolded: torch.Tensor, size: int) -> torch.Tensor:
-    """The patches under each row of outputs, `[h - K + 1, K * channels * K, (w - K + 1) * batch]`, as a view."""
+    """Return the patches of each row of outputs, a view `[h - K + 1, K * channels * K, (w - K + 1) * batch]`."""
     height, columns = len(unfolded), unfolded.shape[-1]
     per_row = unfolded[0].numel()
     return unfolded.as_strided((height - size + 1, size * per_row // columns, columns), (per_row, columns, 1))

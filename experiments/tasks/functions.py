@@ -1,7 +1,7 @@
-"""Functions whose minima are known, as problems: a model's parameters are the point, its outputs the values there.
+"""Functions with known minima as problems: a model's parameters are the point, its outputs the function's values.
 
-What is drawn anew in every step, the noise, is the data: batches depend on the seed alone, and populations train these
-problems as they train any other.
+The data are the noise of each step. Batches depend on the seed alone, and populations train these problems as they
+train any other.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from experiments.tasks.data import Dataset
 from experiments.tasks.model import Model
 
 PERIOD = 101
-"""Of the counter-example."""
+"""The period of the counter-example, in steps."""
 Value = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Point(nn.Module):
-    """A function's argument w as a module: from examples x `[batch, ...]` to the function's values there, `[batch]`."""
+    """A module whose parameter w is the argument of a function: maps examples x `[batch, ...]` to values `[batch]`."""
 
     def __init__(self, start: torch.Tensor, value: Value):
         super().__init__()
@@ -31,11 +31,11 @@ class Point(nn.Module):
 
 
 def model(name: str, start: Callable[[], torch.Tensor], value: Value, bound: float | None = None) -> Model:
-    """A function as a model.
+    """Return a function as a model.
 
     Args:
         start: draws the first point, `[n]`, from torch's global generator.
-        value: from w `[..., n]` and x `[..., m]` to the values `[...]`.
+        value: maps w `[..., n]` and x `[..., m]` to the values `[...]`.
         bound: w stays in [-bound, bound].
     """
 
@@ -50,14 +50,14 @@ def model(name: str, start: Callable[[], torch.Tensor], value: Value, bound: flo
 
 
 def dataset(name: str, source: str, x: torch.Tensor, x_eval: torch.Tensor, **options) -> Dataset:
-    """Examples without targets: the outputs are the loss."""
+    """Return a data set without targets: the model's outputs are the loss."""
     x, x_eval = x.float(), x_eval.float()
     return Dataset(name, source, x, x.new_empty(len(x), 0), x_eval, x_eval.new_empty(len(x_eval), 0), **options)
 
 
 def quadratic(hessian: torch.Tensor, name: str = "quadratic") -> Model:
-    """1/2 (w - x)^T hessian (w - x) from a start in N(0, 1): x is the noise on where the minimum lies."""
-    copies = {}  # Made once: copying to a GPU waits for it.
+    """Return 1/2 (w - x)^T hessian (w - x), started from N(0, 1); x is the noise on the position of the minimum."""
+    copies = {}  # one per device and dtype, because copying to a GPU waits for the GPU
 
     def value(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         kind = w.device, w.dtype
@@ -69,9 +69,9 @@ def quadratic(hessian: torch.Tensor, name: str = "quadratic") -> Model:
 
 
 def noisy_quadratic(n: int = 20, noise: float = 1.0, n_train: int = 8192, seed: int = 0):
-    """Eigenvalues 1, 1/2, ..., 1/n and minima around 0: the loss has the floor 1/2 noise^2 tr(hessian).
+    """Return a quadratic with eigenvalues 1, 1/2, ..., 1/n and noisy minima; its floor is noise^2 tr(hessian) / 2.
 
-    The examples have mean 0 and variance noise^2 exactly, in each coordinate; the evaluation is without noise.
+    The examples have exactly mean 0 and variance noise^2 in each coordinate; the evaluation has no noise.
     Reference: Zhang et al. 2019, arXiv:1907.04164.
     """
     half = torch.randn(n_train // 2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -82,10 +82,11 @@ def noisy_quadratic(n: int = 20, noise: float = 1.0, n_train: int = 8192, seed: 
 
 
 def blocks(name: str, *eigenvalues: tuple[float, ...]):
-    """A quadratic whose Hessian has blocks with these eigenvalues, each rotated at random.
+    """Return a quadratic whose Hessian has blocks with these eigenvalues, each block rotated at random.
 
-    Where they differ between blocks but not within them, Adam is faster than SGD by orders; where every block has
-    all of them, it is not. Reference: Zhang et al. 2024, arXiv:2402.16788; Orvieto & Gower 2025, arXiv:2505.21829.
+    If the eigenvalues differ between blocks but not within them, Adam is faster than SGD by orders of magnitude; if
+    every block has the whole range of them, it is not.
+    Reference: Zhang et al. 2024, arXiv:2402.16788; Orvieto & Gower 2025, arXiv:2505.21829.
     """
     generator = torch.Generator().manual_seed(0)
     rotations = (torch.linalg.qr(torch.randn(len(e), len(e), generator=generator).double())[0] for e in eigenvalues)
@@ -96,7 +97,7 @@ def blocks(name: str, *eigenvalues: tuple[float, ...]):
 
 
 def rosenbrock():
-    """100 (w2 - w1^2)^2 + (1 - w1)^2 from a start in [-2, 2]^2; 0 at (1, 1). Reference: Rosenbrock 1960."""
+    """Return 100 (w2 - w1^2)^2 + (1 - w1)^2, started in [-2, 2]^2, with 0 at (1, 1). Reference: Rosenbrock 1960."""
 
     def value(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         a, b = w.unbind(-1)
@@ -108,10 +109,10 @@ def rosenbrock():
 
 
 def counter_example(period: int = PERIOD):
-    """f_t(w) = 1010 w in every 101st step, from the first, and -10 w in the others, w in [-1, 1]: best at -1.
+    """Return f_t(w) = 1010 w in every 101st step, from the first, else -10 w; w in [-1, 1], and -1 is best.
 
-    Adam with betas (0.9, 0.99) and lr 0.5 / sqrt(t) goes to 1, the worst point. AMSGrad goes to -1. Evaluation is the
-    mean over a period, above that at -1. Reference: Reddi et al. 2018, section 6 (arXiv:1904.09237).
+    Adam with betas (0.9, 0.99) and lr 0.5 / sqrt(t) goes to 1, the worst point; AMSGrad goes to -1. The evaluation loss
+    is the mean over a period minus its value at -1. Reference: Reddi et al. 2018, section 6 (arXiv:1904.09237).
     """
     slopes = torch.full((period, 1), -10.0)
     slopes[0] = 10.0 * period
@@ -122,7 +123,7 @@ def counter_example(period: int = PERIOD):
 
 
 class Function(NamedTuple):
-    """A function as data and a model, and what suits a run where nothing else is asked for."""
+    """A function as data and a model, with the default batch size and number of steps of a run."""
 
     make: Callable[[], tuple[Dataset, Model]]
     batch_size: int

@@ -10,11 +10,11 @@ from experiments.tasks.model import Model, in_tiles
 
 ROWS, COLUMNS = 28, 28
 AT_ONCE = 16
-"""Lanes that go through all steps together on the CPU."""
+"""Number of lanes that go through all steps together on the CPU."""
 
 
 class RowByRow(nn.Module):
-    """torch.nn.GRU over the rows of images `[batch, 784]`, and a linear layer after the last row."""
+    """A torch.nn.GRU that reads images `[batch, 784]` row by row, with a linear layer after the last row."""
 
     def __init__(self, hidden: int, n_out: int):
         super().__init__()
@@ -27,14 +27,17 @@ class RowByRow(nn.Module):
 
 
 def gru(hidden: int = 32, n_out: int = 10) -> Model:
-    """Reads 28 rows of 28 pixels. Reference: Cho et al. 2014, arXiv:1406.1078, in the form of torch.nn.GRU."""
+    """Return a GRU that reads 28 rows of 28 pixels, in the form of torch.nn.GRU.
+
+    Reference: Cho et al. 2014, arXiv:1406.1078.
+    """
     widths = (ROWS * COLUMNS, ROWS * 3 * hidden, ROWS * 3 * hidden, n_out)
     forward = in_tiles(gru_forward, AT_ONCE)
     return Model(f"gru {COLUMNS}-{hidden}-{n_out}", widths, lambda: RowByRow(hidden, n_out), forward, AT_ONCE)
 
 
 def gru_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`[lanes, n_out, batch]` of lanes that share their input x, `[batch, 784]`.
+    """Return the outputs `[lanes, n_out, batch]` of lanes that share their input x, `[batch, 784]`.
 
     Args:
         params: weight_ih `[lanes, 3 * hidden, 28]`, weight_hh `[lanes, 3 * hidden, hidden]`, bias_ih and bias_hh
@@ -43,20 +46,20 @@ def gru_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor
     weight_ih, weight_hh, bias_ih, bias_hh, weight, bias = params
     lanes, gates, _ = weight_ih.shape
     rows = x.unflatten(1, (ROWS, COLUMNS)).permute(1, 2, 0)
-    # All rows and lanes in one product.
+    # One product for all rows and lanes.
     stacked = weight_ih.reshape(1, lanes * gates, COLUMNS).expand(ROWS, -1, -1)
     projected = torch.baddbmm(bias_ih.reshape(1, -1, 1), stacked, rows).unflatten(1, (lanes, gates))
     return linear(weight, bias, Recurrence.apply(projected, weight_hh, bias_hh))
 
 
 class Recurrence(torch.autograd.Function):
-    """The last hidden state `[lanes, hidden, batch]`, from zeros.
+    """The recurrence of a GRU: returns the last hidden state `[lanes, hidden, batch]`, starting from zeros.
 
     r, z = sigmoid(projected_rz + weight_rz h + bias_rz)
     n = tanh(projected_n + r * (weight_n h + bias_n))
     h <- (1 - z) * n + z * h
 
-    projected: `[steps, lanes, 3 * hidden, batch]`, the inputs' part of each step, gates in the order r, z, n.
+    projected: `[steps, lanes, 3 * hidden, batch]`, the input's share of each step, gates in the order r, z, n.
     weight: `[lanes, 3 * hidden, hidden]`; bias: `[lanes, 3 * hidden]`.
     The backward pass is written by hand: through autograd a step takes 1.2 times as long.
     """
@@ -67,7 +70,7 @@ class Recurrence(torch.autograd.Function):
         hidden = width // 3
         states = projected.new_zeros(steps + 1, lanes, hidden, batch)
         gates = torch.empty_like(projected)
-        candidates = torch.empty_like(states[1:])  # what r is multiplied with
+        candidates = torch.empty_like(states[1:])  # the factors of r
         for h, h_next, of_input, gate, candidate in zip(states, states[1:], projected, gates, candidates, strict=False):
             recurrent = linear(weight, bias, h)
             rz, n = gate.split((2 * hidden, hidden), dim=1)

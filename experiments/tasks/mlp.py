@@ -1,10 +1,9 @@
-"""Models as stacks of lanes: every parameter `[lanes, ...]`, one forward pass for all.
+"""Multilayer perceptrons as stacks of lanes: every parameter is `[lanes, ...]`, with one forward pass for all.
 
-A lane computes what the ordinary `torch.nn` model beside it computes with the same seed; the
-model in `torch.nn` is where a lane's initial weights come from.
+A lane computes what the ordinary `torch.nn` model computes with the same seed, from which its initial weights come.
 
-Activations are `[lanes, features, batch]`: a weight `[lanes, out, in]` then multiplies from the
-left, and its gradient comes out of a matrix product in the layout that it has to have.
+Activations are `[lanes, features, batch]`: a weight `[lanes, out, in]` multiplies from the left, and a matrix product
+gives its gradient in the layout of the weight.
 """
 
 import itertools
@@ -15,12 +14,12 @@ from torch import nn
 
 from experiments.tasks.model import Model
 
-# What torch.compile calls on the CPU; not public, hence the question.
+# torch.compile calls this on the CPU; it is not public, so a version of torch may lack it.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
-    """Linear layers with ReLU, and dropout, between them; two widths make a linear model."""
+    """Return linear layers with ReLU and dropout between them; two widths make a linear model."""
 
     def build() -> nn.Sequential:
         layers = []
@@ -33,7 +32,7 @@ def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
 
 
 class Masked(nn.Sequential):
-    """An nn.Sequential that multiplies what each ReLU returns by a mask `[width, batch]`, if it is given masks."""
+    """An nn.Sequential that multiplies the output of each ReLU by a mask `[width, batch]`, if it is given masks."""
 
     def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         remaining = iter(masks)
@@ -45,9 +44,9 @@ class Masked(nn.Sequential):
 
 
 class SharedProduct(torch.autograd.Function):
-    """weight `[n_inputs, rows, features]` times inputs `[n_inputs, batch, features]`, float32 on the CPU, by oneDNN.
+    """Products of weights `[n_inputs, rows, features]` and inputs `[n_inputs, batch, features]` by oneDNN.
 
-    torch.bmm goes to MKL, which on AMD processors takes a fifth longer for these shapes.
+    For float32 on the CPU. torch.bmm calls MKL, which takes a fifth longer for these shapes on AMD processors.
     """
 
     @staticmethod
@@ -64,15 +63,15 @@ class SharedProduct(torch.autograd.Function):
 
 
 def onednn_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Each a `[m, k]` of a stack times the transpose of its b `[n, k]`, one below the other."""
+    """Return each matrix of a `[i, m, k]` times the transposed one of b `[i, n, k]`, stacked: `[i * m, n]`."""
     product = torch.ops.mkldnn._linear_pointwise
-    # One matrix at a time, on all threads: a few large ones divide badly among them. One alone is not copied.
+    # One matrix at a time, on all threads: a few large ones divide badly among threads. A single product is not copied.
     products = [product(a_i, b_i, None, "none", [], None) for a_i, b_i in zip(a, b, strict=True)]
     return products[0] if len(products) == 1 else torch.cat(products)
 
 
 def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`[lanes, out, batch]`: lanes that share an input are rows of one large matrix. x is never copied."""
+    """Return `[lanes, out, batch]`. Lanes that share an input become rows of one large matrix; x is never copied."""
     lanes, width, features = weight.shape
     n_inputs, batch, _ = x.shape
     stacked = weight.view(n_inputs, -1, features)
@@ -82,9 +81,11 @@ def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> to
 
 
 def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
-    """Linear layers with ReLU between them: weight `[lanes, out, in]` and bias `[lanes, out]` of each in turn.
+    """Apply linear layers with ReLU between them.
 
-    masks: `[n_inputs, width, batch]` for each hidden layer, or none at all.
+    Args:
+        params: weight `[lanes, out, in]` and bias `[lanes, out]` of each layer in turn.
+        masks: `[n_inputs, width, batch]` for each hidden layer, or none at all.
     """
     hidden = first_layer(params[0], params[1], x)
     for layer, (weight, bias) in enumerate(zip(params[2::2], params[3::2], strict=True)):
@@ -96,5 +97,5 @@ def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.T
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """`[lanes, out, batch]` from weight `[lanes, out, in]`, bias `[lanes, out]` and hidden `[lanes, in, batch]`."""
+    """Return `[lanes, out, batch]` from weight `[lanes, out, in]`, bias `[lanes, out]`, hidden `[lanes, in, batch]`."""
     return torch.baddbmm(bias.unsqueeze(2), weight, hidden)

@@ -1,4 +1,4 @@
-"""Models as stacks of lanes: every parameter `[lanes, ...]`, one forward pass for all."""
+"""The type of all models, as stacks of lanes: every parameter is `[lanes, ...]`, with one forward pass for all."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,14 @@ class Model:
     """A network that can be trained alone or stacked.
 
     Attributes:
-        name: as in tables, for example "mlp 784-32-32-10".
-        widths: numbers that an example has in every activation, input first.
-        build: makes the ordinary module, initialised from torch's global generator.
-        forward: outputs `[lanes, n_out, batch]` from the module's parameters, each `[lanes, ...]`, and
-            inputs `[n_inputs, batch, features]`. Lanes are divided evenly among the inputs, in order, so
-            that x[0] is what the first lanes / n_inputs lanes see. The module and `forward` also take the
-            masks of dropout, if there are any.
-        at_once: how many lanes `forward` holds the larger activations of, on the CPU; None for all.
-        dropout: probability with which a hidden activation is dropped in training.
+        name: as shown in tables, for example "mlp 784-32-32-10".
+        widths: size of an example in every activation, input first.
+        build: returns the ordinary module, initialised from torch's global generator.
+        forward: returns the outputs `[lanes, n_out, batch]`, from the module's parameters, each `[lanes, ...]`, and
+            inputs `[n_inputs, batch, features]`. The lanes are divided evenly among the inputs, in order: the first
+            lanes / n_inputs lanes see x[0]. The module and `forward` also take the masks of dropout, if there are any.
+        at_once: number of lanes whose larger activations `forward` holds at a time on the CPU; None for all.
+        dropout: probability that a hidden activation is dropped in training.
         bound: parameters are clamped to [-bound, bound] after every step; None leaves them.
     """
 
@@ -43,21 +42,22 @@ class Model:
 
     @torch.no_grad()
     def project_(self, params: Iterable[torch.Tensor]) -> None:
-        """Bring parameters back, in place, to where the model's `bound` has them."""
+        """Clamp parameters, in place, to the model's `bound`, if it has one."""
         if self.bound is not None:
             for p in params:
                 p.clamp_(-self.bound, self.bound)
 
     def masks(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
-        """What hidden activations are multiplied by in a step, float32 `[width, batch_size]` for each hidden layer.
+        """Draw the factors of the hidden activations in a step, float32 `[width, batch_size]` for each hidden layer.
 
-        0 or 1 / (1 - dropout), by seed, step and layer alone: not by the configuration, the device or other lanes.
+        Each is 0 or 1 / (1 - dropout). They depend on seed, step and layer alone, not on the configuration, the device
+        or other lanes.
         """
         if not self.dropout:
             return []
         masks = []
         for layer, width in enumerate(self.widths[1:-1]):
-            # A generator that counts: any step can be drawn without those before it.
+            # A counter-based generator draws any step without drawing the earlier ones.
             random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, layer, step]))
             kept = random.random((width, batch_size), dtype=np.float32) >= self.dropout
             masks.append(torch.from_numpy(kept / np.float32(1 - self.dropout)))
@@ -65,14 +65,14 @@ class Model:
 
 
 def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
-    """Leaves `[len(seeds) * n_configs, ...]`, seed by seed: all lanes of a seed begin with the same weights.
+    """Return parameters `[len(seeds) * n_configs, ...]`, seed by seed; all lanes of a seed begin with the same weights.
 
-    Torch's global generator is left as it was.
+    Torch's global generator does not change.
     """
     with torch.random.fork_rng(devices=[]):
         alone = []
         for seed in seeds:
-            # The CPU's alone: the generators of GPUs stay as they were.
+            # Seed the CPU's generator alone, so that those of GPUs do not change.
             torch.default_generator.manual_seed(seed)
             alone.append([p.detach().to(dtype) for p in model.build().parameters()])
     return [
@@ -82,10 +82,10 @@ def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float3
 
 
 def in_tiles(forward: Forward, at_once: int) -> Forward:
-    """The forward pass of a `Model` out of one for lanes that share their input, a few of which go through at a time.
+    """Return the forward pass of a `Model`, made from one for lanes that share their input, `at_once` lanes at a time.
 
-    On the CPU, where tensors above 32 MiB are mapped and page-faulted anew each time, and smaller ones stay in the
-    cache for the next operation. A GPU takes all lanes of an input at once.
+    The CPU maps tensors above 32 MiB anew each time, with page faults, and keeps smaller ones in the cache for the next
+    operation. A GPU takes all lanes of an input at once.
     """
 
     def tiled(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:

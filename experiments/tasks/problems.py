@@ -1,4 +1,4 @@
-"""What is trained on what: a data set, a model and a loss."""
+"""Problems, which a sweep can train: a data set, a model and a loss."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from experiments.tasks.model import Model
 
 @dataclass(frozen=True)
 class Problem:
-    """A task made concrete. `data` stays on the CPU; training moves it to its device.
+    """A task with its data and a model. `data` stays on the CPU; training moves it to its device.
 
     Attributes:
-        batch_size, steps: of a run where nothing else is asked for; without steps it is an epoch.
-        examples: that such an epoch has at least: those of a small data set come again.
+        batch_size, steps: defaults of a run; if steps is None, a run is one epoch.
+        examples: least number of examples of such a run: a smaller data set is repeated.
     """
 
     task: str
@@ -44,9 +44,9 @@ class Problem:
 
 
 def losses(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean loss of each lane, `[lanes]`: cross-entropy for integer targets, mean squared error for floats.
+    """Return the mean loss of each lane, `[lanes]`: cross-entropy for integer targets, mean squared error for floats.
 
-    Where there are no targets, `[n_inputs, batch, 0]`, the outputs are the loss.
+    If there are no targets, `[n_inputs, batch, 0]`, the outputs are the loss.
 
     Args:
         output: `[lanes, n_out, batch]`.
@@ -61,8 +61,8 @@ def losses(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def correct(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """How many of the batch each lane classifies correctly, `[lanes]`."""
-    # On the CPU six times as fast as argmax over a dimension that is not the last.
+    """Count the examples of the batch that each lane classifies correctly, `[lanes]`."""
+    # This is six times as fast on the CPU as argmax over a dimension that is not the last.
     return (output.max(dim=1).indices == per_lane(target, len(output))).sum(dim=1)
 
 
@@ -73,7 +73,7 @@ def per_lane(target: torch.Tensor, lanes: int) -> torch.Tensor:
 
 
 class Options(NamedTuple):
-    """What one may choose of a problem beside its task and model; see `make`."""
+    """The options of a problem other than its task and model; see `make`."""
 
     hidden: int | None = None
     dropout: float = 0.0
@@ -85,9 +85,9 @@ class Task(NamedTuple):
     """A task with one of its models.
 
     Attributes:
-        data, model: make them from what was chosen.
-        takes: the options that the model, or its data, has.
-        defaults: arguments of `Problem`: what suits a run.
+        data, model: return the data and the model for the chosen options.
+        takes: names of the options that the model or its data has.
+        defaults: arguments of `Problem` that suit a run.
     """
 
     data: Callable[[Options], data.Dataset]
@@ -96,36 +96,36 @@ class Task(NamedTuple):
     defaults: Mapping[str, Any] = {}
 
 
-def mnist(model: Callable[[Options], Model], *takes: str) -> Task:
+def mnist_task(model: Callable[[Options], Model], *takes: str) -> Task:
     return Task(lambda chosen: data.mnist(chosen.data_dir), model, takes, {"examples": 60_000})
 
 
-def function(name: str) -> Task:
+def function_task(name: str) -> Task:
     made = functions.FUNCTIONS[name]
     return Task(
         lambda _: made.make()[0], lambda _: made.make()[1], (), {"batch_size": made.batch_size, "steps": made.steps}
     )
 
 
-def pair(chosen: Options, first: int, second: int) -> tuple[int, int]:
-    """The widths of an mlp's hidden layers, those where nothing else was chosen."""
+def hidden_widths(chosen: Options, first: int, second: int) -> tuple[int, int]:
+    """Return the widths of an mlp's two hidden layers: `first` and `second`, unless a width was chosen."""
     return chosen.hidden or first, chosen.hidden or second
 
 
 TASKS: dict[str, dict[str, Task]] = {
     "mnist": {
-        "mlp": mnist(
-            lambda chosen: mlp.mlp(784, *pair(chosen, 32, 32), 10, dropout=chosen.dropout), "hidden", "dropout"
+        "mlp": mnist_task(
+            lambda chosen: mlp.mlp(784, *hidden_widths(chosen, 32, 32), 10, dropout=chosen.dropout), "hidden", "dropout"
         ),
-        "logistic": mnist(lambda _: mlp.mlp(784, 10, name="logistic")),
-        "cnn": mnist(lambda _: cnn.cnn()),
-        "gru": mnist(lambda chosen: gru.gru(chosen.hidden or 32), "hidden"),
+        "logistic": mnist_task(lambda _: mlp.mlp(784, 10, name="logistic")),
+        "cnn": mnist_task(lambda _: cnn.cnn()),
+        "gru": mnist_task(lambda chosen: gru.gru(chosen.hidden or 32), "hidden"),
     },
     "regression": {
-        # The source article's network.
+        # the network of the source article
         "mlp": Task(
             lambda _: data.teacher_regression(),
-            lambda chosen: mlp.mlp(10, *pair(chosen, 20, 30), 1, dropout=chosen.dropout),
+            lambda chosen: mlp.mlp(10, *hidden_widths(chosen, 20, 30), 1, dropout=chosen.dropout),
             ("hidden", "dropout"),
         ),
         "linear": Task(
@@ -143,19 +143,19 @@ TASKS: dict[str, dict[str, Task]] = {
             {"batch_size": 1038, "steps": 300},
         )
     },
-    "function": {name: function(name) for name in functions.FUNCTIONS},
+    "function": {name: function_task(name) for name in functions.FUNCTIONS},
 }
-"""What can be trained: tasks, and the models of each, the first of which is its default."""
+"""The tasks that can be trained, with their models; the first model of a task is its default."""
 LIMITS = {
     "hidden": ("a width of at least 1", lambda given: given is None or given >= 1),
     "dropout": ("numbers in [0, 1)", lambda given: 0 <= given < 1),
     "condition_number": (f"numbers from 1 to {data.MAX_CONDITION_NUMBER:g}", lambda given: True),
 }
-"""What options of models accept."""
+"""The values that the options of models accept."""
 
 
 def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Options]:
-    """Return the model's name and how it is made. Raises: OptionError if the task does not know it, or it an option."""
+    """Return the model's name, its task and its options. Raises: OptionError if one of them does not exist or fit."""
     if task not in TASKS:
         raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {values.shown(task)}")
     name, chosen = model or next(iter(TASKS[task])), Options(**options)
@@ -179,10 +179,10 @@ def make(task: str, model: str | None = None, **options) -> Problem:
     """Load or generate the data of a task and choose its model.
 
     Args:
-        task, model: see `TASKS`; None takes the task's first model.
+        task, model: keys of `TASKS`; None takes the task's first model.
         hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
             source article's 20 and 30 on regression.
-        dropout: probability with which an mlp's hidden activations are dropped in training.
+        dropout: probability that a hidden activation of an mlp is dropped in training.
         data_dir: folder of the MNIST files; see `data.mnist`.
         condition_number: of the linear least squares problem; 100 by default.
     Raises: OptionError, DataError.

@@ -1,4 +1,4 @@
-"""A step of training as one CUDA graph: the host says "again" instead of launching each kernel anew."""
+"""A training step as one CUDA graph, which the host replays instead of launching each kernel anew."""
 
 import contextlib
 import sys
@@ -9,25 +9,25 @@ import torch
 from tqdm.auto import tqdm
 
 WARM_UP = 3
-"""Calls before the capture: libraries choose their kernels, gradients and states come to lie where they stay."""
+"""Calls before the capture, in which libraries choose kernels, and gradients and states get their final memory."""
 ABANDONED = []
-"""Graphs whose capture failed, which stay alive: torch up to 2.11 goes on asking them for whom it pins memory."""
+"""Graphs whose capture failed. They stay alive because torch up to 2.11 still refers to them when it pins memory."""
 
 
 def replayed(step: Callable[[], object], device: str | torch.device) -> Callable[[], object]:
-    """`step`, which on a GPU is captured in its fourth call, and replayed from then on; each call takes one step.
+    """Return a function that takes one step per call: on a GPU it captures `step` in its fourth call, then replays it.
 
-    Where the capture fails, a sentence on stderr says why, and calls go on to run `step` itself.
+    If the capture fails, a sentence on stderr says why, and further calls run `step` itself.
 
     Args:
-        step: on a GPU it must read and write the same tensors in each call, wait for nothing, and leave to the device
-            whatever differs between calls: what Python does in it is done once.
-        device: of those tensors. On the CPU `step` is returned as it is.
-    Raises: torch.OutOfMemoryError, which running it in another way would meet as well.
+        step: on a GPU it must read and write the same tensors in each call, wait for nothing, and compute on the device
+            whatever differs between calls, because its Python code runs only once.
+        device: device of those tensors. On the CPU `step` is returned as it is.
+    Raises: torch.OutOfMemoryError, which would also be raised without a graph.
     """
     if torch.device(device).type != "cuda":
         return step
-    # Autograd remembers on which stream a gradient was made: warm-up and capture share one.
+    # Autograd remembers the stream of each gradient, so warm-up and capture share one.
     side = torch.cuda.Stream(device)
     calls, again = 0, None
 
@@ -45,7 +45,7 @@ def replayed(step: Callable[[], object], device: str | torch.device) -> Callable
 
 
 def aside(call: Callable[[], object], stream: torch.cuda.Stream) -> None:
-    """Run `call` on another stream of its device, after what the current one has to do and before what comes next."""
+    """Run `call` on another stream of its device, after the work queued on the current stream and before later work."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     try:
@@ -56,7 +56,7 @@ def aside(call: Callable[[], object], stream: torch.cuda.Stream) -> None:
 
 
 def captured(step: Callable[[], object], stream: torch.cuda.Stream | None = None) -> Callable[[], object]:
-    """What replays a step that has been warmed up, or the step itself if it cannot be captured."""
+    """Return a function that replays a step that has been warmed up, or the step itself if it cannot be captured."""
     try:
         return record(step, stream or torch.cuda.Stream()).replay
     except torch.OutOfMemoryError:
@@ -68,10 +68,10 @@ def captured(step: Callable[[], object], stream: torch.cuda.Stream | None = None
 
 
 def record(call: Callable[[], object], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """Capture what `call` launches on a stream as one CUDA graph.
+    """Return the kernels that `call` launches on a stream as one CUDA graph.
 
-    If that fails, torch is left as it was: the current stream, the allocator, the generators of random numbers.
-    Raises: what `call` raises, else what the capture raises; of several errors that followed each other, the first.
+    If that fails, torch's state is restored: the current stream, the allocator, the random number generators.
+    Raises: the error of `call`, else that of the capture; if one error led to others, the first.
     """
     graph, pool, handled = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), sys.exc_info()[1]
     begun, cause = False, None
@@ -88,19 +88,19 @@ def record(call: Callable[[], object], stream: torch.cuda.Stream) -> torch.cuda.
         abandon(graph, pool, stream, begun)
         raise first_error(cause or error, handled) from None
     finally:
-        del cause  # whose traceback has this frame, and tensors in others
+        del cause  # its traceback refers to this frame, and to tensors in others
     return graph
 
 
 def first_error(error: BaseException, handled: BaseException | None = None) -> BaseException:
-    """Of RuntimeErrors, as torch raises them, the one that the others followed.
+    """Return the first of a chain of RuntimeErrors that led to `error`.
 
     Args:
-        handled: an error that had been there before all of them.
+        handled: an error that was already being handled before them, where the chain ends.
     """
     while isinstance(error, RuntimeError):
         earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        # One of another kind, as a KeyError, was caught, and the work went on.
+        # An error of another kind, such as a KeyError, was caught earlier and did not stop the work.
         if earlier is handled or not isinstance(earlier, RuntimeError):
             break
         error = earlier
@@ -108,11 +108,11 @@ def first_error(error: BaseException, handled: BaseException | None = None) -> B
 
 
 def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cuda.Stream, begun: bool) -> None:
-    """Undo what a failed capture has left in torch; each part changes nothing where torch has done it.
+    """Undo the changes that a failed capture has left in torch; each part does nothing if torch has undone it.
 
     Args:
-        pool: where the capture allocated; of no other capture.
-        begun: whether it got as far as running what was to be captured.
+        pool: memory pool of the capture, shared with no other.
+        begun: whether the capture had begun, so that the step ran.
     """
     index, quietly = stream.device_index, contextlib.suppress(RuntimeError, AttributeError)
     empty, spare = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
@@ -120,7 +120,7 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
         with quietly, torch.cuda.stream(stream):
-            # On another stream, to which `call` may have changed, the end of the capture was refused.
+            # `call` may have changed to another stream, on which torch refuses to end the capture.
             if begun and torch.cuda.is_current_stream_capturing():
                 graph.capture_end()
         with quietly:
@@ -128,8 +128,8 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cu
         # Up to 2.11 torch does not end the allocator's part of an invalidated capture (pytorch/pytorch#180395).
         with quietly:
             torch._C._cuda_endAllocateToPool(index, pool)
-        # Up to 2.13 it does not give the pool's memory back (#190348). Only a pool that has users can be allocated
-        # from: this fails if the graph is no user any more, and else there are two to take off.
+        # Up to 2.13 it does not free the pool's memory (#190348). Allocating from a pool fails unless it has users:
+        # if this fails, the graph has released it; otherwise two references have to be released.
         with quietly:
             if begun:
                 torch._C._cuda_beginAllocateCurrentThreadToPool(index, pool)
@@ -139,7 +139,7 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cu
         # Up to 2.11 its generators refuse to work until another capture has ended.
         with quietly, torch.cuda.stream(stream), torch.cuda.graph(empty, pool=spare, stream=stream):
             pass
-        with quietly:  # which is refused where that has worked
+        with quietly:  # fails if the capture above has worked
             torch._C._cuda_endAllocateToPool(index, spare)
         with quietly:
             empty.reset()

@@ -1,4 +1,4 @@
-"""Which optimizers a sweep can train, which axes each of them has, and with which default values."""
+"""The optimizers that a sweep can train, with the axes of each and their default values."""
 
 import importlib
 import inspect
@@ -14,14 +14,14 @@ from experiments.common.values import Kind, several, shown, taken
 from experiments.training.axes import AXES
 
 
-class Choice(NamedTuple):
-    """What a name stands for.
+class Entry(NamedTuple):
+    """An optimizer that a sweep can train.
 
     Attributes:
-        lanes: class that takes `[K]` tensors, for populations.
+        lanes: class for populations, which takes `[K]` tensors as hyperparameters.
         alone: torch's own class, for ordinary runs; None if torch has none.
-        fixed: arguments of the constructor that are no axes here.
-        defaults: values of axes that take the place of the constructor's.
+        fixed: arguments of the constructor that are not axes.
+        defaults: default values of axes that replace the constructor's.
     """
 
     lanes: type[torch.optim.Optimizer]
@@ -31,27 +31,27 @@ class Choice(NamedTuple):
 
 
 OPTIMIZERS = {
-    "adam": Choice(optim.Adam, torch.optim.Adam),
-    "adamw": Choice(optim.AdamW, torch.optim.AdamW),
-    "amsgrad": Choice(optim.Adam, torch.optim.Adam, {"amsgrad": True}),
-    "nadam": Choice(optim.NAdam, torch.optim.NAdam),
-    "radam": Choice(optim.RAdam, torch.optim.RAdam),
-    "sgd": Choice(optim.SGD, torch.optim.SGD, {"momentum": 0.0}),
-    "momentum": Choice(optim.SGD, torch.optim.SGD, defaults={"momentum": 0.9}),
-    "nesterov": Choice(optim.SGD, torch.optim.SGD, {"nesterov": True}, {"momentum": 0.9}),
-    "adagrad": Choice(optim.Adagrad, torch.optim.Adagrad),
-    # A momentum of zero, given as a tensor over lanes, would take a state of its own.
-    "rmsprop": Choice(optim.RMSprop, torch.optim.RMSprop, {"momentum": 0.0}),
-    "adadelta": Choice(optim.Adadelta, torch.optim.Adadelta),
-    "lion": Choice(optim.Lion),
+    "adam": Entry(optim.Adam, torch.optim.Adam),
+    "adamw": Entry(optim.AdamW, torch.optim.AdamW),
+    "amsgrad": Entry(optim.Adam, torch.optim.Adam, {"amsgrad": True}),
+    "nadam": Entry(optim.NAdam, torch.optim.NAdam),
+    "radam": Entry(optim.RAdam, torch.optim.RAdam),
+    "sgd": Entry(optim.SGD, torch.optim.SGD, {"momentum": 0.0}),
+    "momentum": Entry(optim.SGD, torch.optim.SGD, defaults={"momentum": 0.9}),
+    "nesterov": Entry(optim.SGD, torch.optim.SGD, {"nesterov": True}, {"momentum": 0.9}),
+    "adagrad": Entry(optim.Adagrad, torch.optim.Adagrad),
+    # A momentum of zero, given as a tensor over lanes, would need a state.
+    "rmsprop": Entry(optim.RMSprop, torch.optim.RMSprop, {"momentum": 0.0}),
+    "adadelta": Entry(optim.Adadelta, torch.optim.Adadelta),
+    "lion": Entry(optim.Lion),
 }
 GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
-"""Classes that were given as such, as from a notebook, by the names under which results know them."""
+"""Optimizers that were given as classes, for example in a notebook, by their names in results."""
 ACCEPTED = f"{', '.join(OPTIMIZERS)} or MODULE:CLASS"
 
 
 def names_or_classes(given: Any) -> list[str | type]:
-    """One or several as a list. Raises: TypeError if one is neither a name nor a class."""
+    """Return one or several optimizers as a list. Raises: TypeError if one is neither a name nor a class."""
     found = several(given)
     if not all(isinstance(one, str | type) for one in found):
         raise TypeError
@@ -62,10 +62,10 @@ ONE_OR_SEVERAL = Kind(f"one or several of {ACCEPTED}", names_or_classes)
 
 
 def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
-    """The names of one or several optimizers, given by name or as classes."""
+    """Return the names of one or several optimizers, given by name or as classes; classes are added to `GIVEN`."""
     names = []
     for one in taken("--optimizer", chosen, ONE_OR_SEVERAL):
-        # A notebook's __main__ is main: legends leave out what begins with an underscore.
+        # __main__ becomes main, because legends leave out names that begin with an underscore.
         name = one if isinstance(one, str) else f"{one.__module__.strip('_')}:{one.__qualname__}"
         if not isinstance(one, str):
             GIVEN[name] = one
@@ -73,8 +73,8 @@ def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
     return names
 
 
-def resolve(name: str) -> Choice:
-    """What a name, or the `module:Class` of an optimizer that takes `[K]` tensors, stands for. Raises: OptionError."""
+def resolve(name: str) -> Entry:
+    """Return the optimizer of a name, or of the `module:Class` of one that takes `[K]` tensors. Raises: OptionError."""
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
     module_name, colon, class_name = name.partition(":")
@@ -82,7 +82,7 @@ def resolve(name: str) -> Choice:
         raise OptionError(f"--optimizer accepts {ACCEPTED}, not {shown(name)}")
     try:
         found = GIVEN.get(name) or getattr(importlib.import_module(module_name), class_name, None)
-    # Whatever the code of a user's module raises, which may end the process.
+    # The code of a user's module may raise anything, even SystemExit.
     except (Exception, SystemExit) as error:
         reason = str(error).partition("\n")[0]
         raise OptionError(
@@ -91,39 +91,39 @@ def resolve(name: str) -> Choice:
         ) from error
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise OptionError(f"--optimizer accepts the MODULE:CLASS of a torch.optim.Optimizer, and {name} is none")
-    choice = Choice(found)
-    if "lr" not in axes(choice):
+    entry = Entry(found)
+    if "lr" not in axes(entry):
         raise OptionError(f"--optimizer accepts a MODULE:CLASS whose constructor names lr, and {name}'s does not")
-    return choice
+    return entry
 
 
-def axes(choice: Choice) -> dict[str, float]:
-    """The axes that the constructor has, in the order of `AXES`, with their default values."""
-    values = {name: parameter.default for name, parameter in inspect.signature(choice.lanes).parameters.items()}
+def axes(entry: Entry) -> dict[str, float]:
+    """Return the axes that the constructor has, in the order of `AXES`, with their default values."""
+    values = {name: parameter.default for name, parameter in inspect.signature(entry.lanes).parameters.items()}
     if isinstance(values.get("betas"), tuple) and len(values["betas"]) == 2:
         values["beta1"], values["beta2"] = values["betas"]
-    values |= choice.defaults
-    known = {axis: values[axis] for axis in AXES if axis in values and axis not in choice.fixed}
+    values |= entry.defaults
+    known = {axis: values[axis] for axis in AXES if axis in values and axis not in entry.fixed}
     return {axis: float(v) if isinstance(v, int | float) else AXES[axis] for axis, v in known.items()}
 
 
-def arguments(choice: Choice, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments from a value (or a tensor over lanes) for each axis; what it lacks is left out."""
-    chosen = {axis: values[axis] for axis in axes(choice)}
-    if "betas" in inspect.signature(choice.lanes).parameters and "beta1" in chosen:
+def arguments(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments from a value, or a tensor over lanes, for each axis; ignore axes it lacks."""
+    chosen = {axis: values[axis] for axis in axes(entry)}
+    if "betas" in inspect.signature(entry.lanes).parameters and "beta1" in chosen:
         chosen["betas"] = (chosen.pop("beta1"), chosen.pop("beta2"))
-    return {**chosen, **choice.fixed}
+    return {**chosen, **entry.fixed}
 
 
 def make(name: str, params: list[torch.Tensor], configs: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of a population. configs: a tensor over lanes for each axis."""
-    choice = resolve(name)
-    return choice.lanes(params, **arguments(choice, configs))
+    """Return the optimizer of a population. configs: a tensor over lanes for each axis."""
+    entry = resolve(name)
+    return entry.lanes(params, **arguments(entry, configs))
 
 
-def check(name: str, configs: pd.DataFrame) -> None:
+def check_values(name: str, configs: pd.DataFrame) -> None:
     """Raise OptionError if the optimizer refuses the configurations, as torch's Nesterov does a momentum of zero."""
-    # Twice, for there to be lanes: a class without them takes tensors of one element.
+    # Each value twice, because a class without lanes would accept a tensor of one element.
     values = {axis: torch.tensor(configs[axis].to_numpy()).repeat(2) for axis in configs}
     try:
         make(name, [torch.zeros(2 * len(configs), 1, requires_grad=True)], values)

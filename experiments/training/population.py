@@ -16,14 +16,14 @@ from experiments.training import cuda_graph, optimizers, schedules
 from optim.base import RuleOptimizer
 
 DIVERGED = 100.0
-"""A run has diverged at the first step whose training loss is not finite or exceeds this many
-times the loss of its first step."""
+"""A run has diverged at the first step whose training loss is not finite or exceeds this many times the loss of its
+first step."""
 
 
 def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
-    """Yield int64 `[batch_size]` indices for ever: epochs of a fresh permutation, incomplete batches dropped.
+    """Yield int64 `[batch_size]` indices without end; each epoch is a new permutation, incomplete batches are dropped.
 
-    They depend on the seed alone, not on the device or on what else is trained.
+    They depend on the seed alone, not on the device or on other runs.
     """
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -32,28 +32,28 @@ def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Steps after which to evaluate: 0, then evenly spaced, the last step included."""
+    """Return the steps after which to evaluate: 0, then evenly spaced ones, the last step included."""
     evaluations = min(evaluations, steps)
     return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
 
 
 def lane_bytes(model: Model, batch_size: int) -> int:
-    """Memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
+    """Return the memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
 
-    Two states are counted: no optimizer but amsgrad, with three, has more.
+    Two states are counted; only amsgrad has more, three.
     """
     return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
 
 
 def largest_block(model: Model, batch_size: int) -> int:
-    """The largest tensor that a step makes for a lane, bytes: a gradient or an activation."""
+    """Return the bytes of the largest tensor that a step makes for a lane: a gradient or an activation."""
     with torch.device("meta"):
         largest = max(p.numel() for p in model.build().parameters())
     return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
 
 
 def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor):
-    """Loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
+    """Return loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
 
     Args:
         x, y: the evaluation set on the device of the parameters. Accuracy is NaN for regression.
@@ -71,25 +71,27 @@ def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, 
             hits += problems.correct(output, yb.unsqueeze(0)) if problem.classifies else math.nan
     loss /= len(x)
     if floor := problem.data.loss_floor:
-        # float32 cannot tell losses closer to the optimum than this.
+        # float32 cannot resolve losses closer to the optimum than this.
         loss = (loss - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
     return loss, hits / len(x)
 
 
-def tensors(problem: Problem, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """x_train, y_train, x_eval, y_eval on the device; whatever is not an integer as dtype."""
+def tensors(
+    problem: Problem, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
+    """Return x_train, y_train, x_eval and y_eval on the device, floating-point ones as dtype."""
     data = problem.data
     all_four = (data.x_train, data.y_train, data.x_eval, data.y_eval)
     return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
 
 
 def masks_of(model: Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
-    """Masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer, if there is any."""
+    """Draw the masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer."""
     return [torch.stack(layer) for layer in zip(*(model.masks(seed, step, batch_size) for seed in seeds), strict=True)]
 
 
 def upload(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a tensor from the CPU, without waiting for what a GPU has still to do."""
+    """Copy a tensor from the CPU, in place into target, without waiting for work queued on a GPU."""
     # From pageable memory the copy would wait.
     target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)
 
@@ -104,13 +106,13 @@ def step_(
     forward: Forward,
     accumulate: int = 1,
 ) -> torch.Tensor:
-    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; returns their losses, `[lanes]`.
+    """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; return their losses, `[lanes]`.
 
-    On a GPU gradients stay where they are, as a CUDA graph demands.
+    On a GPU the gradients keep their memory, as a CUDA graph needs.
 
     Args:
-        masks: of dropout, `[n_seeds, width, batch]` for each hidden layer.
-        forward: as of the `Model`.
+        masks: masks of dropout, `[n_seeds, width, batch]` for each hidden layer.
+        forward: the forward pass of the `Model`.
         accumulate: number of equal parts of the batch that go through the model one after the other.
     """
     optimizer.zero_grad(set_to_none=not x.is_cuda)
@@ -147,19 +149,19 @@ def train(
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
     Args:
-        configs: one row each; columns as in `axes.AXES`, of which those count that the optimizer has.
+        configs: one row each; columns as in `axes.AXES`. Axes that the optimizer lacks are ignored.
         optimizer: a name in `optimizers.OPTIMIZERS` or a "module:Class".
-        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are
-            taken from the data as one large batch is.
-        schedule, warmup: of lr, for every lane; see `schedules.factor`.
-        on_step: called after each step with the number of steps done, and at once when a state is resumed.
-        due, keep: after each step but the last, `keep` is given the state of the training if `due` says so. It holds
-            the very tensors that the next step changes.
-        resume: a state as `keep` had it, of the same configurations and seeds in the same order, and of the same
-            options. Training goes on after its step, to the same bits on the same device.
-    Returns: runs, one row a lane (status, diverged_step, losses, accuracies), and curves, one row a
-        lane and evaluation; both numbered by the column `lane`. Seconds exclude evaluation and what `keep` takes,
-        and count what a resumed training had taken before.
+        batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are drawn
+            from the data as one large batch.
+        schedule, warmup: schedule of lr, for every lane; see `schedules.factor`.
+        on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
+        due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
+            holds the tensors themselves, which the next step changes.
+        resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
+            Training continues after its step, to the same bits on the same device.
+    Returns: runs, one row per lane (status, diverged_step, losses, accuracies), and curves, one row per lane and
+        evaluation; both are numbered by the column `lane`. Seconds exclude evaluation and the time of `keep`, and
+        include those of the training that was resumed.
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
@@ -168,11 +170,11 @@ def train(
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     per_step = batch_size * accumulate
     batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
-    # A class of the user's keeps its lr where it likes, as long as nothing has to change it.
+    # A user's class may keep its lr anywhere, as long as no schedule has to change it.
     is_scheduled = (schedule, warmup) != ("constant", 0)
     lrs = [group["lr"].clone() for group in optimizer_.param_groups] if is_scheduled else []
 
-    # What differs between steps lies in tensors, which a captured step reads anew each time.
+    # Values that differ between steps are in tensors, which a captured step reads anew each time.
     index = torch.zeros(len(seeds), per_step, dtype=torch.int64, device=device)
     masks = [mask.to(device, dtype) for mask in masks_of(problem.model, seeds, 1, per_step)]
     factor = torch.ones((), dtype=torch.float64, device=device)
@@ -200,7 +202,7 @@ def train(
         diverged_at.copy_(torch.where((diverged_at == 0) & ~(loss <= loss_limit), current, diverged_at))
         loss_sum.add_(loss)
 
-    # What the class of a user does in Python, such as counting its steps, a graph would do but once.
+    # A graph would run the Python code of a user's class, such as counting its steps, only once.
     take = cuda_graph.replayed(advance, device) if isinstance(optimizer_, RuleOptimizer) else advance
 
     def record(step: int) -> None:
@@ -259,16 +261,16 @@ def train(
 
 
 def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """The runs with how they ended, and their final and best losses and accuracies: one row a lane, in order.
+    """Return the runs with their status, and their final and best losses and accuracies: one row per lane, in order.
 
     Args:
-        runs: columns of the caller's, among them lane, and last diverged_step, NA where a run has not diverged.
-        curves: one row a lane and evaluation, steps ascending.
+        runs: any columns, among them lane; the last is diverged_step, NA where a run has not diverged.
+        curves: one row per lane and evaluation, steps ascending.
     """
     runs = runs.copy()
     runs.insert(len(runs.columns) - 1, "status", np.where(runs["diverged_step"].notna(), "diverged", "ok"))
     by_lane = curves.groupby("lane")
-    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.min(), by_lane.max()
+    first, last, low, high = by_lane.first(), by_lane.nth(-1).set_index("lane"), by_lane.agg("min"), by_lane.agg("max")
     for column in ("train_loss", "eval_loss"):
         runs[column], runs[f"best_{column}"] = last[column].to_numpy(), low[column].to_numpy()
     runs["eval_accuracy"] = last["eval_accuracy"].to_numpy()

@@ -1,6 +1,6 @@
-"""The ordinary way: one configuration of a problem, an `nn.Sequential` and an optimizer of torch's.
+"""Ordinary training of one configuration, with an `nn.Sequential` and one of torch's optimizers.
 
-What a population is compared with: for equality in the tests, for speed in the benchmarks.
+Populations are compared with it: for equality in the tests, for speed in the benchmarks.
 """
 
 import inspect
@@ -18,20 +18,20 @@ from experiments.training import optimizers, population, schedules
 
 
 def class_of(name: str) -> type[torch.optim.Optimizer]:
-    """Torch's class of an optimizer. Raises: OptionError if torch has none."""
+    """Return torch's class of an optimizer. Raises: OptionError if torch has none."""
     found = optimizers.resolve(name).alone
     if found is None:
-        accepted = ", ".join(name for name, choice in optimizers.OPTIMIZERS.items() if choice.alone)
+        accepted = ", ".join(name for name, entry in optimizers.OPTIMIZERS.items() if entry.alone)
         raise OptionError(f"--compare-alone accepts optimizers that torch has ({accepted}), not {name}")
     return found
 
 
 def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam", dtype=torch.float32, device="cpu"):
-    """A module with the initial weights of that seed, and torch's optimizer, fused if it can be, on its parameters.
+    """Return a module with the initial weights of the seed, and torch's optimizer of it, fused if possible.
 
     Args:
-        config: a value for each axis that the optimizer has; others are ignored.
-        optimizer: a name in `optimizers.OPTIMIZERS` that torch has, too.
+        config: a value for each axis that the optimizer has; other axes are ignored.
+        optimizer: a name in `optimizers.OPTIMIZERS` that torch has as well.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -41,7 +41,9 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
     fuses = "fused" in inspect.signature(torchs).parameters and not elsewhere
     options = optimizers.arguments(optimizers.resolve(optimizer), config)
-    return module, torchs(module.parameters(), **options, **({"fused": True} if fuses else {}))
+    if fuses:
+        options["fused"] = True
+    return module, torchs(module.parameters(), **options)
 
 
 def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -53,10 +55,10 @@ def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def step_(
     module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, masks=(), accumulate: int = 1
 ) -> torch.Tensor:
-    """Take one training step on a batch, in `accumulate` equal parts; returns its loss. masks: of `Model.masks`."""
+    """Take one training step on a batch, in `accumulate` equal parts; return its loss. masks: as of `Model.masks`."""
     optimizer.zero_grad()
     if accumulate == 1:
-        # As anybody would write it: benchmarks time this, and what accumulation needs is 5 % of a small net's step.
+        # The usual code, because benchmarks time it: accumulation would cost 5 % of a small network's step.
         loss = loss_of(module(x, *masks), y)
         loss.backward()
     else:
@@ -82,9 +84,9 @@ def train(
     warmup: int = 0,
     **options,
 ):
-    """Train one run as a population's lane is trained; returns the module and the losses of its steps, `[steps]`."""
+    """Train one run as a lane of a population is trained; return the module and the losses of its steps, `[steps]`."""
     module, optimizer = make(problem, config, seed, **options)
-    # Torch's scheduler sets the lr of the first step at once, and that of the next one after each.
+    # Torch's scheduler sets the lr of the first step at once, and after each step that of the next.
     schedule_ = LambdaLR(optimizer, lambda done: schedules.factor(schedule, min(done + 1, steps), steps, warmup))
     first = next(module.parameters())
     x, y, _, _ = population.tensors(problem, first.device, first.dtype)
@@ -109,7 +111,7 @@ def seconds_of_one_run(
     accumulate: int = 1,
     **options,
 ) -> float:
-    """How long one run takes, seconds, from `sample` measured steps and one evaluation. options: as of `make`."""
+    """Estimate the seconds of one run from `sample` measured steps and one evaluation. options: as of `make`."""
     module, optimizer = make(problem, config, **options)
     first = next(module.parameters())
     x, y, x_eval, y_eval = population.tensors(problem, first.device)

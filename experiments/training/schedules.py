@@ -1,4 +1,4 @@
-"""Learning-rate schedules: by what a run's lr is multiplied in each of its steps."""
+"""Learning-rate schedules: the factor of a run's lr in each of its steps."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,13 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "rsqrt": lambda step, steps: step**-0.5,
     "cosine": lambda step, steps: (1 + math.cos(math.pi * (step - 1) / steps)) / 2,
 }
-"""Factors of lr in step 1, 2, ..., steps. The cosine would be 0 in the step after the last (arXiv:1608.03983)."""
+"""Factors of lr in step 1, 2, ..., steps. The cosine reaches 0 one step after the last (arXiv:1608.03983)."""
 
 
 def factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
-    """The factor of lr in a step (from 1) of a run of so many steps.
+    """Return the factor of lr in one step, counted from 1, of a run of `steps` steps.
 
-    The first `warmup` steps rise linearly to 1; the schedule begins after them and takes what is left of the run.
+    In the first `warmup` steps it rises linearly to 1; the schedule covers the rest of the run.
     """
     if step <= warmup:
         return step / warmup

@@ -11,11 +11,11 @@ from experiments.common.errors import OptionError
 
 ACCEPTED = "a loss (0.2) or an accuracy (95%)"
 TOO_HIGH = 10.0
-"""A cross-entropy above that of any network that has not been trained: a number from here on is meant in percent."""
+"""No untrained network has a cross-entropy as high as this: a number from here on must be a percentage."""
 
 
 def text_of(given: Any) -> str:
-    """A target as one types it, from that or from a number."""
+    """Return a target, given as text or as a number, as text."""
     return given if isinstance(given, str) else f"{values.number(given):.12g}"
 
 
@@ -37,8 +37,8 @@ class Target(NamedTuple):
 
 
 def parse(text: str | float, classifies: bool) -> Target:
-    """A target as one types it. Raises: OptionError, also for an accuracy of what has none."""
-    text = values.taken("--target", text, TARGET)
+    """Parse a target as a user types it. Raises: OptionError, also for an accuracy if nothing is classified."""
+    text = str(values.taken("--target", text, TARGET))
     match = re.fullmatch(r"(.+?)(%?)", text.strip())
     try:
         number = float(match[1]) if match else math.nan
