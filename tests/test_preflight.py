@@ -143,13 +143,13 @@ def test_the_kernel_that_is_tried_runs(device):
 def test_where_a_kernel_runs_no_process_is_started_and_what_a_compiler_prints_is_not_seen(monkeypatch, capfd):
     monkeypatch.setattr(preflight, "COMMAND", ["-c", "import os; os._exit(7)"])
     monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: warning"))
-    preflight.check()
+    preflight.check_gpu()
     monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: error") / 0)
     with pytest.raises(OptionError, match="its process ended with 7"):
-        preflight.check()
+        preflight.check_gpu()
     monkeypatch.setattr(preflight, "COMMAND", ["-c", "pass"])
     with pytest.raises(ZeroDivisionError):
-        preflight.check()
+        preflight.check_gpu()
     assert capfd.readouterr() == ("", "")
 
 

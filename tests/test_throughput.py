@@ -23,13 +23,13 @@ from experiments.common import errors, tables
 from experiments.tasks import data, mlp
 
 
-def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
+def test_contenders_are_timed_in_turn_and_slow_ones_take_longer():
     calls = []
-    sides = {
+    contenders = {
         "quick": lambda: calls.append("quick"),
         "slow": lambda: calls.append("slow") or time.sleep(0.01),
     }
-    seconds = timing.time_in_turn(sides, 5, lambda: None)
+    seconds = timing.time_in_turn(contenders, 5, lambda: None)
     assert calls == ["quick", "quick", "slow", "slow"] * 5
     assert list(seconds.columns) == ["quick", "slow"]
     assert (seconds["slow"] >= 0.01).all()
@@ -56,7 +56,7 @@ def test_median_interval_covers_the_median_of_a_known_sample():
         (1.05, 0.05, "ambiguous"),
     ],
 )
-def test_verdict_is_right_for_sides_of_known_ratio(ratio, spread, expected):
+def test_verdict_is_right_for_contenders_of_known_ratio(ratio, spread, expected):
     ratios = pd.Series(ratio + spread * np.random.default_rng(0).normal(size=100))
     _, low, high = timing.median_interval(ratios)
     assert timing.verdict(low, high) == expected
@@ -106,7 +106,7 @@ def test_steps_write_a_table_only_if_gradients_have_moved(moves):
     optimizer = optim.AdamW(params)
     optimizer.step()
     counts = {"uploads": 0, "builds": 0}
-    host_time.counted(optimizer, lambda: host_time.side(optimizer, params, moves, steps=4), counts)
+    host_time.counted(optimizer, lambda: host_time.median_step_seconds(optimizer, params, moves, steps=4), counts)
     # The untimed step counts too.
     assert counts == {"uploads": 5 if moves else 0, "builds": 0}
 
@@ -240,7 +240,7 @@ def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_
         silent.accept()[0].close()
     assert set(pd.read_csv(tmp_path / "throughput_sweep.csv")["data"]) == {"noise of MNIST's shapes"}
     text = (tmp_path / "throughput_sweep.md").read_text()
-    assert "Data noise of MNIST's shapes, batch 128. This is not MNIST, which was not to be had" in text
+    assert "Data noise of MNIST's shapes, batch 128. MNIST was not available; random numbers" in text
 
 
 @pytest.mark.parametrize("where", ["variable", "cache", "option"])
@@ -287,8 +287,9 @@ def test_populations_that_are_interrupted_keep_the_sizes_that_are_known(
 
 HANGS = """
 import sys, time
-from experiments import bench_step, bench_sweep, throughput
-module = bench_sweep if sys.argv[1] == "sweep" else bench_step
+from experiments import throughput
+from experiments.bench import population_time, step_time
+module = population_time if sys.argv[1] == "sweep" else step_time
 compare, calls = module.compare, []
 
 def hang(*arguments, **options):
@@ -299,7 +300,7 @@ def hang(*arguments, **options):
     return compare(*arguments, **options)
 
 module.compare = hang
-bench_sweep.SIZES = {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))}
+population_time.SIZES = {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))}
 sys.exit(throughput.main(sys.argv[1:]))
 """
 
