@@ -84,7 +84,7 @@ def take_rows(stage: Stage, out: Path) -> None:
     frames[0].insert(0, "stage", stage.name)
     if (out / ROWS).exists():
         earlier = pd.read_csv(out / ROWS)
-        frames.insert(0, earlier[earlier["stage"] != stage.name])
+        frames.insert(0, earlier.loc[earlier["stage"] != stage.name])
     files.replace(out / ROWS, lambda path: pd.concat(frames).to_csv(path, index=False))
     (out / stage.rows).unlink()
 

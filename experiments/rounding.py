@@ -102,7 +102,7 @@ def compare(
             bar.set_description(kind)
             rows, moved, size = train(problem, dtype, options, lr, seeds, steps, bar.update, device)
             parts.append(rows.assign(kind=kind))
-            last = rows[rows["step"] == steps]
+            last = rows.loc[rows["step"] == steps]
             final = {"final loss": last["eval_loss"].median(), "accuracy": last["eval_accuracy"].median()}
             table[kind] = {"bytes a parameter": size, "weights that moved": moved, **final}
     return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(table, orient="index")
@@ -134,7 +134,7 @@ def loss_figure(curves: pd.DataFrame, title: str) -> Figure:
 
 
 def parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("--out", required=True, metavar="DIR", help="folder for rounding.{png,csv,md}")
     cli.add_argument("--lr", default=1e-5, help="a positive number (default 1e-5)")
     cli.add_argument("--steps", default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")

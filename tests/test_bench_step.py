@@ -4,11 +4,12 @@ import itertools
 import math
 import sys
 import time
-from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import optim
 from experiments import throughput
@@ -80,7 +81,9 @@ def test_bytes_of_a_step_are_those_of_its_tensors(name, case, bytes_of_element):
     params = with_grads(SHAPES, case.dtype)
     optimizer = implementations.make(name, case, params)
     states = [v for p in params for v in optimizer.state[p].values() if torch.is_tensor(v) and v.shape == p.shape]
-    moved = sum(2 * p.nbytes + p.grad.nbytes for p in params) + sum(2 * state.nbytes for state in states)
+    moved = sum(t.nbytes for p in params for t in (p, p, p.grad) if t is not None) + sum(
+        2 * state.nbytes for state in states
+    )
     assert moved == bytes_of_element * 137
 
 
@@ -244,7 +247,7 @@ def gpu_rows(sizes=range(10, 31, 4), bandwidth=3e12) -> list[dict]:
                 seconds |= {(name, "host"): [1e-4] * 8, (name, "step"): [max(1e-4, device) + 1e-5] * 8}
                 seconds |= {(name, "warm"): [device / 2] * 8} if power < 22 else {}
         timed = [contenders.Contender(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
-        found = step_time.make_rows(group, timed, pd.DataFrame(seconds), SimpleNamespace(type="cuda"))
+        found = step_time.make_rows(group, timed, pd.DataFrame(seconds), GPU)
         rows += [row | {"sets": 1, "set bytes": 16 * n, "l2 bytes": 50 * 2**20} for row in found]
     return rows
 
@@ -286,26 +289,31 @@ def test_report_of_a_gpu_defines_its_times_and_says_what_is_missing(h100):
     assert "nan" not in text
 
 
+def lines_of(figure: Figure) -> dict[str, np.ndarray]:
+    """Return the points [n, 2] of each line of the first panel, by its label."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in figure.axes[0].get_lines()}
+
+
 def test_bandwidth_shows_the_copy_the_data_sheet_and_where_the_l2_is_full(h100):
     figure = step_report.bandwidth(gpu_rows(), "H100")
+    assert figure is not None
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["Adam, float32", "Adam, bfloat16"]
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert lines["copy, as large a working set"].get_ydata()[-1] == pytest.approx(3000, rel=0.02)
-    assert lines["data sheet"].get_ydata()[0] == 3350
-    assert lines["our tensors fill the L2"].get_xdata()[0] == 50 * 2**20 / 16
+    lines = lines_of(figure)
+    assert lines["copy, as large a working set"][-1, 1] == pytest.approx(3000, rel=0.02)
+    assert lines["data sheet"][0, 1] == 3350
+    assert lines["our tensors fill the L2"][0, 0] == 50 * 2**20 / 16
     # The L2's own line ends where one set of tensors exceeds it.
-    assert pd.Series(lines["ours, tensors in the L2"].get_ydata()).notna().tolist() == [True] * 3 + [False] * 3
+    assert np.isfinite(lines["ours, tensors in the L2"][:, 1]).tolist() == [True] * 3 + [False] * 3
     assert step_report.bandwidth([row for row in gpu_rows() if row["size"] == "2^10"], "H100") is None
 
 
 def test_roofline_is_as_high_as_copy_and_matrix_product_allow(h100):
     figure = step_report.roofline(gpu_rows(), "H100", matrix_rate=5e13)
-    lines = {line.get_label().split(",")[0]: line for line in figure.axes[0].get_lines()}
-    roof = lines["copy bandwidth"].get_ydata()
-    assert max(roof) == 5e4
-    intensity, rate = (lines["ours"].get_data()[i] for i in (0, 1))
+    assert figure is not None
+    lines = {label.split(",")[0]: points for label, points in lines_of(figure).items()}
+    assert lines["copy bandwidth"][:, 1].max() == 5e4
     copies = {row["size"]: row["copy GB/s"] for row in gpu_rows()}
-    assert all(r <= 1.02 * x * copies["2^30"] for x, r in zip(intensity, rate, strict=True))
+    assert all(r <= 1.02 * x * copies["2^30"] for x, r in lines["ours"])
 
 
 def test_models_draws_every_network_in_every_panel():
@@ -493,7 +501,7 @@ def test_every_step_of_the_way_is_gone_on_a_pretended_gpu(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "throughput_step.csv")
     assert set(table["dtype"]) == {"float32", "bfloat16"}
     captured = table["implementation"] != "torch foreach"
-    check_rows_of_a_gpu(table[captured])
+    check_rows_of_a_gpu(table.loc[captured])
     assert table.loc[~captured, "graph us"].isna().all()
     assert (table.loc[table["dtype"] != "float32", "implementation"] == FLOAT32).sum() == 2
     text = (tmp_path / "throughput_step.md").read_text()

@@ -206,7 +206,7 @@ except KeyboardInterrupt:
 """
 RUNS = """
 import sys
-from experiments import processes
+from experiments.common import processes
 from experiments.common.processes import Stage
 processes.GRACE = float(sys.argv[3])
 with processes.ended_by_interrupts():

@@ -64,6 +64,7 @@ def test_a_missing_driver_library_is_named(bare, looked):
     if looked == "by ldconfig":
         del bare["TRITON_LIBCUDA_PATH"]
     found = preflight.refusal(bare, BUILDS)
+    assert found
     assert found.startswith(f"{NEEDS} the driver's libcuda.so.1, and does not find it: ldconfig has to know its folder")
 
 
@@ -80,6 +81,7 @@ def test_a_missing_driver_library_is_named(bare, looked):
 def test_what_nobody_has_thought_of_is_told_in_its_own_words(script, why, monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 1.0)
     found = preflight.refusal(dict(os.environ), ["-c", script], limit=3.0)
+    assert found
     assert found.startswith(f"Triton cannot run a kernel here: {why}")
     assert "\n" not in found
     assert preflight.refusal(dict(os.environ), ["-c", "pass"]) is None

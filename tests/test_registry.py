@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import optim
 from kernels import lookup, registry
 from kernels.config import Choice, Config, Device, Work, default
+from optim import launches
 from tests.conftest import device_of
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
@@ -286,7 +287,7 @@ def test_buckets_are_octaves(n_elements):
 def test_a_step_logs_its_fallback_level_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.launches.debug_once.cache_clear()
+    launches.debug_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")

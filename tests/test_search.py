@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import optim
 from experiments import autotune
@@ -45,7 +46,7 @@ class FakeGPU:
         self.best, self.noise, self.step, self.now, self.raced = best, noise, step, 0.0, []
         self.prepare, self.prepared, self.slow_down = prepare, [], 1.0
         self.random, self.codes, self.calls = random.Random(seed), {}, 0
-        self.interrupt_at = None
+        self.interrupt_at: int | None = None
 
     def clock(self) -> float:
         return self.now
@@ -86,6 +87,13 @@ class FakeGPU:
         return tuner.tune(self.machine(), cases, into=[into], clock=self.clock, progress=False, **options)
 
 
+def written(found: tuner.TuningResult) -> tuple[dict, dict]:
+    """Read versions and entries from the registry file of a search."""
+    content = found.file and registry.read_now(found.file)
+    assert content
+    return content[1:]
+
+
 @pytest.mark.parametrize(
     "best",
     [Config(512, 4), Config(1024, 4, 4), Config(4096, 16, eviction="evict_first"), Config(256, 2, 4, 3), ANCHOR],
@@ -103,7 +111,7 @@ def test_the_fastest_wins_whatever_noise_drift_and_order_do(best, seed, tmp_path
     assert low <= ratio <= high
     assert abs(ratio - true) < 0.01
     assert entry["copy_share"] == pytest.approx(2.8 / 3, rel=0.12)
-    _, versions, entries = registry.read_now(found.file)
+    versions, entries = written(found)
     assert entries == found.entries
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
 
@@ -236,7 +244,7 @@ def test_an_interrupt_while_a_case_is_written_comes_when_it_is_written(tmp_path)
     assert found.notes[-1] == f"Interrupted after {CASE.work.key} was measured"
     assert [*found.entries] == [CASE.work.key]
     assert pd.read_csv(table)["case"].unique().tolist() == [CASE.work.key]
-    _, _, recorded = registry.read_now(found.file)
+    _, recorded = written(found)
     assert recorded == found.entries
 
 
@@ -267,6 +275,7 @@ def test_a_tuning_that_is_interrupted_ends_with_page_tables_and_figure(tmp_path)
     command = [sys.executable, "-c", TUNES, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_INTERPRET": "0"}
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout
         assert process.stdout.readline() == "hangs\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -399,11 +408,13 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     assert "SM 1980 MHz" in text
     table = pd.read_csv(tmp_path / "search.csv")
     drawn = report.search_figure(table, found.entries, H100.name, 32)
+    assert drawn is not None
     (*maps, _), (gains,) = (part.axes for part in drawn.subfigs)
     assert [ax.get_title("left") for ax in maps][:2] == ["1 block", "1 block, evict_first"]
     assert [label.get_text() for label in gains.get_yticklabels()] == sorted(found.entries)
     # The frame of the chosen one lies around its cell: a block of 512 at 4 elements a thread.
-    (frame,) = [patch for patch in maps[0].patches if patch.get_linestyle() == "-"]
+    boxes = [patch for patch in maps[0].patches if isinstance(patch, Rectangle)]
+    (frame,) = [box for box in boxes if box.get_linestyle() == "-"]
     column, row = round(frame.get_x() + 0.45), round(frame.get_y() + 0.45)
     assert maps[0].get_xticklabels()[column].get_text() == "512"
     assert maps[0].get_yticklabels()[row].get_text() == "4"
@@ -531,8 +542,10 @@ def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeyp
     optimizer = optim.Adam([p])
     optimizer.step()
     (part,) = optimizer._parts
-    assert part.table.choice.level == "exact"
-    assert part.table.choice.config == found.entries[cases[0].work.key]["config"]
+    choice = part.table.choice
+    assert choice is not None
+    assert choice.level == "exact"
+    assert choice.config == found.entries[cases[0].work.key]["config"]
     assert report.write(found, machine.facts, PROVENANCE, tmp_path)
 
 

@@ -124,10 +124,13 @@ def test_builds_are_counted():
 def test_moved_gradients_are_elsewhere_and_shaped_alike():
     params = host_time.tiny("GPT-2 small")
     host_time.move_grads(params)
-    old = [p.grad.data_ptr() for p in params]
+    old = [p.grad for p in params]
     host_time.move_grads(params)
-    assert all(p.grad.data_ptr() != address for p, address in zip(params, old, strict=True))
-    assert [p.grad.shape for p in params] == [p.shape for p in params]
+    for p, grad in zip(params, old, strict=True):
+        assert p.grad is not None
+        assert grad is not None
+        assert p.grad.data_ptr() != grad.data_ptr()
+        assert p.grad.shape == p.shape
 
 
 def test_steps_without_device_work_change_nothing():
@@ -201,12 +204,13 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
     for name in ("MATRIX", "COPY_ELEMENTS"):
         monkeypatch.setattr(population_time, name, 64)
     monkeypatch.setattr(population_time, "find_spec", lambda name: None)
-    row = population_time.compare(*size, None, device, 3)
+    kind, lanes, hidden = size
+    row = population_time.compare(kind, lanes, hidden, None, device, 3)
     assert (row["data"], row["K"], row["model"].split()[0]) == ("noise of MNIST's shapes", 2, size[0])
     assert ("share of roofline" in row) == (size[0] == "mlp")
     assert row["speed-up over one after the other"] > 0
     with pytest.raises(errors.DataError, match="no MNIST anywhere"):
-        population_time.compare(*size, tmp_path, device, 3)
+        population_time.compare(kind, lanes, hidden, tmp_path, device, 3)
 
 
 @pytest.fixture
@@ -318,6 +322,7 @@ def test_what_is_interrupted_ends_with_page_table_and_figures(arguments, figures
     words = [*shlex.split(arguments), "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
     command = [sys.executable, "-c", HANGS, *words]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, "PYTHONPATH": "."}) as process:
+        assert process.stdout
         assert process.stdout.readline() == "hangs\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)

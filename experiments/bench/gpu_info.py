@@ -146,7 +146,8 @@ def smi(uuid: str, fields: tuple[str, ...]) -> list[str]:
     except subprocess.TimeoutExpired:
         HUNG.append(process)
         process.kill()
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
         raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)

@@ -66,17 +66,22 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
             reference.step_(module, alone, x[own], y[own])
 
     n = sum(p.numel() for p in params)
-    flat = [[torch.rand(n, device=device)] for _ in range(4)]
+    p, grad, exp_avg, exp_avg_sq = ([torch.rand(n, device=device)] for _ in range(4))
     step_count = [torch.ones((), device=device)]
-    fused = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
     a, b = torch.randn(2, MATRIX, MATRIX, device=device)
     source = torch.rand(COPY_ELEMENTS, device=device)
     target = torch.empty_like(source)
+
+    def fused_update() -> None:
+        update = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+        tensors = p, grad, exp_avg, exp_avg_sq, [], step_count
+        update(*tensors, lr=1e-4, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)
+
     contenders = {
         "population": population_step,
         "solo": solo_steps,
         "update": ours.step,
-        "fused update": lambda: torch._fused_adam_(*flat, [], step_count, **fused, amsgrad=False, maximize=False),
+        "fused update": fused_update,
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
     }

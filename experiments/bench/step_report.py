@@ -112,9 +112,14 @@ def not_timed(left_out: list[tuple[str, str, str]]) -> str:
     return "\n".join(["Not timed:", "", *lines]) if lines else "Everything asked for was timed."
 
 
+def groups(data: pd.DataFrame, columns: list[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Split rows by their strings in some columns, in the order of their first appearance."""
+    return [(tuple(part[columns].iloc[0]), part) for _, part in data.groupby(columns, sort=False)]
+
+
 def panels(data: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """Make a figure with a panel for each class and dtype, up to three in a row; return each panel with its rows."""
-    kinds = [(key, part) for key, part in data.groupby(["class", "dtype"], sort=False)]
+    kinds = groups(data, ["class", "dtype"])
     columns = min(2 if len(kinds) == 4 else 3, len(kinds))
     lines = math.ceil(len(kinds) / columns)
     figure = Figure(figsize=(max(6.4, 4.3 * columns), 1.5 + height * lines))
@@ -157,14 +162,14 @@ def bandwidth(rows: list[dict], device: str) -> Figure | None:
     gradients and states fill the L2.
     """
     data = pd.DataFrame(rows)
-    data = data[data["size"].str.startswith("2^")].sort_values("elements", kind="stable")
-    data = data[data.groupby(["class", "dtype"])["elements"].transform("nunique") > 1]
+    data = data.loc[data["size"].str.startswith("2^")].sort_values("elements", kind="stable")
+    data = data.loc[data.groupby(["class", "dtype"])["elements"].transform("nunique") > 1]
     if data.empty:
         return None
     time = "kernel us" if "kernel us" in data else "step us"
     figure, drawn = panels(data, height=3.4)
     for ax, part in drawn:
-        for name, own in part.groupby("implementation", sort=False):
+        for (name,), own in groups(part, ["implementation"]):
             colour, marker = LOOKS[name]
             look = {"color": to_hex(colour), "marker": marker, "markersize": 4.5, "linewidth": 1.3}
             # The upper end of the time is the lower end of the bandwidth.
@@ -202,8 +207,8 @@ def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None
     Returns: None if no time is known.
     """
     data = pd.DataFrame(rows)
-    data = data[data["GB/s"].notna()]
-    data = data[data["elements"] == data.groupby(["class", "dtype"])["elements"].transform("max")]
+    data = data.loc[data["GB/s"].notna()]
+    data = data.loc[data["elements"] == data.groupby(["class", "dtype"])["elements"].transform("max")]
     if data.empty:
         return None
     figure = Figure(figsize=(8, 5.6))
@@ -231,8 +236,8 @@ def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None
     ax.set_yscale("log")
     ax.set_ylim(rate.min() / 3, 2.5 * matrix_rate / 1e9)
     ax.set(xlabel="operations a byte that a step has to move", ylabel="10⁹ operations a second")
-    kinds = data[["class", "dtype"]].drop_duplicates()
-    what = " ".join(kinds.iloc[0]) if len(kinds) == 1 else f"the largest size of {len(kinds)} classes and dtypes"
+    kinds = groups(data, ["class", "dtype"])
+    what = " ".join(kinds[0][0]) if len(kinds) == 1 else f"the largest size of {len(kinds)} classes and dtypes"
     return finished(figure, f"{device}: steps and the roofline, {what}", 3)
 
 
@@ -249,11 +254,13 @@ def models(rows: list[dict], device: str) -> Figure:
         lists = list(dict.fromkeys(part.sort_values("elements")["size"]))
         for i in range(0, len(lists), 2):
             ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0)
-        for name, own in part.groupby("implementation", sort=False):
+        for (name,), own in groups(part, ["implementation"]):
             colour, marker = LOOKS[name]
             look = {"color": to_hex(colour), "marker": marker, "linestyle": "", "markersize": 5}
             # Each network has a band of the y axis, in which its implementations lie below each other.
-            y = own["size"].map(lists.index) + 0.8 * ((names.index(name) + 0.5) / len(names) - 0.5)
+            y = own["size"].map({size: i for i, size in enumerate(lists)}) + 0.8 * (
+                (names.index(name) + 0.5) / len(names) - 0.5
+            )
             ms = own.filter(regex="us") / 1e3
             ends = [np.abs(ms[f"step us, {end}"] - ms["step us"]) for end in ("low", "high")]
             ax.errorbar(ms["step us"], y, xerr=ends, label=name, **look)

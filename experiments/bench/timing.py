@@ -1,7 +1,8 @@
 """Compare times on a noisy machine: contenders run in turn in every round, and ratios are formed within rounds."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,14 @@ INTERVALS = "their 95 % intervals from order statistics; of two to five rounds t
 """How reports describe the brackets behind a median."""
 
 
-def in_turn(contenders: dict[str, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
+def in_turn(contenders: Mapping[Any, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
     """Call every contender once a round, and return the seconds that each one reports: a row a round, a column each."""
     turns = progress_bar(range(rounds), unit="round", **bar)
     return pd.DataFrame([{name: contender() for name, contender in contenders.items()} for _ in turns])
 
 
 def time_in_turn(
-    contenders: dict[str, Callable[[], object]], rounds: int, sync: Callable[[], object], **bar
+    contenders: Mapping[Any, Callable[[], object]], rounds: int, sync: Callable[[], object], **bar
 ) -> pd.DataFrame:
     """Time every contender once a round, right after an untimed call: a row a round, a column each, in seconds."""
 

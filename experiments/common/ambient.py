@@ -47,7 +47,9 @@ def pinned() -> Iterator[None]:
         enter(restored(torch.get_default_dtype, torch.set_default_dtype, torch.float32))
         enter(restored(torch.are_deterministic_algorithms_enabled, deterministic(), False))
         enter(restored(flushes_denormals, torch.set_flush_denormal, False))
-        for backend in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul):
+        # torch replaces its module mkldnn with an object that has more attributes.
+        mkldnn = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        for backend in (mkldnn, torch.backends.cuda.matmul):
             enter(restored(lambda of=backend: of.fp32_precision, functools.partial(precision, backend), *PRECISE))
         enter(pd.option_context(*options))
         yield

@@ -4,7 +4,7 @@ The median lies between the k-th lowest and the k-th highest of n values with pr
 or more if there are ties. The range of three values has a level of 75 %; fewer than six values give no 95 % interval.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -66,7 +66,7 @@ def label(n: int) -> str:
     return f"{100 * stated(n):g} % {'interval' if coverage(n) >= LEVEL else 'range'}"
 
 
-def column(low: Sequence[float], high: Sequence[float], n: Sequence[int], form: str) -> dict[str, list[str]]:
+def column(low: Iterable[float], high: Iterable[float], n: Iterable[int], form: str) -> dict[str, list[str]]:
     """Format intervals as a table's column; its name states the level, or each cell does if levels differ.
 
     Args:

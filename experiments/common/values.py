@@ -108,7 +108,7 @@ def number(value: Any) -> float:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, str | Number):
         raise TypeError
-    return float(value)
+    return float(value)  # pyright: ignore[reportArgumentType]: complex raises TypeError
 
 
 def whole(low: int, high: int = MOST, what: str = "") -> Kind:

@@ -6,7 +6,7 @@ This module does not depend on a GPU: it asks a `Machine`, and `gpu_machine` mak
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -59,9 +59,9 @@ class LaunchCase(NamedTuple):
         p_dtype, state_dtype, stochastic = VARIANTS[self.dtype]
         if not rules.RULES[self.rule].states:
             state_dtype = p_dtype
-        names = [str(dtype).removeprefix("torch.") for dtype in (p_dtype, p_dtype, state_dtype)]
+        p_name, state_name = (str(dtype).removeprefix("torch.") for dtype in (p_dtype, state_dtype))
         rounding = "stochastic" if stochastic else "nearest"
-        return Work(self.rule, 2**self.bucket, tuple(names), rounding, self.aligned, self.rows)
+        return Work(self.rule, 2**self.bucket, (p_name, p_name, state_name), rounding, self.aligned, self.rows)
 
     @property
     def bytes_per_element(self) -> int:
@@ -183,7 +183,7 @@ def race(
             if at is None:
                 break
             if n_rounds == FIRST_LOOK:
-                alive = stay((over_leader(measured, at) <= hopeless).any(axis=0))
+                alive = stay(over_leader(measured, at).min(axis=0) <= hopeless)
             if n_rounds >= FEWEST and n_rounds % LOOK_EVERY == 0:
                 on_look(pd.DataFrame(measured, columns=pd.Index([configs[i] for i in alive], dtype=object)))
                 low, high = intervals.interval(over_leader(measured, at), LEVEL, axis=0)
@@ -237,9 +237,9 @@ def unprepared(found: Race) -> int:
     return [*found.skipped.values()].count(UNPREPARED)
 
 
-def rounded(value: float) -> float:
+def rounded(value: SupportsFloat) -> float:
     """Round to four significant digits; more are noise, and would show up in every diff."""
-    return float(f"{value:.4g}")
+    return float(f"{float(value):.4g}")
 
 
 def rows_of(

@@ -111,23 +111,23 @@ def search_figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp
     Returns: None if nothing was measured.
     """
     table = table.assign(eviction=table["eviction"].fillna(""))
-    timed = table[table["us"].notna() & table["case"].isin(entries)]
+    timed = table.loc[table["us"].notna() & table["case"].isin(entries)]
     if timed.empty:
         return None
     case = timed["case"].iloc[0]
+    of_case = timed.loc[timed["case"] == case]
     gains = {key: e["default_over_this"] for key, e in sorted(entries.items()) if "default_over_this" in e}
     drawn = Figure(figsize=(13, 4.4 + 0.28 * len(gains)))
-    top, bottom = drawn.subfigures(2, 1, height_ratios=[3.6, 0.8 + 0.28 * len(gains)])
+    top, bottom = drawn.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 0.8 + 0.28 * len(gains)]).ravel()
     axes = top.subplots(1, len(WALKS), sharey=True)
     image = None
     for ax, walk in zip(axes, WALKS, strict=True):
-        of_walk = timed[
-            (timed["case"] == case)
-            & (timed["blocks_per_chunk"] == walk[0])
-            & (timed["num_stages"] == walk[1])
-            & (timed["eviction"] == walk[2])
+        of_walk = of_case.loc[
+            (of_case["blocks_per_chunk"] == walk[0])
+            & (of_case["num_stages"] == walk[1])
+            & (of_case["eviction"] == walk[2])
         ]
-        image = heatmap(ax, of_walk, timed[timed["case"] == case], warp_size) or image
+        image = heatmap(ax, of_walk, of_case, warp_size) or image
         ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
     axes[0].set_ylabel("elements per thread")
     top.supxlabel("block size (elements)", fontsize=10)

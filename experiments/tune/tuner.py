@@ -91,9 +91,10 @@ def tune(
                 notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
                 break
             entry, share_until = entries.get(key), clock() + left / (len(cases) - i)
-            same_code = entry is not None and kept.get(entry["config"]) == entry.get("machine_code")
-            if same_code and not entry.get("unprepared") and not again:
-                continue
+            if entry and not again and not entry.get("unprepared"):
+                same_code = kept.get(entry["config"]) == entry.get("machine_code")
+                if same_code:
+                    continue
             try:
                 n_elements, sample = machine.sampler(case)
                 # Before the race, because an interrupted race is still recorded.
