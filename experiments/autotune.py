@@ -6,11 +6,11 @@
     python -m experiments.autotune verify
     python -m experiments.autotune export
 
-`tune` races the candidates on scratch memory, and records the fastest where optimizers look for it. Without a GPU
+`tune` races the candidates on buffers of its own, and records the fastest where optimizers look for it. Without a GPU
 
     python -m experiments.autotune --dry-run --target sm_90
 
-compiles every candidate without running it, and says which are worth measuring (`atlas`).
+compiles every candidate without running it, and says which are worth measuring (`static_analysis`).
 """
 
 import argparse
@@ -53,22 +53,22 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--again", action="store_true", help="race what is recorded already, too")
     default = Path("results/autotune")
     tune.add_argument("--out", type=Path, default=default, metavar="DIR", help="tables, figures (default %(default)s)")
-    show = commands.add_parser("show", help="what is recorded")
+    show = commands.add_parser("show", help="print what is recorded")
     show.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
-    diff = commands.add_parser("diff", help="what two files have in common, and what not")
+    diff = commands.add_parser("diff", help="print where two files differ")
     diff.add_argument("a", metavar="A", help="a file, or a GPU's name in files")
     diff.add_argument("b", metavar="B")
     verify = commands.add_parser("verify", help="time what is recorded for this GPU against the default")
     verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
     verify.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
-    export = commands.add_parser("export", help="copy what the user's cache has into a folder that can be reviewed")
+    export = commands.add_parser("export", help="copy the user's cache into a folder where it can be reviewed")
     export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
     export.add_argument("--to", type=Path, default=registry.PACKAGED, metavar="DIR", help="default %(default)s")
     return cli
 
 
 def gpu() -> torch.device:
-    """The current GPU. Raises: OptionError if there is none, or one that is not known well enough."""
+    """Return the current GPU. Raises: OptionError if there is none, or `occupancy.LIMITS` lacks its architecture."""
     if not torch.cuda.is_available():
         raise OptionError("there is no GPU here to measure on; tune --dry-run --target ARCH needs none")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -78,7 +78,7 @@ def gpu() -> torch.device:
 
 
 def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
-    """The values, "all" replaced. Raises: OptionError if one is not accepted."""
+    """Return the values, with "all" replaced. Raises: OptionError if one is not accepted."""
     if values == ["all"]:
         return accepted
     if unknown := [value for value in values if value not in accepted]:
@@ -87,7 +87,7 @@ def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
 
 
 def check_tune(args: argparse.Namespace) -> None:
-    """Raise OptionError, one sentence, if an option cannot be used."""
+    """Convert the options in place. Raises: OptionError, one sentence, if one cannot be used."""
     args.rule = named("rule", args.rule, [*rules.RULES])
     measured = ["float32"] if args.dry_run else ["float32", "bfloat16-states"]
     args.dtype = named("dtype", args.dtype or measured, [*VARIANTS])
@@ -108,13 +108,13 @@ def check_tune(args: argparse.Namespace) -> None:
         raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
     else:
         gpu()
-        preflight.check()
+        preflight.check_gpu()
     args.out = files.check_folder(args.out)
     args.into = args.into and files.check_folder(args.into, "--into")
 
 
 def dry_run(args: argparse.Namespace) -> int:
-    """Write the atlas of each rule and dtype."""
+    """Compile the candidates of each rule and dtype, and write a page, a table and a figure for each."""
     provenance = run_info.provenance("cpu")
     configs = candidates(parse_target(args.target).warp_size)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,9 @@ def dry_run(args: argparse.Namespace) -> int:
             text = static_analysis.markdown(rows, *what, provenance)
             table = args.out / f"atlas_{args.target}_{rule}_{dtype}.csv"
             files.replace(table, lambda path, rows=rows: pd.DataFrame(rows).to_csv(path, index=False))
-            files.replace(table.with_suffix(".png"), partial(figure_style.save, static_analysis.figure(rows, *what)))
+            files.replace(
+                table.with_suffix(".png"), partial(figure_style.save, static_analysis.candidates_figure(rows, *what))
+            )
             files.replace(table.with_suffix(".md"), lambda path, text=text: path.write_text(text, encoding="utf-8"))
             print(text)
     return 0
@@ -152,7 +154,7 @@ def tune(args: argparse.Namespace) -> int:
 
 
 def files_of(name: str | None) -> list[tuple[Path, tuple[Device, dict, dict]]]:
-    """Registry files: one by its path, those of a GPU by its slug, or all. Raises: OptionError if there is none."""
+    """Read registry files: one by its path, all of a GPU by its slug, or all. Raises: OptionError if none is there."""
     if name and name.endswith(".json"):
         paths = [Path(name)]
     else:
@@ -197,10 +199,10 @@ def diff(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Race each entry against the default; 1 if one is slower than it beyond doubt."""
+    """Race each entry against the default; return exit code 1 if the verdict on one is "slower"."""
     args.budget = taken("--budget", args.budget, SECONDS)
     device = gpu()
-    preflight.check()
+    preflight.check_gpu()
     machine, rows = gpu_machine.machine(device), []
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)

@@ -1,8 +1,8 @@
 """Can bfloat16 weights learn in small steps? Adam on MNIST at lr 1e-5, rounded to nearest and stochastically.
 
-python -m experiments.rounding --out results/rounding
+    python -m experiments.rounding --out results/rounding
 
-A step that is smaller than half a unit in the last place of a weight is lost to nearest rounding; stochastic rounding
+Rounding to nearest loses a step that is smaller than half a unit in the last place of a weight; stochastic rounding
 keeps it on average. Only the weights are bfloat16: losses and gradients are computed in float32 from their values.
 """
 
@@ -34,7 +34,7 @@ KINDS = {
     ),
     "bfloat16, nearest rounding": (torch.bfloat16, {}),
 }
-"""Dtype of the weights and options of the optimizer."""
+"""Dtype of the weights and options of the optimizer, by the name in tables and figures."""
 LINES = {"float32": "-", "bfloat16, stochastic rounding, bfloat16 states": ":"}
 
 
@@ -48,9 +48,14 @@ def train(
     on_step: Callable[[], object],
     device: str = "cpu",
 ):
-    """Train one lane a seed.
+    """Train one lane for each seed.
 
-    Returns: evaluation losses, one row a seed and evaluation; the share of weights that have moved; bytes a parameter.
+    Args:
+        dtype: of the weights.
+        options: of `optim.Adam`.
+        on_step: called after every step.
+    Returns: curves with columns seed, step, eval_loss and eval_accuracy; the share of the weights that moved; bytes per
+        parameter of the weight and Adam's states.
     """
     start = model.stack(problem.model, range(seeds), 1)
     params = [p.detach().to(device, dtype).requires_grad_() for p in start]
@@ -83,13 +88,13 @@ def compare(
     """Train with weights of all `KINDS`, with a progress bar.
 
     Args:
-        problem: that classifies; see `problems.make`.
-        lr: of Adam.
-        seeds: runs of each kind, from seed 0, as lanes.
-        steps: of each run, with batches of 128.
-    Returns: curves, one row a kind, seed and evaluation, with columns kind, seed, step, eval_loss and eval_accuracy;
-        and one row a kind: bytes of the weight and Adam's states, share of the weights that have moved, and median
-        final loss and accuracy over seeds.
+        problem: a classification problem; see `problems.make`.
+        lr: Adam's learning rate.
+        seeds: number of runs of each kind, from seed 0, trained as lanes.
+        steps: length of each run, with batches of 128.
+    Returns: curves, a row for each kind, seed and evaluation, with columns kind, seed, step, eval_loss and
+        eval_accuracy; and a row for each kind: bytes of the weight and Adam's states, share of the weights that moved,
+        and median final loss and accuracy over seeds.
     """
     parts, table = [], {}
     with progress_bar(total=len(KINDS) * steps, unit="step") as bar:
@@ -97,18 +102,19 @@ def compare(
             bar.set_description(kind)
             rows, moved, size = train(problem, dtype, options, lr, seeds, steps, bar.update, device)
             parts.append(rows.assign(kind=kind))
-            last = rows[rows["step"] == steps]
+            last = rows.loc[rows["step"] == steps]
             final = {"final loss": last["eval_loss"].median(), "accuracy": last["eval_accuracy"].median()}
             table[kind] = {"bytes a parameter": size, "weights that moved": moved, **final}
     return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(table, orient="index")
 
 
 @style.context(STYLE)
-def figure(curves: pd.DataFrame, title: str) -> Figure:
-    """Draw the evaluation loss against steps of every kind: median and inter-quartile range over seeds.
+def loss_figure(curves: pd.DataFrame, title: str) -> Figure:
+    """Draw the evaluation loss of every kind against steps: median and inter-quartile range over seeds.
 
     Args:
         curves: as `compare` returns them.
+        title: of the figure.
     """
     drawn = Figure(figsize=(7.2, 4.6))
     ax = drawn.subplots()
@@ -128,7 +134,7 @@ def figure(curves: pd.DataFrame, title: str) -> Figure:
 
 
 def parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m experiments.rounding", description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("--out", required=True, metavar="DIR", help="folder for rounding.{png,csv,md}")
     cli.add_argument("--lr", default=1e-5, help="a positive number (default 1e-5)")
     cli.add_argument("--steps", default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")
@@ -168,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
 """ + "\n".join([*table, "", "Medians over seeds. Bytes: the weight and Adam's two states, without the gradient.", ""])
     args.out.mkdir(parents=True, exist_ok=True)
     files.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
-    files.replace(args.out / "rounding.png", lambda path: figure_style.save(figure(curves, what), path))
+    files.replace(args.out / "rounding.png", lambda path: figure_style.save(loss_figure(curves, what), path))
     files.replace(args.out / "rounding.md", lambda path: path.write_text(text, encoding="utf-8"))
     print(text)
     return 0

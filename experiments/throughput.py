@@ -1,12 +1,12 @@
-"""How fast are populations, and steps of the optimizers?
+"""How fast do populations train, and how long do optimizer steps take?
 
     python -m experiments.throughput sweep --out results/throughput
     python -m experiments.throughput step --out results/throughput
     python -m experiments.throughput models --out results/throughput
     python -m experiments.throughput host --out results/throughput
 
-Every side of a comparison is timed in turn, round after round, in one process; a figure is the
-median over the rounds with a 95 % interval from order statistics, and a ratio is formed within each round.
+The contenders of a comparison are timed in turn, round after round, in one process. Reports give medians over the
+rounds with 95 % intervals from order statistics; ratios are formed within rounds.
 """
 
 import argparse
@@ -44,11 +44,11 @@ from experiments.common.values import SECONDS, checked, optional, whole
 from kernels.commands import command
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
-"""Environment variables that decide how threads start and wait."""
+"""Environment variables that control how threads start and wait; reports show them with the command."""
 
 
 def heading(title: str, device: torch.device | str = "cpu") -> str:
-    """Title, command as one could type it again, machine."""
+    """Return a report's heading: title, the command with `SETTINGS`, and the machine."""
     provenance = run_info.provenance(str(device))
     settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
     return f"""# {title}
@@ -59,7 +59,13 @@ def heading(title: str, device: torch.device | str = "cpu") -> str:
 
 
 def until_interrupted(compare: Callable[..., dict], asked: list[tuple], table: Path) -> tuple[list[dict], list[tuple]]:
-    """A row for each, written to the table as soon as it is known, and those that have none, for Ctrl-C came before."""
+    """Compare one after the other until Ctrl-C; write the table after each.
+
+    Args:
+        asked: tuples of arguments of `compare`.
+        table: CSV file.
+    Returns: the rows, and the tuples that were not reached.
+    """
     rows = []
     try:
         for one in progress_bar(asked, unit="size"):
@@ -71,13 +77,13 @@ def until_interrupted(compare: Callable[..., dict], asked: list[tuple], table: P
 
 
 def interrupted(rest: list[tuple]) -> str:
-    """A paragraph that names what was not timed, if there is any."""
+    """Return a paragraph that names what was not timed; "" if all was."""
     names = "; ".join(" ".join(map(str, one)) for one in rest)
     return f"\nInterrupted: not timed were {names}.\n" if rest else ""
 
 
 def sweep(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
-    """Populations against one run after the other: text, if anything was timed, and what was not."""
+    """Time populations against single runs in turn; return the report, "" if empty, and what was not timed."""
     device = resolve_device(args.device)
     compare = partial(
         population_time.compare, data_dir=args.data_dir, device=device, rounds=args.rounds, download=args.download
@@ -87,44 +93,46 @@ def sweep(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
 
 
 def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
-    """What a step costs the host: text, if anything was timed, and what was not."""
+    """Time a step on the host; return the report, "" if empty, and what was not timed."""
     asked = [(name, work) for work in (False, True) for name in networks.LISTS]
     rows, rest = until_interrupted(partial(host_time.compare, rounds=args.rounds), asked, table)
     if not rows:
         return "", rest
-    text = f"""{heading("What a step costs the host")}
+    text = f"""{heading("Host time of a step")}
 
 {markdown_table(rows)}
 
-One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors of which every dimension is cut to
-at most 2. Medians over {args.rounds} rounds, each the median of {host_time.STEPS} steps, with
+One `step()` of `optim.AdamW` and of `torch.optim.AdamW(fused=True)`, over tensors with every dimension cut to at most
+2. Medians over {args.rounds} rounds, each the median of {host_time.STEPS} steps, with
 {INTERVALS}.
-All sides were timed in turn in every round. Device work "no": torch's kernels and our launch are replaced by nothing,
-all Python and the address table's work are timed. Gradients move: autograd put every one elsewhere before each step,
-which is not timed. States known: somebody has asked for `optimizer.state` or `state_dict()` and may change what is in
-it, so that every step looks at all states. At most 1/3: all of the 95 % interval is. Uploads and builds: how often
+Both were timed in turn in every round. Device work "no": torch's kernels and our launch are replaced by no-ops; all
+Python and the work on the address table are timed. Gradients move: before each step, untimed, autograd allocates every
+gradient at another address. States known: the program has read `optimizer.state` or called `state_dict()` and may
+change the states, so every step checks them all. At most 1/3: the whole 95 % interval is. Uploads and builds: how often
 tables were written or built in all {args.rounds * (host_time.STEPS + 1)} steps whose gradients stayed.
 """
     return text, rest
 
 
 def step(args: argparse.Namespace, device: torch.device) -> list[step_plan.Group]:
-    """Single tensors, and ResNet-50's."""
+    """Return the groups of command `step`: single tensors, and ResNet-50's."""
     sizes = args.sizes or (step_time.CPU_SIZES if device.type == "cpu" else step_time.CUDA_SIZES)
     cases = tuple(case for case in step_time.CASES if case.name in args.only)
     return step_time.groups(device, {size: step_time.SIZES[size] for size in sizes}, cases)
 
 
 def models(args: argparse.Namespace, device: torch.device) -> list[step_plan.Group]:
-    """The parameters of networks."""
+    """Return the groups of command `models`: the parameters of networks."""
     cases = tuple(case for case in step_time.MODEL_CASES if case.name in args.only)
     return step_time.groups(device, {name: step_time.MODELS[name] for name in args.sizes or MODELS}, cases)
 
 
 def timed(args: argparse.Namespace, started: float) -> int:
-    """Time the groups of `step` or `models`, and write each as soon as it is known.
+    """Time the groups of `step` or `models`, and write the table after each.
 
-    Returns: the exit code: 130 after Ctrl-C, 1 if the device failed.
+    Args:
+        started: `time.monotonic()` from which the budget counts.
+    Returns: the exit code: 130 after Ctrl-C, 1 if the device failed, else 0.
     """
     device = torch.device(resolve_device(args.device))
     groups = {"step": step, "models": models}[args.what](args, device)
@@ -142,10 +150,10 @@ def timed(args: argparse.Namespace, started: float) -> int:
                 found, missing = step_time.compare(
                     group, device, args.rounds, args.implementations, args.compiled, deadline
                 )
-            except step_plan.TooLarge as error:
+            except step_plan.NotEnoughMemory as error:
                 left_out.append(("", str(group), str(error)))
             except RuntimeError as error:
-                # A device that has failed once fails from then on: what is known is still reported.
+                # A device that failed once keeps failing; earlier results are still reported.
                 left_out.append(("", str(group), str(error).strip().splitlines()[0]))
                 code = 1
             else:
@@ -159,9 +167,9 @@ def timed(args: argparse.Namespace, started: float) -> int:
         code = 130
     text = step_report.not_timed(left_out)
     if rows:
-        where = f"On {device}" if device.type == "cuda" else "On the CPU, its backends alone: no GPU was timed"
+        where = f"On {device}" if device.type == "cuda" else "On the CPU, with its backends only: no GPU was timed"
         states = f" Before: {sentence(before)}. After: {sentence(gpu_info.state(device))}." if before else ""
-        text = step_report.report(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
+        text = step_report.markdown(rows, left_out, title, "ms" if args.what == "models" else "us", f"{where}.{states}")
         with interrupts():
             files.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
             for name, figure in drawn(args.what, rows, device, matrix).items():
@@ -171,7 +179,7 @@ def timed(args: argparse.Namespace, started: float) -> int:
 
 
 def drawn(what: str, rows: list[dict], device: torch.device, matrix: float) -> dict[str, Figure]:
-    """Figures by what their names end in."""
+    """Return the figures of a command, by the suffixes of their file names."""
     name = run_info.describe_device(str(device))["name"]
     if what == "models":
         return {"": step_report.models(rows, name)}
@@ -180,7 +188,7 @@ def drawn(what: str, rows: list[dict], device: torch.device, matrix: float) -> d
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Operations a second of a float32 matrix product, the fastest of several."""
+    """Return the operations per second of a float32 matrix product, the fastest of several."""
     n = 4096 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device) for _ in range(2))
 
@@ -226,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
         if name != "host":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
         if name != "sweep":
-            command.add_argument("--threads", metavar="N", help="threads of all sides (default: torch's own)")
+            command.add_argument("--threads", metavar="N", help="threads of all implementations (default: torch's own)")
         if name == "sweep":
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
             without = f"time on {population_time.NOISE} where MNIST is not on this machine"
@@ -249,8 +257,8 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise OptionError, one sentence, if an option cannot be used."""
+def check_options(args: argparse.Namespace) -> None:
+    """Convert the options in place. Raises: OptionError, one sentence, if one cannot be used."""
     kinds = {"rounds": whole(3), "threads": optional(whole(1, os.cpu_count() or 1)), "budget": optional(SECONDS)}
     vars(args).update(checked(vars(args), kinds))
     known = {"only": CLASSES, "sizes": SIZES, "implementations": list(IMPLEMENTATIONS)}
@@ -264,7 +272,7 @@ def check(args: argparse.Namespace) -> None:
             f"--device {args.device} accepts no TRITON_INTERPRET in the environment: the interpreter is never timed"
         )
     args.out = files.check_folder(args.out)
-    if args.what != "host":  # which launches nothing
+    if args.what != "host":  # it launches no kernel
         check_kernels(resolve_device(args.device))
 
 
@@ -274,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     cli = parser()
     args = cli.parse_args(argv)
     try:
-        check(args)
+        check_options(args)
         if getattr(args, "threads", None):
             torch.set_num_threads(args.threads)
         if args.what in TITLES:

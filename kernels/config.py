@@ -183,13 +183,19 @@ def rows_class(n_elements: int, n_rows: int) -> str:
 
 
 class Choice(NamedTuple):
-    """A configuration, the rung of the ladder (`lookup`) that it comes from, why, and what was measured, if it was."""
+    """A launch configuration and where it comes from.
+
+    Attributes:
+        level: the fallback level that provided it; see `lookup`.
+        why: the reason, in words.
+        entry: the registry entry with the measurements; None if nothing was measured.
+    """
 
     config: Config
-    rung: str
+    level: str
     why: str
     entry: dict | None = None
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value}" for name, value in asdict(self.config).items() if value != "")
-        return f"{self.rung}: {self.why} ({values})"
+        return f"{self.level}: {self.why} ({values})"

@@ -1,12 +1,12 @@
-"""Which launch configuration a table gets, and why.
+"""Choose the launch configuration of a table.
 
-What was measured on a GPU lies in a file of its own (`registry`). The choice is made when a table is built, from what
-the files say about the likes of it, on this rung or the next:
+Each GPU's measurements lie in a file of its own (see `registry`). The choice is made when a table is built, from
+entries for the same kind of work, at the first fallback level that has one:
 
-    exact     this device, with as many elements to a factor of two
-    bucket    this device, with up to four times as many, or as few
-    relative  another device of the same architecture, the one whose bandwidth per multiprocessor is nearest
-    default   nothing of all this was measured
+    exact     this device, the same number of elements to a factor of two
+    bucket    this device, up to four times as many elements, or down to a quarter
+    relative  another device of the same architecture, the one with the nearest bandwidth per multiprocessor
+    default   no such entry: the default configuration
 """
 
 import math
@@ -20,7 +20,7 @@ MOST_OCTAVES = 2
 
 
 def nearest(entries: dict, work: Work) -> tuple[int, dict] | None:
-    """Of a device's entries the one of the same kind whose size is nearest; (octaves away, entry)."""
+    """Return (octaves away, entry) of the entry of the same kind with the nearest size; None beyond `MOST_OCTAVES`."""
     found = []
     for key, entry in entries.items():
         kind, _, bucket = key.rpartition("/")
@@ -28,16 +28,16 @@ def nearest(entries: dict, work: Work) -> tuple[int, dict] | None:
             found.append((abs(int(bucket) - work.bucket), int(bucket), entry))
     if not found:
         return None
-    # Two as near as each other: the smaller size, which no order of entries can change.
+    # Of two equally near sizes take the smaller, whatever the order of entries.
     octaves, _, entry = min(found, key=lambda item: item[:2])
     return octaves, entry
 
 
-def climb(work: Work, device: Device, files: dict[str, tuple[Device, dict]]) -> Choice:
-    """Take the first rung of the ladder that holds.
+def choose_from(work: Work, device: Device, files: dict[str, tuple[Device, dict]]) -> Choice:
+    """Choose the configuration of the first fallback level that has an entry.
 
     Args:
-        files: for each slug the device and its entries, as `registry.load` returns them.
+        files: device and entries by slug, as `registry.load` returns them.
     """
     _, own = files.get(device.slug, (device, {}))
     if found := nearest(own, work):
@@ -64,30 +64,30 @@ def climb(work: Work, device: Device, files: dict[str, tuple[Device, dict]]) -> 
 
 
 def default_of(device: torch.device) -> Config:
-    """What the device gets where nothing is known; Triton's interpreter what an NVIDIA GPU gets."""
+    """Return the device's default configuration; Triton's interpreter gets that of an NVIDIA GPU."""
     return default(device_facts(device).warp_size) if device.type == "cuda" else default()
 
 
 def choose(work: Work, device: torch.device) -> Choice:
-    """The configuration for what a launch does on a device; Triton's interpreter gets the default."""
+    """Choose the configuration for a launch on a device; Triton's interpreter gets the default."""
     if device.type != "cuda":
         return Choice(default_of(device), "default", f"{device.type} is no GPU")
-    return climb(work, device_facts(device), registry.load())
+    return choose_from(work, device_facts(device), registry.load())
 
 
 def explain(work: Work, device: torch.device | Device | None = None) -> str:
-    """Which rung of the ladder the configuration of a launch comes from, why, and what was measured.
+    """Explain which fallback level the configuration of a launch comes from, why, and what was measured.
 
     Args:
         work: for example `Work("adam", 2**24)`.
-        device: a GPU, or the facts about one that is not there; by default the one that is.
+        device: a GPU, or facts about a GPU that is not present; by default the current one.
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(device, torch.device):
         choice, name = choose(work, device), device_facts(device).name if device.type == "cuda" else str(device)
     else:
-        choice, name = climb(work, device, registry.load()), device.name
+        choice, name = choose_from(work, device, registry.load()), device.name
     lines = [f"{work.key} on {name}", str(choice)]
     if choice.entry:
         lines.append(registry.measured(choice.entry))

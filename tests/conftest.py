@@ -5,8 +5,6 @@ import signal
 import warnings
 from pathlib import Path
 
-from experiments.training import population
-
 # Tests run side by side, and threads that wait for work by spinning take the cores from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -18,6 +16,8 @@ if not torch.cuda.is_available():
 import matplotlib as mpl
 import numpy as np
 import pytest
+
+from experiments.training import population
 
 mpl.use("Agg")
 # A shell that starts the tests in the background lets them, and the processes they start, ignore interrupts.

@@ -85,7 +85,7 @@ def test_candidates_are_dropped_for_a_reason_and_the_same_program_is_kept_once()
     assert rows[0]["occupancy"] == 0.75
     assert rows[0]["loads"] == "4x128 9x32"
     assert "1 with the code of another" in static_analysis.markdown(rows, "adam", "sm_90", "float32", PROVENANCE)
-    drawn = static_analysis.figure(rows, "adam", "sm_90", "float32")
+    drawn = static_analysis.candidates_figure(rows, "adam", "sm_90", "float32")
     assert [ax.get_xlabel() for ax in drawn.axes] == [
         "registers a thread",
         "occupancy, % of 64 warps a multiprocessor",

@@ -4,16 +4,17 @@ import itertools
 import math
 import sys
 import time
-from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import optim
 from experiments import throughput
 from experiments.bench import contenders, gpu_timing, implementations, step_plan, step_report, step_time
-from experiments.bench.implementations import IMPLEMENTATIONS, Case
+from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 from experiments.bench.step_plan import FLOAT32, Group
 from experiments.bench.step_time import CASES
 from experiments.common import preflight
@@ -25,7 +26,7 @@ SHAPES = [(40, 3), (17,)]
 
 
 def with_grads(shapes, dtype, device=CPU) -> list[torch.nn.Parameter]:
-    return step_time.make_tensors(Group(Case("Adam", {}, dtype), "", shapes), dtype, device, seed=0)
+    return step_time.make_tensors(Group(OptimizerCase("Adam", {}, dtype), "", shapes), dtype, device, seed=0)
 
 
 QUICK = [case for case in CASES if case.name == "Adam"]
@@ -61,18 +62,18 @@ def test_all_implementations_of_a_case_do_the_same_work(case):
 @pytest.mark.parametrize(
     ("name", "case", "bytes_of_element"),
     [
-        ("ours", Case("SGD", {}), 12),
-        ("ours", Case("SGD", {"momentum": 0.9}), 20),
-        ("torch fused", Case("Adam", {}), 28),
-        ("ours", Case("Adam", {}), 28),
-        ("ours, bfloat16 states", Case("Adam", {}), 20),
-        ("ours", Case("AdamW", {}, torch.bfloat16), 14),
-        ("ours, stochastic", Case("AdamW", {}, torch.bfloat16), 14),
-        ("ours, float32 states", Case("AdamW", {}, torch.bfloat16), 22),
-        ("ours", Case("Adam", {}, torch.float16), 22),
-        ("torch fused", Case("Adam", {}, torch.float16), 14),
-        ("ours", Case("Adadelta", {}), 28),
-        ("ours", Case("Adam", {}, torch.float64), 56),
+        ("ours", OptimizerCase("SGD", {}), 12),
+        ("ours", OptimizerCase("SGD", {"momentum": 0.9}), 20),
+        ("torch fused", OptimizerCase("Adam", {}), 28),
+        ("ours", OptimizerCase("Adam", {}), 28),
+        ("ours, bfloat16 states", OptimizerCase("Adam", {}), 20),
+        ("ours", OptimizerCase("AdamW", {}, torch.bfloat16), 14),
+        ("ours, stochastic", OptimizerCase("AdamW", {}, torch.bfloat16), 14),
+        ("ours, float32 states", OptimizerCase("AdamW", {}, torch.bfloat16), 22),
+        ("ours", OptimizerCase("Adam", {}, torch.float16), 22),
+        ("torch fused", OptimizerCase("Adam", {}, torch.float16), 14),
+        ("ours", OptimizerCase("Adadelta", {}), 28),
+        ("ours", OptimizerCase("Adam", {}, torch.float64), 56),
     ],
 )
 def test_bytes_of_a_step_are_those_of_its_tensors(name, case, bytes_of_element):
@@ -80,12 +81,14 @@ def test_bytes_of_a_step_are_those_of_its_tensors(name, case, bytes_of_element):
     params = with_grads(SHAPES, case.dtype)
     optimizer = implementations.make(name, case, params)
     states = [v for p in params for v in optimizer.state[p].values() if torch.is_tensor(v) and v.shape == p.shape]
-    moved = sum(2 * p.nbytes + p.grad.nbytes for p in params) + sum(2 * state.nbytes for state in states)
+    moved = sum(t.nbytes for p in params for t in (p, p, p.grad) if t is not None) + sum(
+        2 * state.nbytes for state in states
+    )
     assert moved == bytes_of_element * 137
 
 
 def test_states_of_8_bits_are_a_byte_and_a_scale_except_in_small_tensors():
-    case, small, large = Case("Adam", {}), [4095], [4096]
+    case, small, large = OptimizerCase("Adam", {}), [4095], [4096]
     assert implementations.step_bytes("bitsandbytes 8-bit", case, small) == 28 * 4095
     # Two states, each read and written: 16 scales of 4 bytes.
     assert implementations.step_bytes("bitsandbytes 8-bit", case, large) == (12 + 4) * 4096 + 4 * 16 * 4
@@ -95,9 +98,11 @@ def test_states_of_8_bits_are_a_byte_and_a_scale_except_in_small_tensors():
 
 def test_operations_are_counted_in_the_rule_itself():
     # p - lr * (grad + weight_decay * p) in whatever form: a handful, and more with momentum.
-    plain, momentum = (step_time.flops_of(Case("SGD", arguments).rule) for arguments in ({}, {"momentum": 0.9}))
+    plain, momentum = (
+        step_time.flops_of(OptimizerCase("SGD", arguments).rule) for arguments in ({}, {"momentum": 0.9})
+    )
     assert 3 <= plain < momentum < 12
-    assert 12 <= step_time.flops_of(Case("Adam", {}).rule) <= 25
+    assert 12 <= step_time.flops_of(OptimizerCase("Adam", {}).rule) <= 25
 
 
 def test_every_class_of_torch_is_timed():
@@ -109,13 +114,13 @@ def test_what_cannot_be_had_says_why_in_a_line(name, monkeypatch):
     for module in ("apex", "transformer_engine", "bitsandbytes", "torchao"):
         monkeypatch.setitem(sys.modules, module, None)
     if name.split()[0] in ("apex", "Transformer", "bitsandbytes", "torchao"):
-        assert implementations.missing(name, Case("Adam", {}), CPU, compile=True) == "only on cuda"
+        assert implementations.missing(name, OptimizerCase("Adam", {}), CPU, compile=True) == "only on cuda"
         with pytest.raises(RuntimeError, match=r"^[^\n]*(apex|transformer_engine|bitsandbytes|torchao)[^\n]*$"):
-            implementations.make(name, Case("Adam", {}), with_grads(SHAPES, torch.float32))
+            implementations.make(name, OptimizerCase("Adam", {}), with_grads(SHAPES, torch.float32))
 
 
 def test_fused_steps_of_classes_without_any_are_left_out_and_the_default_is_the_baseline():
-    group = Group(Case("NAdam", {}), "2^6", [(64,)])
+    group = Group(OptimizerCase("NAdam", {}), "2^6", [(64,)])
     rows, left_out = step_time.compare(group, CPU, 3, ["torch fused", "ours", "torch for-loop"])
     assert [row["implementation"] for row in rows] == ["ours", "torch for-loop"]
     assert {row["baseline"] for row in rows} == {"torch for-loop"}
@@ -142,7 +147,8 @@ def test_ratios_are_formed_within_each_round():
         {("copy", "step"): 1e-3 * speeds, ("torch fused", "step"): 4e-3 * speeds, ("ours", "step"): 2e-3 * speeds}
     )
     timed = [
-        contenders.Side(name, [print], moved) for name, moved in (("copy", 8e6), ("torch fused", 28e6), ("ours", 28e6))
+        contenders.Contender(name, [print], moved)
+        for name, moved in (("copy", 8e6), ("torch fused", 28e6), ("ours", 28e6))
     ]
     fused, ours = step_time.make_rows(Group(CASES[0], "2^20", [(2**20,)]), timed, seconds, CPU)
     assert [ours[f"step: baseline / this{end}"] for end in ("", ", low", ", high")] == pytest.approx([2, 2, 2])
@@ -159,7 +165,7 @@ def test_a_time_that_half_of_the_rounds_lack_is_unknown():
     assert all(map(math.isnan, step_time.interval("x", pd.Series([1.0, math.nan, math.nan])).values()))
 
 
-def test_sides_that_memory_has_no_room_for_are_left_out_from_the_end(monkeypatch):
+def test_contenders_that_do_not_fit_into_memory_are_left_out_from_the_end(monkeypatch):
     group, names = Group(CASES[0], "2^20", [(2**20,)]), ["torch fused", "ours", "torch foreach", "torch for-loop"]
     everything = step_plan.needed_bytes([step_plan.Wanted(n, n, CASES[0]) for n in names], [2**20], 1)
     # Parameters, gradients, four times two states, a copy of 28 bytes, and two temporary tensors twice.
@@ -169,11 +175,11 @@ def test_sides_that_memory_has_no_room_for_are_left_out_from_the_end(monkeypatch
     assert [side.label for side in wanted] == names[:3]
     assert left_out["torch for-loop"].startswith("memory: ")
     monkeypatch.setattr(step_plan, "free_bytes", lambda device: 2**20)
-    with pytest.raises(step_plan.TooLarge, match="GiB are free"):
+    with pytest.raises(step_plan.NotEnoughMemory, match="GiB are free"):
         step_plan.plan(group, names, CPU, compile=False)
 
 
-def test_running_out_of_memory_leaves_one_side_out(monkeypatch):
+def test_running_out_of_memory_leaves_one_contender_out(monkeypatch):
     def fail(case, params):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
@@ -211,7 +217,7 @@ class Device:
 def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=3e-3)
     monkeypatch.setattr(contenders, "gpu_timing", gpu)
-    side = contenders.Side("ours", [print], 28.0, host_seconds=1e-3)
+    side = contenders.Contender("ours", [print], 28.0, host_seconds=1e-3)
     found = [contenders.device_seconds(side, [print] * 4, GPU) for _ in range(4)]
     assert [math.isnan(seconds) for seconds in found] == [True, True, False, False]
     assert found[2] == pytest.approx(1e-5)
@@ -221,7 +227,7 @@ def test_device_time_allows_the_host_more_after_it_was_late(monkeypatch):
 def test_device_time_is_given_up_where_the_host_is_far_too_slow(monkeypatch):
     gpu = Device(device_seconds=1e-5, host_seconds=math.inf)
     monkeypatch.setattr(contenders, "gpu_timing", gpu)
-    side = contenders.Side("torch for-loop", [print], 28.0, host_seconds=0.04)
+    side = contenders.Contender("torch for-loop", [print], 28.0, host_seconds=0.04)
     assert all(math.isnan(contenders.device_seconds(side, [print], GPU)) for _ in range(10))
     assert len(gpu.asked) == 2
 
@@ -240,8 +246,8 @@ def gpu_rows(sizes=range(10, 31, 4), bandwidth=3e12) -> list[dict]:
             if name != "copy":
                 seconds |= {(name, "host"): [1e-4] * 8, (name, "step"): [max(1e-4, device) + 1e-5] * 8}
                 seconds |= {(name, "warm"): [device / 2] * 8} if power < 22 else {}
-        timed = [contenders.Side(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
-        found = step_time.make_rows(group, timed, pd.DataFrame(seconds), SimpleNamespace(type="cuda"))
+        timed = [contenders.Contender(name, [print], moves) for name, moves in zip(names, moved, strict=True)]
+        found = step_time.make_rows(group, timed, pd.DataFrame(seconds), GPU)
         rows += [row | {"sets": 1, "set bytes": 16 * n, "l2 bytes": 50 * 2**20} for row in found]
     return rows
 
@@ -262,7 +268,7 @@ def test_rows_of_a_gpu_are_judged_by_the_device_and_by_the_wall(h100):
 
 def test_report_of_a_gpu_defines_its_times_and_says_what_is_missing(h100):
     missing = [("torch compiled", "Adam float32 2^10", "takes minutes"), ("", "Adam float32 2^30", "needs 90 GiB")]
-    text = step_report.report(gpu_rows(), missing, "# Steps", "us", "On cuda:0.")
+    text = step_report.markdown(gpu_rows(), missing, "# Steps", "us", "On cuda:0.")
     header = next(line for line in text.splitlines() if line.startswith("| class"))
     for column in (
         "step us",
@@ -283,26 +289,31 @@ def test_report_of_a_gpu_defines_its_times_and_says_what_is_missing(h100):
     assert "nan" not in text
 
 
+def lines_of(figure: Figure) -> dict[str, np.ndarray]:
+    """Return the points [n, 2] of each line of the first panel, by its label."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in figure.axes[0].get_lines()}
+
+
 def test_bandwidth_shows_the_copy_the_data_sheet_and_where_the_l2_is_full(h100):
     figure = step_report.bandwidth(gpu_rows(), "H100")
+    assert figure is not None
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["Adam, float32", "Adam, bfloat16"]
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert lines["copy, as large a working set"].get_ydata()[-1] == pytest.approx(3000, rel=0.02)
-    assert lines["data sheet"].get_ydata()[0] == 3350
-    assert lines["our tensors fill the L2"].get_xdata()[0] == 50 * 2**20 / 16
+    lines = lines_of(figure)
+    assert lines["copy, as large a working set"][-1, 1] == pytest.approx(3000, rel=0.02)
+    assert lines["data sheet"][0, 1] == 3350
+    assert lines["our tensors fill the L2"][0, 0] == 50 * 2**20 / 16
     # The L2's own line ends where one set of tensors exceeds it.
-    assert pd.Series(lines["ours, tensors in the L2"].get_ydata()).notna().tolist() == [True] * 3 + [False] * 3
+    assert np.isfinite(lines["ours, tensors in the L2"][:, 1]).tolist() == [True] * 3 + [False] * 3
     assert step_report.bandwidth([row for row in gpu_rows() if row["size"] == "2^10"], "H100") is None
 
 
 def test_roofline_is_as_high_as_copy_and_matrix_product_allow(h100):
     figure = step_report.roofline(gpu_rows(), "H100", matrix_rate=5e13)
-    lines = {line.get_label().split(",")[0]: line for line in figure.axes[0].get_lines()}
-    roof = lines["copy bandwidth"].get_ydata()
-    assert max(roof) == 5e4
-    intensity, rate = (lines["ours"].get_data()[i] for i in (0, 1))
+    assert figure is not None
+    lines = {label.split(",")[0]: points for label, points in lines_of(figure).items()}
+    assert lines["copy bandwidth"][:, 1].max() == 5e4
     copies = {row["size"]: row["copy GB/s"] for row in gpu_rows()}
-    assert all(r <= 1.02 * x * copies["2^30"] for x, r in zip(intensity, rate, strict=True))
+    assert all(r <= 1.02 * x * copies["2^30"] for x, r in lines["ours"])
 
 
 def test_models_draws_every_network_in_every_panel():
@@ -310,7 +321,7 @@ def test_models_draws_every_network_in_every_panel():
     for case in CASES[:2]:
         for size, n in (("MNIST MLP", 118282), ("ResNet-50", 25557032)):
             seconds = pd.DataFrame({("copy", "step"): [1e-3] * 4, ("ours", "step"): [2e-3] * 4})
-            timed = [contenders.Side(name, [print], 28 * n) for name in ("copy", "ours")]
+            timed = [contenders.Contender(name, [print], 28 * n) for name in ("copy", "ours")]
             rows += step_time.make_rows(Group(case, size, [(n,)]), timed, seconds, CPU)
     figure = step_report.models(rows, "a CPU")
     for ax in figure.axes:
@@ -490,7 +501,7 @@ def test_every_step_of_the_way_is_gone_on_a_pretended_gpu(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "throughput_step.csv")
     assert set(table["dtype"]) == {"float32", "bfloat16"}
     captured = table["implementation"] != "torch foreach"
-    check_rows_of_a_gpu(table[captured])
+    check_rows_of_a_gpu(table.loc[captured])
     assert table.loc[~captured, "graph us"].isna().all()
     assert (table.loc[table["dtype"] != "float32", "implementation"] == FLOAT32).sum() == 2
     text = (tmp_path / "throughput_step.md").read_text()

@@ -74,7 +74,9 @@ def test_timings_hold_the_median_as_often_as_their_cells_say(rounds):
     rng, ends, levels = np.random.default_rng(rounds), [], set()
     for _ in range(500):
         row = timing.with_interval("x", pd.Series(rng.lognormal(7, 0.2, rounds)))
-        low, high, said = re.fullmatch(r"\d+ \[(\d+), (\d+)\](?: \((.+) %\))?", tables.cell(row, "x")).groups()
+        found = re.fullmatch(r"\d+ \[(\d+), (\d+)\](?: \((.+) %\))?", tables.cell(row, "x"))
+        assert found
+        low, high, said = found.groups()
         # Rounded to whole numbers.
         ends.append((float(low) - 0.5, float(high) + 0.5))
         levels.add(float(said) / 100 if said else 0.95)
@@ -98,7 +100,7 @@ def test_the_interval_is_scipys_with_and_without_ties(sample):
         assert (low, high) == (expected.low, expected.high)
         assert intervals.attained(len(sample)) >= 0.95
     else:
-        assert np.isnan([low, high, intervals.attained(1)]).all()
+        assert all(np.isnan(value) for value in (low, high, intervals.attained(1)))
 
 
 def test_the_next_narrower_interval_has_less_than_the_level():
@@ -173,7 +175,7 @@ def test_the_band_of_a_target_holds_the_share_of_runs_that_reach_it(n, share):
         ax = Figure().subplots()
         steps_to_target.share(ax, np.where(np.arange(n) < k, 100.0, np.inf), 200, ("C0", "-", "o"), "adam")
         (band,) = ax.collections
-        at_150 = band.get_paths()[0].vertices
+        at_150 = np.asarray(band.get_paths()[0].vertices)
         ends = at_150[(at_150[:, 0] >= 100) & (at_150[:, 0] <= 200)][:, 1] if k else at_150[:, 1]
         held += times * (ends.min() <= share <= ends.max())
     assert held / 400 >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / 400)

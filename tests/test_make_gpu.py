@@ -57,12 +57,12 @@ def test_bad_options_are_named(arguments, capsys):
 def pretended(replace, out: Path, stages: list[Stage]) -> None:
     """Have `gpu.main` run these stages, as if there were a GPU. replace: as `setattr`."""
 
-    def check(args):
+    def check_options(args):
         args.out = out
         return torch.device("cpu")
 
     replace(gpu, "device_facts", lambda device: H100)
-    replace(gpu, "check", check)
+    replace(gpu, "check_options", check_options)
     replace(gpu, "stages", lambda out, budget, tests: stages)
 
 

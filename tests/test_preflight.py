@@ -64,6 +64,7 @@ def test_a_missing_driver_library_is_named(bare, looked):
     if looked == "by ldconfig":
         del bare["TRITON_LIBCUDA_PATH"]
     found = preflight.refusal(bare, BUILDS)
+    assert found
     assert found.startswith(f"{NEEDS} the driver's libcuda.so.1, and does not find it: ldconfig has to know its folder")
 
 
@@ -80,6 +81,7 @@ def test_a_missing_driver_library_is_named(bare, looked):
 def test_what_nobody_has_thought_of_is_told_in_its_own_words(script, why, monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 1.0)
     found = preflight.refusal(dict(os.environ), ["-c", script], limit=3.0)
+    assert found
     assert found.startswith(f"Triton cannot run a kernel here: {why}")
     assert "\n" not in found
     assert preflight.refusal(dict(os.environ), ["-c", "pass"]) is None
@@ -143,13 +145,13 @@ def test_the_kernel_that_is_tried_runs(device):
 def test_where_a_kernel_runs_no_process_is_started_and_what_a_compiler_prints_is_not_seen(monkeypatch, capfd):
     monkeypatch.setattr(preflight, "COMMAND", ["-c", "import os; os._exit(7)"])
     monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: warning"))
-    preflight.check()
+    preflight.check_gpu()
     monkeypatch.setattr(preflight, "launch", lambda device: os.write(2, b"main.c:5:10: error") / 0)
     with pytest.raises(OptionError, match="its process ended with 7"):
-        preflight.check()
+        preflight.check_gpu()
     monkeypatch.setattr(preflight, "COMMAND", ["-c", "pass"])
     with pytest.raises(ZeroDivisionError):
-        preflight.check()
+        preflight.check_gpu()
     assert capfd.readouterr() == ("", "")
 
 

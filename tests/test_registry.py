@@ -1,4 +1,4 @@
-"""The files of tuned configurations: found, refused by name, written by several processes; and the ladder's rungs."""
+"""The files of tuned configurations: found, refused by name, written by several processes; and the fallback levels."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import optim
 from kernels import lookup, registry
 from kernels.config import Choice, Config, Device, Work, default
+from optim import launches
 from tests.conftest import device_of
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 50 << 20, 80 << 30, 5120, 2619000)
@@ -51,7 +52,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def choose(device: Device = H100, work: Work = WORK) -> Choice:
-    return lookup.climb(work, device, registry.load())
+    return lookup.choose_from(work, device, registry.load())
 
 
 def test_what_is_written_is_read_again_sorted_and_with_a_schema(folders):
@@ -83,7 +84,7 @@ def test_the_variable_goes_before_the_user_and_the_user_before_the_package(folde
 
 
 @pytest.mark.parametrize(
-    ("measured", "rung", "why"),
+    ("measured", "level", "why"),
     [
         ({H100: [24]}, "exact", "measured on NVIDIA H100 80GB HBM3 at this size"),
         ({H100: [22, 25]}, "bucket", "measured on NVIDIA H100 80GB HBM3 at 1 octave from this size"),
@@ -102,13 +103,13 @@ def test_the_variable_goes_before_the_user_and_the_user_before_the_package(folde
         ({}, "default", "nothing like"),
     ],
 )
-def test_each_rung_is_taken_where_those_above_are_missing(measured, rung, why):
+def test_each_fallback_level_is_used_if_those_before_have_no_entry(measured, level, why):
     for device, buckets in measured.items():
         registry.record(device, VERSIONS, {key(bucket): entry() for bucket in buckets})
     choice = choose()
-    assert choice.rung == rung
+    assert choice.level == level
     assert why in str(choice)
-    assert choice.config == (default() if rung == "default" else WALK)
+    assert choice.config == (default() if level == "default" else WALK)
     assert f"block_size {choice.config.block_size}" in str(choice)
 
 
@@ -124,8 +125,8 @@ def test_each_rung_is_taken_where_those_above_are_missing(measured, rung, why):
 )
 def test_what_was_measured_of_other_work_is_not_used(other):
     registry.record(H100, VERSIONS, {key(24, WORK._replace(**other)): entry()})
-    assert choose().rung == "default"
-    assert choose(work=WORK._replace(**other)).rung == "exact"
+    assert choose().level == "default"
+    assert choose(work=WORK._replace(**other)).level == "exact"
 
 
 def test_devices_of_unknown_bandwidth_come_last_and_in_the_order_of_their_names():
@@ -166,7 +167,7 @@ def test_a_file_that_cannot_be_used_is_named_once_and_ignored(folders, caplog, n
     (folders[0] / "bad.json").write_text(text)
     registry.record(H100, VERSIONS, {key(24): entry()})
     for _ in range(3):
-        assert choose().rung == "exact"
+        assert choose().level == "exact"
     (message,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert message.startswith(f"{folders[0] / 'bad.json'} is ignored: ")
     assert why in message
@@ -199,7 +200,7 @@ def test_no_damage_to_a_file_raises_anything(tmp_path, data):
     if found is not None:
         device, _, entries = found
         for work in (WORK, WORK._replace(n_elements=0)):
-            choice = lookup.climb(work, H100, {device.slug: (device, entries)})
+            choice = lookup.choose_from(work, H100, {device.slug: (device, entries)})
             assert isinstance(choice.config, Config)
             assert str(choice)
 
@@ -209,7 +210,7 @@ def test_a_file_of_a_future_version_is_kept_beside_the_one_that_is_written(folde
     folders[0].mkdir()
     path.write_text(BAD["future"][0])
     assert registry.record(H100, VERSIONS, {key(24): entry()}) == path
-    assert choose().rung == "exact"
+    assert choose().level == "exact"
     assert path.with_name(f"{path.name}.ignored").read_text() == BAD["future"][0]
     assert "its schema is 2" in caplog.text
 
@@ -265,7 +266,7 @@ def test_without_permission_the_next_folder_is_written_to_and_it_is_said_once(fo
     folders[0].write_text("")
     for bucket in (24, 25):
         assert registry.record(H100, VERSIONS, {key(bucket): entry()}) == folders[1] / f"{H100.slug}.json"
-    assert choose().rung == "exact"
+    assert choose().level == "exact"
     (message,) = [r.getMessage() for r in caplog.records]
     assert message.startswith(f"{folders[0] / H100.slug}.json cannot be written: ")
     assert registry.record(H100, VERSIONS, {key(24): entry()}, into=folders[:1]) is None
@@ -283,10 +284,10 @@ def test_buckets_are_octaves(n_elements):
 
 
 @pytest.mark.gpu_too
-def test_a_step_says_its_rung_once_at_debug_level(caplog):
+def test_a_step_logs_its_fallback_level_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.launches.debug_once.cache_clear()
+    launches.debug_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")
@@ -305,7 +306,7 @@ def test_cpu_backends_look_nothing_up(monkeypatch):
         optim.Adam([p], backend=backend).step()
 
 
-def test_explain_names_rung_reason_configuration_and_what_was_measured(folders):
+def test_explain_names_level_reason_configuration_and_what_was_measured(folders):
     first, second, third = lookup.explain(WORK, torch.device("cpu")).splitlines()
     assert first == f"{key(24)} on cpu"
     assert second == "default: cpu is no GPU (block_size 1024, num_warps 8, blocks_per_chunk 1, num_stages 1)"

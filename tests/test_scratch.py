@@ -7,7 +7,7 @@ import torch
 
 import optim
 from experiments.tune import gpu_machine
-from experiments.tune.race import Case
+from experiments.tune.race import LaunchCase
 from kernels import rules
 
 CPU = torch.device("cpu")
@@ -18,8 +18,10 @@ def test_a_rule_whose_hyperparameters_have_new_names_is_tried_with_values_of_its
     names = ("rate", "first", "second", "floor", "shrink", "pull")
     assert len(names) == len(rules.adam.hyper)
     monkeypatch.setitem(rules.RULES, "mine", replace(rules.adam, name="mine", hyper=names, trial=trial))
-    before = [t for entry in gpu_machine.allocate(Case("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)]
-    after = gpu_machine.outcome(Case("mine", "float32", "short", 8), CPU, None)
+    before = [
+        t for entry in gpu_machine.allocate(LaunchCase("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)
+    ]
+    after = gpu_machine.outcome(LaunchCase("mine", "float32", "short", 8), CPU, None)
     assert all(t.isfinite().all() for t in after)
     assert (after[0] != before[0]).all()
 
@@ -46,7 +48,7 @@ def test_a_rule_of_ones_own_is_tried_with_its_defaults_and_a_step_that_16_bits_s
 
 @pytest.mark.parametrize("name", rules.RULES)
 def test_every_rule_moves_every_element_when_it_is_tried(name):
-    case = Case(name, "float32", "short", 8)
+    case = LaunchCase(name, "float32", "short", 8)
     before = gpu_machine.allocate(case, CPU).entries
     after = iter(gpu_machine.outcome(case, CPU, None))
     for entry in before:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import optim
 from experiments import autotune
 from experiments.tune import gpu_machine, race, report, tuner
-from experiments.tune.race import FEWEST, Case, Machine, Skipped
+from experiments.tune.race import FEWEST, LaunchCase, Machine, Skipped
 from kernels import registry, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
@@ -25,7 +26,7 @@ from tests.compiler import CLEAN
 from tests.test_registry import H100
 
 ANCHOR = default()
-CASE = Case("adam", "float32", "long", 24)
+CASE = LaunchCase("adam", "float32", "long", 24)
 PROVENANCE = {
     "command": "python -m experiments.autotune",
     "device": {"name": H100.name},
@@ -45,19 +46,19 @@ class FakeGPU:
         self.best, self.noise, self.step, self.now, self.raced = best, noise, step, 0.0, []
         self.prepare, self.prepared, self.slow_down = prepare, [], 1.0
         self.random, self.codes, self.calls = random.Random(seed), {}, 0
-        self.interrupt_at = None
+        self.interrupt_at: int | None = None
 
     def clock(self) -> float:
         return self.now
 
-    def cost(self, case: Case, config: Config) -> float:
+    def cost(self, case: LaunchCase, config: Config) -> float:
         best = self.best
         apart = abs(np.log2(config.block_size / best.block_size)) + abs(np.log2(config.num_warps / best.num_warps))
         apart += (config.blocks_per_chunk, config.num_stages) != (best.blocks_per_chunk, best.num_stages)
         apart += config.eviction != best.eviction
         return 2**case.bucket * 28 / 2.8e12 * (1 + self.step * apart)
 
-    def measure(self, case: Case, config: Config) -> float:
+    def measure(self, case: LaunchCase, config: Config) -> float:
         self.calls += 1
         if self.calls == self.interrupt_at:
             raise KeyboardInterrupt
@@ -82,8 +83,15 @@ class FakeGPU:
         state = {"sm_mhz": 1980, "memory_mhz": 2619, "temperature_c": 40, "power_w": 300.0, "throttle": []}
         return Machine(H100, compiled, sampler, lambda n_bytes: n_bytes / 3e12, lambda: state)
 
-    def tune(self, cases, into, **options) -> tuner.Report:
+    def tune(self, cases, into, **options) -> tuner.TuningResult:
         return tuner.tune(self.machine(), cases, into=[into], clock=self.clock, progress=False, **options)
+
+
+def written(found: tuner.TuningResult) -> tuple[dict, dict]:
+    """Read versions and entries from the registry file of a search."""
+    content = found.file and registry.read_now(found.file)
+    assert content
+    return content[1:]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ def test_the_fastest_wins_whatever_noise_drift_and_order_do(best, seed, tmp_path
     assert low <= ratio <= high
     assert abs(ratio - true) < 0.01
     assert entry["copy_share"] == pytest.approx(2.8 / 3, rel=0.12)
-    _, versions, entries = registry.read_now(found.file)
+    versions, entries = written(found)
     assert entries == found.entries
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
 
@@ -170,8 +178,8 @@ def test_preparation_counts_against_a_cases_share_and_what_is_prepared_races(tmp
         assert entry["samples"] >= FEWEST
         left_out = f"for {entry['unprepared']} of {len(asked)} candidates its share of the budget was too short"
         assert f"{case.work.key}: {left_out}" in found.notes
-    fates = pd.read_csv(table).groupby("fate").size()
-    assert fates[race.UNPREPARED] == sum(entry["unprepared"] for entry in found.entries.values())
+    statuses = pd.read_csv(table).groupby("fate").size()
+    assert statuses[race.UNPREPARED] == sum(entry["unprepared"] for entry in found.entries.values())
     # What won among a few is not kept for ever: what was compiled then is there now, and all of them race.
     gpu.prepare = 0.0
     again = gpu.tune(cases, tmp_path, budget=30.0)
@@ -236,7 +244,7 @@ def test_an_interrupt_while_a_case_is_written_comes_when_it_is_written(tmp_path)
     assert found.notes[-1] == f"Interrupted after {CASE.work.key} was measured"
     assert [*found.entries] == [CASE.work.key]
     assert pd.read_csv(table)["case"].unique().tolist() == [CASE.work.key]
-    _, _, recorded = registry.read_now(found.file)
+    _, recorded = written(found)
     assert recorded == found.entries
 
 
@@ -268,6 +276,7 @@ def test_a_tuning_that_is_interrupted_ends_with_page_tables_and_figure(tmp_path)
     command = [sys.executable, "-c", TUNES, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_INTERPRET": "0"}
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout
         assert process.stdout.readline() == "hangs\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -347,7 +356,7 @@ def test_what_does_not_fit_is_skipped_and_said(tmp_path):
     assert found.entries[CASE.work.key]["config"] != Config(512, 4)
 
 
-def test_a_gpu_without_room_says_what_did_not_fit(monkeypatch):
+def test_a_gpu_without_free_memory_says_what_did_not_fit(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -389,7 +398,7 @@ def test_verify_fails_what_is_slower_than_the_default_and_only_that(step):
 
 def test_page_and_figure_say_what_was_found(tmp_path):
     gpu = FakeGPU(Config(512, 4))
-    cases = [CASE, *(Case("adam", "bfloat16-states", "medium", bucket) for bucket in (20, 16))]
+    cases = [CASE, *(LaunchCase("adam", "bfloat16-states", "medium", bucket) for bucket in (20, 16))]
     found = gpu.tune(cases, tmp_path, budget=10.0, table=tmp_path / "search.csv")
     text = report.write(found, H100, PROVENANCE, tmp_path)
     assert (tmp_path / "search.md").read_text() == text
@@ -399,12 +408,14 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     assert text.index("medium/16 ") < text.index("medium/20 ")
     assert "SM 1980 MHz" in text
     table = pd.read_csv(tmp_path / "search.csv")
-    drawn = report.figure(table, found.entries, H100.name, 32)
+    drawn = report.search_figure(table, found.entries, H100.name, 32)
+    assert drawn is not None
     (*maps, _), (gains,) = (part.axes for part in drawn.subfigs)
     assert [ax.get_title("left") for ax in maps][:2] == ["1 block", "1 block, evict_first"]
     assert [label.get_text() for label in gains.get_yticklabels()] == sorted(found.entries)
     # The frame of the chosen one lies around its cell: a block of 512 at 4 elements a thread.
-    (frame,) = [patch for patch in maps[0].patches if patch.get_linestyle() == "-"]
+    boxes = [patch for patch in maps[0].patches if isinstance(patch, Rectangle)]
+    (frame,) = [box for box in boxes if box.get_linestyle() == "-"]
     column, row = round(frame.get_x() + 0.45), round(frame.get_y() + 0.45)
     assert maps[0].get_xticklabels()[column].get_text() == "512"
     assert maps[0].get_yticklabels()[row].get_text() == "4"
@@ -413,11 +424,11 @@ def test_page_and_figure_say_what_was_found(tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        *(Case("adam", "float32", "long", bucket) for bucket in (18, 20)),
-        *(Case("nadam", "bfloat16-states", "medium", bucket) for bucket in (16, 18, 20)),
-        *(Case("sgd", "bfloat16-stochastic", "short", bucket) for bucket in (12, 16, 20)),
-        Case("lion", "float16", "long", 18, aligned=False),
-        Case("adam", "bfloat16", "short", 13, aligned=False),
+        *(LaunchCase("adam", "float32", "long", bucket) for bucket in (18, 20)),
+        *(LaunchCase("nadam", "bfloat16-states", "medium", bucket) for bucket in (16, 18, 20)),
+        *(LaunchCase("sgd", "bfloat16-stochastic", "short", bucket) for bucket in (12, 16, 20)),
+        LaunchCase("lion", "float16", "long", 18, aligned=False),
+        LaunchCase("adam", "bfloat16", "short", 13, aligned=False),
     ],
     ids=lambda case: case.work.key,
 )
@@ -447,9 +458,9 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
 @pytest.mark.parametrize("aligned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_check_passes_what_the_kernel_does(rule, aligned):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    case = Case(rule, "bfloat16-states", "short", 12, aligned)
+    case = LaunchCase(rule, "bfloat16-states", "short", 12, aligned)
     for each in (case, case._replace(dtype="float32")):
-        gpu_machine.check(each, device, Config(4096, 16))  # raises where the kernel differs
+        gpu_machine.check_update(each, device, Config(4096, 16))  # raises where the kernel differs
         # Of what is compared, parameters have moved, but for what rounding to bfloat16 holds in its place.
         before, after = (
             tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in gpu_machine.expected(each, device)
@@ -473,11 +484,11 @@ def test_the_check_fails_what_leaves_one_element_out(monkeypatch):
         return launch
 
     monkeypatch.setattr(gpu_machine.launch, "launcher", careless)
-    gpu_machine.check.cache_clear()
+    gpu_machine.check_update.cache_clear()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(Skipped, match="its updates are wrong"):
-            gpu_machine.check(Case("adam", dtype, "short", 12), device, Config(4096, 16))
+            gpu_machine.check_update(LaunchCase("adam", dtype, "short", 12), device, Config(4096, 16))
 
 
 FAKE_DRIVER = """
@@ -507,7 +518,7 @@ print(len(keys), keys[0] == keys[1])
 
 
 @pytest.mark.slow
-def test_a_launch_finds_what_the_atlas_has_compiled():
+def test_a_launch_finds_what_the_static_analysis_has_compiled():
     done = subprocess.run([sys.executable, "-c", FAKE_DRIVER], capture_output=True, text=True, env=CLEAN)
     assert done.stdout.split() == ["2", "True"], done.stderr
 
@@ -518,8 +529,8 @@ def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeyp
     machine = gpu_machine.machine(device)
     few = {ANCHOR: "a", Config(512, 4): "b", Config(512, 4, 4, 3): "c"}
     machine = machine._replace(candidates=lambda rule, dtype: (few, {}))
-    cases = [Case("adam", "float32", rows, 20) for rows in ("long", "medium", "short")]
-    cases.append(Case("adam", "bfloat16-states", "long", 20, aligned=False))
+    cases = [LaunchCase("adam", "float32", rows, 20) for rows in ("long", "medium", "short")]
+    cases.append(LaunchCase("adam", "bfloat16-states", "long", 20, aligned=False))
     monkeypatch.setenv(registry.VARIABLE, str(tmp_path))
     found = tuner.tune(machine, cases, budget=20.0, into=[tmp_path], table=tmp_path / "search.csv", progress=False)
     assert set(found.entries) == {case.work.key for case in cases}, found.notes
@@ -532,8 +543,10 @@ def test_a_search_on_this_gpu_records_what_optimizers_then_use(tmp_path, monkeyp
     optimizer = optim.Adam([p])
     optimizer.step()
     (part,) = optimizer._parts
-    assert part.table.choice.rung == "exact"
-    assert part.table.choice.config == found.entries[cases[0].work.key]["config"]
+    choice = part.table.choice
+    assert choice is not None
+    assert choice.level == "exact"
+    assert choice.config == found.entries[cases[0].work.key]["config"]
     assert report.write(found, machine.facts, PROVENANCE, tmp_path)
 
 

@@ -23,13 +23,13 @@ from experiments.common import errors, tables
 from experiments.tasks import data, mlp
 
 
-def test_sides_are_timed_in_turn_and_slow_ones_take_longer():
+def test_contenders_are_timed_in_turn_and_slow_ones_take_longer():
     calls = []
-    sides = {
+    contenders = {
         "quick": lambda: calls.append("quick"),
         "slow": lambda: calls.append("slow") or time.sleep(0.01),
     }
-    seconds = timing.time_in_turn(sides, 5, lambda: None)
+    seconds = timing.time_in_turn(contenders, 5, lambda: None)
     assert calls == ["quick", "quick", "slow", "slow"] * 5
     assert list(seconds.columns) == ["quick", "slow"]
     assert (seconds["slow"] >= 0.01).all()
@@ -56,7 +56,7 @@ def test_median_interval_covers_the_median_of_a_known_sample():
         (1.05, 0.05, "ambiguous"),
     ],
 )
-def test_verdict_is_right_for_sides_of_known_ratio(ratio, spread, expected):
+def test_verdict_is_right_for_contenders_of_known_ratio(ratio, spread, expected):
     ratios = pd.Series(ratio + spread * np.random.default_rng(0).normal(size=100))
     _, low, high = timing.median_interval(ratios)
     assert timing.verdict(low, high) == expected
@@ -106,7 +106,7 @@ def test_steps_write_a_table_only_if_gradients_have_moved(moves):
     optimizer = optim.AdamW(params)
     optimizer.step()
     counts = {"uploads": 0, "builds": 0}
-    host_time.counted(optimizer, lambda: host_time.side(optimizer, params, moves, steps=4), counts)
+    host_time.counted(optimizer, lambda: host_time.median_step_seconds(optimizer, params, moves, steps=4), counts)
     # The untimed step counts too.
     assert counts == {"uploads": 5 if moves else 0, "builds": 0}
 
@@ -124,10 +124,13 @@ def test_builds_are_counted():
 def test_moved_gradients_are_elsewhere_and_shaped_alike():
     params = host_time.tiny("GPT-2 small")
     host_time.move_grads(params)
-    old = [p.grad.data_ptr() for p in params]
+    old = [p.grad for p in params]
     host_time.move_grads(params)
-    assert all(p.grad.data_ptr() != address for p, address in zip(params, old, strict=True))
-    assert [p.grad.shape for p in params] == [p.shape for p in params]
+    for p, grad in zip(params, old, strict=True):
+        assert p.grad is not None
+        assert grad is not None
+        assert p.grad.data_ptr() != grad.data_ptr()
+        assert p.grad.shape == p.shape
 
 
 def test_steps_without_device_work_change_nothing():
@@ -201,12 +204,13 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
     for name in ("MATRIX", "COPY_ELEMENTS"):
         monkeypatch.setattr(population_time, name, 64)
     monkeypatch.setattr(population_time, "find_spec", lambda name: None)
-    row = population_time.compare(*size, None, device, 3)
+    kind, lanes, hidden = size
+    row = population_time.compare(kind, lanes, hidden, None, device, 3)
     assert (row["data"], row["K"], row["model"].split()[0]) == ("noise of MNIST's shapes", 2, size[0])
     assert ("share of roofline" in row) == (size[0] == "mlp")
     assert row["speed-up over one after the other"] > 0
     with pytest.raises(errors.DataError, match="no MNIST anywhere"):
-        population_time.compare(*size, tmp_path, device, 3)
+        population_time.compare(kind, lanes, hidden, tmp_path, device, 3)
 
 
 @pytest.fixture
@@ -240,7 +244,7 @@ def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_
         silent.accept()[0].close()
     assert set(pd.read_csv(tmp_path / "throughput_sweep.csv")["data"]) == {"noise of MNIST's shapes"}
     text = (tmp_path / "throughput_sweep.md").read_text()
-    assert "Data noise of MNIST's shapes, batch 128. This is not MNIST, which was not to be had" in text
+    assert "Data noise of MNIST's shapes, batch 128. MNIST was not available; random numbers" in text
 
 
 @pytest.mark.parametrize("where", ["variable", "cache", "option"])
@@ -318,6 +322,7 @@ def test_what_is_interrupted_ends_with_page_table_and_figures(arguments, figures
     words = [*shlex.split(arguments), "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
     command = [sys.executable, "-c", HANGS, *words]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, "PYTHONPATH": "."}) as process:
+        assert process.stdout
         assert process.stdout.readline() == "hangs\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""What is timed in turn with others, and how: wall time, and on a GPU the device's own.
+"""Contenders: steps that are timed in turn, by wall time and, on a GPU, by the device's own time.
 
-On a CPU a sample is the wall time of a step. On a GPU it is all the times of `DEFINITIONS`.
+On a CPU a sample is the wall time of a step. On a GPU it has all the times of `DEFINITIONS`.
 """
 
 import itertools
@@ -16,16 +16,16 @@ from experiments.bench import gpu_timing, implementations
 from experiments.common.progress import progress_bar
 
 STEPS_OF, MOST_STEPS = 2**21, 32
-"""On a CPU a sample updates so many elements at least, but in at most so many steps."""
+"""On a CPU a sample updates at least 2^21 elements, in at most 32 steps."""
 LEAST_ROUNDS = 6
-"""When time is up, a comparison that has begun stops after so many rounds, the fewest that give a 95 % interval."""
+"""A comparison runs at least this many rounds, even past its deadline: fewer give no 95 % interval."""
 
 QUEUED_BYTES, MOST_QUEUED = 3e9, 16
-"""On a GPU so much is moved in one sample of device time, a millisecond or so, but in at most so many steps."""
+"""A sample of device time moves about 3 GB, in a millisecond or so, but takes at most 16 steps."""
 MOST_SPIN = 0.1
-"""Seconds for which the host may be busy launching a sample: beyond, there is none."""
+"""Seconds that the host may take to launch a sample; slower contenders get no device time."""
 GRAPH_LAUNCH = 1e-3
-"""Seconds in which the host launches a graph."""
+"""Seconds that the host may take to launch a graph."""
 
 DEFINITIONS = {
     "step": "wall time of one `step()`, from an idle device until the device is done",
@@ -40,16 +40,18 @@ DEFINITIONS = {
 
 
 @dataclass
-class Side:
-    """What is timed in turn with others.
+class Contender:
+    """An implementation's step over its own states, timed in turn with other contenders.
 
     Attributes:
-        calls: a step over each set of tensors.
-        moved: bytes that one has to move.
-        n_queued: how many make one sample of device time.
-        host_seconds: that a sample of device time allows for the launches of one call; doubled by each that is late.
-        replay, n_replayed: of a CUDA graph, and how many steps it holds.
-        note: why something was not measured.
+        name: the implementation's, or "copy".
+        calls: one step for each set of tensors.
+        moved: bytes that one step has to move.
+        n_queued: steps in one sample of device time.
+        host_seconds: time allowed to the host for launching one step of a sample; doubled whenever it was too short.
+        replay: launches a CUDA graph of `n_replayed` steps; None if there is no graph.
+        note: why a time is missing.
+        turn: cycles through `calls`.
     """
 
     name: str
@@ -66,63 +68,64 @@ class Side:
         self.turn = itertools.cycle(self.calls)
 
 
-def ready_on_gpu(side: Side, captured: list[torch.optim.Optimizer], device: torch.device) -> None:
-    """Find out how long the host takes, and capture the graph of those that can be captured."""
-    side.n_queued = math.ceil(min(MOST_QUEUED, max(1, QUEUED_BYTES / side.moved)))
-    calls = [next(side.turn) for _ in range(side.n_queued)]
-    for _ in range(2):  # The second is not the first.
+def ready_on_gpu(contender: Contender, captured: list[torch.optim.Optimizer], device: torch.device) -> None:
+    """Measure how long the host takes to launch a step, and capture the optimizers' steps, if any, into a graph."""
+    contender.n_queued = math.ceil(min(MOST_QUEUED, max(1, QUEUED_BYTES / contender.moved)))
+    calls = [next(contender.turn) for _ in range(contender.n_queued)]
+    # The first pass warms up; the second is kept.
+    for _ in range(2):
         torch.cuda.synchronize(device)
         started = time.perf_counter()
         for call in calls:
             call()
-        side.host_seconds = (time.perf_counter() - started) / side.n_queued
+        contender.host_seconds = (time.perf_counter() - started) / contender.n_queued
     torch.cuda.synchronize(device)
-    side.n_queued = max(1, min(side.n_queued, int(MOST_SPIN / 8 / side.host_seconds)))
+    contender.n_queued = max(1, min(contender.n_queued, int(MOST_SPIN / 8 / contender.host_seconds)))
     if captured:
         steps = [implementations.capturable(optimizer) for optimizer in captured]
-        side.n_replayed = max(side.n_queued, len(steps))
-        steps = list(itertools.islice(itertools.cycle(steps), side.n_replayed))
+        contender.n_replayed = max(contender.n_queued, len(steps))
+        steps = list(itertools.islice(itertools.cycle(steps), contender.n_replayed))
         try:
-            side.replay = gpu_timing.graph_of(steps, device)
+            contender.replay = gpu_timing.graph_of(steps, device)
         except RuntimeError as error:
-            side.note = f"no graph: {str(error).strip().splitlines()[0]}"
+            contender.note = f"no graph: {str(error).strip().splitlines()[0]}"
 
 
-def device_seconds(side: Side, calls: list[Callable[[], object]], device: torch.device) -> float:
-    """Of one call whose launches wait in the queue, or NaN."""
-    if side.host_seconds * len(calls) > MOST_SPIN:
+def device_seconds(contender: Contender, calls: list[Callable[[], object]], device: torch.device) -> float:
+    """Return the device time of one call, in seconds; NaN if the host could not launch the calls fast enough."""
+    if contender.host_seconds * len(calls) > MOST_SPIN:
         return math.nan
-    seconds = gpu_timing.queued_seconds(calls, device, side.host_seconds * len(calls))
+    seconds = gpu_timing.queued_seconds(calls, device, contender.host_seconds * len(calls))
     if seconds is None:
-        side.host_seconds *= 2
+        contender.host_seconds *= 2
         return math.nan
     return seconds / len(calls)
 
 
-def sample_on_gpu(side: Side, device: torch.device) -> dict[str, float]:
-    """Seconds of a step, by what `DEFINITIONS` calls them."""
-    found = {"kernel": device_seconds(side, [next(side.turn) for _ in range(side.n_queued)], device)}
-    if side.name == "copy":
+def sample_on_gpu(contender: Contender, device: torch.device) -> dict[str, float]:
+    """Measure one sample: seconds of a step, by the names of `DEFINITIONS`."""
+    found = {"kernel": device_seconds(contender, [next(contender.turn) for _ in range(contender.n_queued)], device)}
+    if contender.name == "copy":
         return found
-    if len(side.calls) > 1:
-        side.calls[0]()
-        found["warm"] = device_seconds(side, [side.calls[0]] * side.n_queued, device)
-    step = next(side.turn)
+    if len(contender.calls) > 1:
+        contender.calls[0]()
+        found["warm"] = device_seconds(contender, [contender.calls[0]] * contender.n_queued, device)
+    step = next(contender.turn)
     torch.cuda.synchronize(device)
     started = time.perf_counter()
     step()
     returned = time.perf_counter()
     torch.cuda.synchronize(device)
     found |= {"step": time.perf_counter() - started, "host": returned - started}
-    if side.replay:
-        seconds = gpu_timing.queued_seconds([side.replay], device, GRAPH_LAUNCH)
-        found["graph"] = math.nan if seconds is None else seconds / side.n_replayed
+    if contender.replay:
+        seconds = gpu_timing.queued_seconds([contender.replay], device, GRAPH_LAUNCH)
+        found["graph"] = math.nan if seconds is None else seconds / contender.n_replayed
     return found
 
 
-def sample_on_cpu(side: Side, steps: int) -> dict[str, float]:
-    """Wall seconds of a step, by one call that runs untimed and several that are timed."""
-    (call,) = side.calls
+def sample_on_cpu(contender: Contender, steps: int) -> dict[str, float]:
+    """Return the mean wall seconds of a step over several, after one untimed step."""
+    (call,) = contender.calls
     call()
     started = time.perf_counter()
     for _ in range(steps):
@@ -130,18 +133,21 @@ def sample_on_cpu(side: Side, steps: int) -> dict[str, float]:
     return {"step": (time.perf_counter() - started) / steps}
 
 
-def time_in_turn(
-    sides: list[Side], n_elements: int, rounds: int, device: torch.device, deadline: float, **bar
+def time_contenders(
+    contenders: list[Contender], n_elements: int, rounds: int, device: torch.device, deadline: float, **bar
 ) -> pd.DataFrame:
-    """Seconds of every side, a row a round, by (side, what); fewer rounds if time.monotonic() passes the deadline."""
+    """Time every contender once a round; stop early when `time.monotonic()` passes the deadline.
+
+    Returns: seconds, a row a round, with columns (name of the contender, name in `DEFINITIONS`).
+    """
     steps = max(1, min(MOST_STEPS, STEPS_OF // n_elements))
     records = []
     for done in progress_bar(range(rounds), unit="round", **bar):
         if done >= min(LEAST_ROUNDS, rounds) and time.monotonic() > deadline:
             break
         record = {}
-        for side in sides:
-            found = sample_on_cpu(side, steps) if device.type == "cpu" else sample_on_gpu(side, device)
-            record |= {(side.name, what): seconds for what, seconds in found.items()}
+        for contender in contenders:
+            found = sample_on_cpu(contender, steps) if device.type == "cpu" else sample_on_gpu(contender, device)
+            record |= {(contender.name, what): seconds for what, seconds in found.items()}
         records.append(record)
     return pd.DataFrame(records)

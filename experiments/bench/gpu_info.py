@@ -1,4 +1,4 @@
-"""What a GPU is and how it is doing: bandwidth, caches, clocks, temperature."""
+"""Facts about a GPU and its current state: bandwidth, caches, clocks, temperature."""
 
 import contextlib
 import importlib
@@ -41,13 +41,13 @@ GB_PER_SECOND = {
     "MI300X": 5300,
     "MI325X": 6000,
 }
-"""Memory bandwidth by the name that the driver gives, without the maker and the product line."""
+"""Memory bandwidth by the driver's name of the model, without the maker and the product line."""
 
 CACHE_BYTES = {"gfx942": 256 * 2**20, "gfx950": 256 * 2**20}
-"""The Infinity Cache of MI300 and MI350 between the L2, which is all that torch reports, and the memory.
+"""The Infinity Cache of MI300 and MI350, by architecture. It lies behind the L2, the only cache that torch reports.
 
-It is the L3 in AMD's table of GPU specifications (rocm.docs.amd.com/en/latest/reference/gpu-specs.html). NVIDIA's GPUs,
-B200 and RTX 5090 among them, and MI200 have none behind the L2.
+AMD's table of GPU specifications calls it L3 (rocm.docs.amd.com/en/latest/reference/gpu-specs.html). NVIDIA's GPUs,
+B200 and RTX 5090 included, and MI200 have no cache behind the L2.
 """
 
 THROTTLE_REASONS = {
@@ -61,21 +61,21 @@ THROTTLE_REASONS = {
     0x80: "hardware power brake",
     0x100: "display clocks",
 }
-"""Bits of NVML's nvmlClocksEventReasons."""
+"""Meaning of the bits of NVML's nvmlClocksEventReasons."""
 
 SMI_FIELDS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "driver_version")
 
 SMI_LIMIT = 5.0
-"""Seconds in which nvidia-smi answers, if it ever does."""
+"""Seconds after which nvidia-smi counts as hanging."""
 HUNG: list[subprocess.Popen] = []
-"""The nvidia-smi that has not answered, for no other is asked then; a driver can hold it even after it was killed."""
+"""Processes of nvidia-smi that did not answer; no further one is started. A driver can block them even when killed."""
 
 
 def datasheet_bandwidth(name: str) -> float | None:
-    """Memory bandwidth in bytes/s of a GPU by the name that its driver gives; None if it is not known.
+    """Return the memory bandwidth of a GPU in bytes/s, by its driver's name; None if the model is not known.
 
-    From the makers' data sheets and product pages of each model (nvidia.com/data-center, nvidia.com/geforce,
-    amd.com/instinct), which round. A MIG slice or a laptop's model has another name, and so none.
+    The numbers are rounded ones from the makers' data sheets and product pages (nvidia.com/data-center,
+    nvidia.com/geforce, amd.com/instinct). A MIG slice or a laptop's model has another name, and so no known bandwidth.
     """
     for words in ("NVIDIA", "GeForce", "Tesla", "AMD", "Instinct"):
         name = name.removeprefix(words).strip()
@@ -84,9 +84,9 @@ def datasheet_bandwidth(name: str) -> float | None:
 
 
 def state(device: Device) -> dict:
-    """What the GPU is doing: sm_mhz, memory_mhz, temperature_c, power_w, throttle (words), driver.
+    """Return the GPU's state: sm_mhz, memory_mhz, temperature_c, power_w, throttle (list of words), driver.
 
-    By nvidia-ml-py if it is installed, else by nvidia-smi; {} if neither works. Raises nothing.
+    Asks nvidia-ml-py if it is installed, else nvidia-smi. Returns {} if neither works; never raises.
     """
     for look in (nvml_state, smi_state):
         # Drivers, containers and virtual machines fail here in more ways than can be listed.
@@ -96,7 +96,7 @@ def state(device: Device) -> dict:
 
 
 def nvml_state(uuid: str) -> dict:
-    """`state` by nvidia-ml-py. Raises what that raises."""
+    """Return `state` by nvidia-ml-py. Raises: whatever nvidia-ml-py raises."""
     nvml = importlib.import_module("pynvml")
     nvml.nvmlInit()
     try:
@@ -107,19 +107,19 @@ def nvml_state(uuid: str) -> dict:
             "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
             "throttle": reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
-            "driver": text(nvml.nvmlSystemGetDriverVersion()),
+            "driver": decoded(nvml.nvmlSystemGetDriverVersion()),
         }
     finally:
         nvml.nvmlShutdown()
 
 
-def text(value: str | bytes) -> str:
-    """Older versions of nvidia-ml-py return bytes."""
+def decoded(value: str | bytes) -> str:
+    """Return a string, for which older versions of nvidia-ml-py give bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 
 def smi_state(uuid: str) -> dict:
-    """`state` by nvidia-smi. Raises: OSError, CalledProcessError, TimeoutExpired or ValueError."""
+    """Return `state` by nvidia-smi. Raises: OSError, CalledProcessError, TimeoutExpired or ValueError."""
     try:
         *values, bits = smi(uuid, (*SMI_FIELDS, "clocks_event_reasons.active"))
     except subprocess.CalledProcessError:  # drivers before 535
@@ -135,18 +135,19 @@ def smi_state(uuid: str) -> dict:
 
 
 def smi(uuid: str, fields: tuple[str, ...]) -> list[str]:
-    """What nvidia-smi prints for each field. Errors as of `smi_state`, at once if it has not answered before."""
+    """Return what nvidia-smi prints for each field. Raises as `smi_state` does, at once if nvidia-smi hung before."""
     command = ["nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     if HUNG:
         raise subprocess.TimeoutExpired(command, SMI_LIMIT)
-    # `subprocess.run` would wait without end for one that cannot be killed.
+    # `subprocess.run` would wait forever for a process that cannot be killed.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         printed, _ = process.communicate(timeout=SMI_LIMIT)
     except subprocess.TimeoutExpired:
         HUNG.append(process)
         process.kill()
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
         raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
@@ -154,11 +155,11 @@ def smi(uuid: str, fields: tuple[str, ...]) -> list[str]:
 
 
 def reasons(bits: int) -> list[str]:
-    """Why the clocks are not higher, as words."""
+    """Return why the clocks are not higher, as words."""
     return [word for bit, word in THROTTLE_REASONS.items() if bits & bit]
 
 
 def cache_bytes(device: Device) -> int:
-    """Size of the last cache before a GPU's memory: its L2, or what `CACHE_BYTES` knows behind it."""
+    """Return the size of a GPU's last-level cache in bytes: its L2, or the cache behind it that `CACHE_BYTES` knows."""
     facts = device_facts(device)
     return max(facts.l2_bytes, CACHE_BYTES.get(facts.arch, 0))

@@ -1,4 +1,4 @@
-"""What it takes to measure on a GPU: events, graphs, a full queue, copies, and what state the GPU is in."""
+"""Measure on a GPU: events, CUDA graphs, launches queued ahead, and copies to compare with."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from experiments.training import cuda_graph
 
 L2_MULTIPLE = 4
 SMALLEST_SET = 2**20
-"""Bytes of one set of buffers: that many such sets as exceed the caches are enough for smaller ones."""
+"""Bytes: a smaller set of buffers counts as this large when `n_sets` decides how many are needed."""
 
 CLOCK_HZ = 3e9
-"""No GPU's clock is faster, so that a spin of so many cycles a second lasts at least a second."""
+"""Faster than any GPU's clock, so a spin of this many cycles lasts at least a second."""
 LEAD = 2
-"""How much longer than the host has needed so far the device spins."""
+"""The device spins this many times as long as the host is expected to need."""
 
 
 def event_seconds(call: Callable[[], object], device: Device) -> float:
-    """Seconds of one call between two CUDA events on the current stream, on a device that was idle before."""
+    """Return the seconds between two CUDA events around one call on the current stream of an idle device."""
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -35,14 +35,14 @@ def event_seconds(call: Callable[[], object], device: Device) -> float:
 
 
 def queued_seconds(calls: Sequence[Callable[[], object]], device: Device, host_seconds: float) -> float | None:
-    """Seconds that the device works on the calls, one after the other, if their launches wait in its queue already.
+    """Return the device time of the calls, one after the other, in seconds, with their launches queued beforehand.
 
-    The device spins while the host launches, so that the host's time does not count.
+    The device spins while the host launches, so the host's time does not count.
 
     Args:
-        host_seconds: how long the host takes to launch all of the calls, about.
-    Returns: None if the device was done spinning before the host had launched everything: too many launches for the
-        queue, a call that waits for the device, or a host that was held up.
+        host_seconds: about how long the host takes to launch all the calls.
+    Returns: None if the device stopped spinning before the host had launched everything: the queue was too short, a
+        call waits for the device, or the host was delayed.
     """
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -58,10 +58,10 @@ def queued_seconds(calls: Sequence[Callable[[], object]], device: Device, host_s
 
 
 def graph_of(calls: Sequence[Callable[[], object]], device: Device) -> Callable[[], None]:
-    """Capture the calls, one after the other, into one CUDA graph, and return its replay.
+    """Capture the calls, one after the other, into one CUDA graph, and return the function that replays it.
 
-    Every call runs once before, on a side stream. What the calls use has to outlive the graph.
-    Raises: what a call raises, or the capture; see `cuda_graph.record`.
+    Every call runs once beforehand, on a side stream. All tensors that the calls use must outlive the graph.
+    Raises: any exception of a call or of the capture; see `cuda_graph.record`.
     """
 
     def run() -> None:
@@ -75,9 +75,10 @@ def graph_of(calls: Sequence[Callable[[], object]], device: Device) -> Callable[
 
 
 def n_sets(bytes_of_one: int, device: Device) -> int:
-    """How many sets of buffers together exceed four times the last cache; 1 on a CPU.
+    """Return how many sets of buffers together exceed four times the last-level cache; 1 on a CPU.
 
-    Sets below 1 MiB are as many as sets of 1 MiB, and may all lie in the cache: more of them take too long to prepare.
+    Sets below 1 MiB count as 1 MiB, because more of them would take too long to prepare; all of them may lie in the
+    cache.
     """
     if torch.device(device).type == "cpu":
         return 1
@@ -85,7 +86,7 @@ def n_sets(bytes_of_one: int, device: Device) -> int:
 
 
 def copies(device: Device, n_bytes: int) -> list[Callable[[], object]]:
-    """Calls of `torch.Tensor.copy_`, each reading n_bytes / 2 and writing as many, over `n_sets` pairs of buffers."""
+    """Return calls of `torch.Tensor.copy_`, one for each of `n_sets` pairs; each reads and writes n_bytes / 2 bytes."""
     n_elements = max(1, n_bytes // 2 // torch.float32.itemsize)
     pairs = [
         (torch.empty(n_elements, device=device), torch.rand(n_elements, device=device))
@@ -95,25 +96,25 @@ def copies(device: Device, n_bytes: int) -> list[Callable[[], object]]:
 
 
 def copy_seconds(device: Device, n_bytes: int, rounds: int) -> np.ndarray:
-    """Device seconds of one copy that reads and writes n_bytes altogether, one value a round, float64 [rounds]."""
+    """Return the device seconds of a copy that reads and writes n_bytes altogether: float64 [rounds]."""
     calls = copies(device, n_bytes)
     seconds = []
-    for _ in range(rounds + 1):  # one more, that warms up
+    for _ in range(rounds + 1):  # the first one warms up
         torch.cuda.synchronize(device)
         started = time.perf_counter()
         for call in calls:
             call()
         host = time.perf_counter() - started
         found = queued_seconds(calls, device, host)
-        # A host that was held up makes a copy seem slower; events then say no more than that.
+        # If the host was delayed, events still measure, though they make the copy seem slower.
         seconds.append(event_seconds(lambda: [call() for call in calls], device) if found is None else found)
     return np.array(seconds[1:]) / len(calls)
 
 
 def copy_bandwidth(device: Device, n_bytes: int, rounds: int) -> tuple[float, float, float]:
-    """Bytes/s, read and written, of a copy whose working set is n_bytes: `timing.median_interval`.
+    """Return the bandwidth of a copy that reads and writes n_bytes, in bytes/s, as `timing.median_interval`.
 
-    Small copies rotate among buffers that together exceed four times the last cache (see `n_sets`).
+    Small copies rotate among buffers that together exceed four times the last-level cache (see `n_sets`).
     """
     moved = max(1, n_bytes // 2 // torch.float32.itemsize) * 2 * torch.float32.itemsize
     return median_interval(pd.Series(moved / copy_seconds(device, n_bytes, rounds)))

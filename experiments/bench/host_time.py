@@ -1,8 +1,9 @@
-"""What does one `optimizer.step()` cost the host, before a device does any work?
+"""How much host time does one `optimizer.step()` take, apart from the device's work?
 
-AdamW over the parameter lists of real networks, every dimension cut to at most 2. Without device work, both sides do
-all of their Python and none of their arithmetic: torch's two kernels are replaced by nothing, and our launch by
-`Table.point_at`, which is all that a launch does on the host. With it, the tiny tensors are updated on the CPU.
+AdamW steps over the parameter lists of real networks, with every dimension cut to at most 2. Without device work, both
+implementations run all of their Python and none of their arithmetic: torch's two kernels become no-ops, and our launch
+is replaced by `Table.point_at`, which is all that it does on the host. With device work, the CPU updates the tiny
+tensors.
 """
 
 import functools
@@ -21,17 +22,17 @@ from kernels import table as tables
 
 STEPS = 20
 GOAL = 1 / 3
-"""Of torch's time, which ours should not exceed."""
+"""The share of torch's time that ours should not exceed."""
 
 
 def tiny(name: str) -> list[torch.nn.Parameter]:
-    """As many tensors as the list has, of as many dimensions."""
+    """Return parameters with a network's number of tensors and dimensions, each dimension at most 2."""
     return [torch.nn.Parameter(torch.rand([min(2, size) for size in shape])) for shape in networks.LISTS[name]()]
 
 
 def move_grads(params: list[torch.nn.Parameter]) -> None:
-    """Let autograd put every gradient elsewhere in memory."""
-    # While the old ones live, the allocator cannot give their places away.
+    """Have autograd allocate every gradient anew, at another address."""
+    # Keeping the old gradients alive stops the allocator from reusing their addresses.
     old = [p.grad for p in params]
     for p in params:
         p.grad = None
@@ -41,17 +42,17 @@ def move_grads(params: list[torch.nn.Parameter]) -> None:
 
 @contextmanager
 def torch_without_device_work() -> Iterator[None]:
-    """torch.optim.AdamW(fused=True) steps without doing anything to a tensor."""
+    """Have `torch.optim.AdamW(fused=True)` take steps that touch no tensor."""
     with mock.patch.object(torch, "_fused_adamw_", nothing), mock.patch.object(torch, "_foreach_add_", nothing):
         yield
 
 
 def nothing(*_, **__) -> None:
-    """Stands in for a kernel."""
+    """Do nothing, in place of a kernel."""
 
 
 def drop_launches_(optimizer: optim.AdamW) -> None:
-    """Leave the table work of an optimizer that has taken a step, and nothing that touches its tensors."""
+    """Reduce the launches of an optimizer that has taken a step to their work on the address table."""
 
     def only_point(table: tables.Table) -> Callable:
         return lambda grads, *_: table.point_at(grads)
@@ -60,12 +61,12 @@ def drop_launches_(optimizer: optim.AdamW) -> None:
 
 
 def uploads(optimizer: optim.AdamW) -> int:
-    """How often the optimizer's tables have been written since they were built."""
+    """Return how often the optimizer's tables have been written since they were built."""
     return sum(part.table.rows._version + part.table.hyper._version for part in optimizer._parts)
 
 
-def side(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int = STEPS) -> float:
-    """Seconds of a step: the median of several, after one untimed."""
+def median_step_seconds(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int = STEPS) -> float:
+    """Return the median seconds of several steps, after one untimed step."""
     if moves:
         move_grads(params)
     optimizer.step()
@@ -80,8 +81,8 @@ def side(optimizer: torch.optim.Optimizer, params: list, moves: bool, steps: int
 
 
 def compare(name: str, device_work: bool, rounds: int) -> dict:
-    """A row of the table: one list, timed with or without device work."""
-    sides, counts = {}, {"uploads": 0, "builds": 0}
+    """Time one parameter list, with or without device work; return a row of the table."""
+    contenders, counts = {}, {"uploads": 0, "builds": 0}
     makers = {"torch": functools.partial(torch.optim.AdamW, fused=True), "ours": optim.AdamW, "known": optim.AdamW}
     for moves in (False, True):
         for whose, make in makers.items():
@@ -89,17 +90,17 @@ def compare(name: str, device_work: bool, rounds: int) -> dict:
             move_grads(params)
             optimizer = make(params)
             optimizer.step()
-            sides[whose, moves] = functools.partial(side, optimizer, params, moves)
+            contenders[whose, moves] = functools.partial(median_step_seconds, optimizer, params, moves)
             if whose == "known":
-                optimizer.state_dict()  # Who has it can change every state.
+                optimizer.state_dict()  # from now on its caller could change every state
             if whose != "torch" and not device_work:
                 drop_launches_(optimizer)
             if whose == "ours" and not moves:
-                sides[whose, moves] = functools.partial(counted, optimizer, sides[whose, moves], counts)
+                contenders[whose, moves] = functools.partial(counted, optimizer, contenders[whose, moves], counts)
             if whose == "torch" and not device_work:
-                sides[whose, moves] = torch_without_device_work()(sides[whose, moves])
+                contenders[whose, moves] = torch_without_device_work()(contenders[whose, moves])
 
-    seconds = timing.in_turn(sides, rounds, leave=False, desc=name)
+    seconds = timing.in_turn(contenders, rounds, leave=False, desc=name)
     row = {"list": name, "tensors": len(networks.LISTS[name]()), "device work": "yes" if device_work else "no"}
     for moves, where in ((False, "stay"), (True, "move")):
         torch_seconds, our_seconds = seconds["torch", moves], seconds["ours", moves]
@@ -119,7 +120,7 @@ def compare(name: str, device_work: bool, rounds: int) -> dict:
 
 
 def counted(optimizer: optim.AdamW, timed: Callable[[], float], counts: dict[str, int]) -> float:
-    """Run the timed side, and add up how often it writes tables and builds them."""
+    """Run a timed contender, and add to counts how often it wrote and built tables."""
     with mock.patch.object(tables, "build", wraps=tables.build) as build:
         before = uploads(optimizer)
         seconds = timed()

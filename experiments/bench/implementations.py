@@ -1,6 +1,6 @@
-"""Who else takes a step: torch's ways, other packages that are installed, and ours, by name.
+"""Implementations of optimizer steps, by name: torch's, ours, and those of other packages.
 
-Whatever cannot be had, because it is not installed or does not know a class, dtype or device, says why.
+An implementation that is not installed, or lacks a class, dtype or device, is left out with a reason.
 """
 
 import functools
@@ -16,8 +16,8 @@ from kernels.rule import Rule
 Params = list[torch.nn.Parameter]
 
 
-class Case(NamedTuple):
-    """One optimizer to time: its class in torch.optim and here, its arguments, and the dtype of its parameters."""
+class OptimizerCase(NamedTuple):
+    """An optimizer to time: its class's name in `torch.optim` and `optim`, its arguments, its parameters' dtype."""
 
     name: str
     arguments: dict
@@ -34,24 +34,24 @@ class Case(NamedTuple):
 
     @property
     def n_states(self) -> int:
-        """Tensors shaped like its parameter that an optimizer keeps for each."""
+        """Number of state tensors for each parameter that have its shape."""
         return len(self.rule.states)
 
 
 class Implementation(NamedTuple):
-    """How an optimizer is made, and what is known of it.
+    """How to make an optimizer, and what limits where it can be timed.
 
     Attributes:
-        make: (case, parameters) -> optimizer; raises whatever it likes.
-        state_bytes: (dtype of a parameter, its number of elements) -> bytes of one state of one element.
-        devices: types of devices that it is timed on.
-        dtypes: of parameters that it is timed with; None is all.
-        captures: whether its step may be captured into a CUDA graph.
-        compiles: whether it starts a compiler of its own, for minutes.
-        scratch: temporary tensors as large as its parameters that a step makes.
+        make: (case, parameters) -> optimizer; may raise any exception.
+        state_bytes: (dtype of a parameter, its number of elements) -> bytes per element of one state.
+        devices: device types on which it is timed.
+        dtypes: parameter dtypes with which it is timed; None for all.
+        captures: whether its step can be captured into a CUDA graph.
+        compiles: whether its first step takes minutes to compile.
+        scratch: number of temporary tensors, each as large as all parameters, that a step allocates.
     """
 
-    make: Callable[[Case, Params], torch.optim.Optimizer]
+    make: Callable[[OptimizerCase, Params], torch.optim.Optimizer]
     state_bytes: Callable[[torch.dtype, int], float]
     devices: tuple[str, ...] = ("cuda",)
     dtypes: tuple[torch.dtype, ...] | None = None
@@ -60,25 +60,25 @@ class Implementation(NamedTuple):
     scratch: int = 0
 
 
-def of_torch(**flags) -> Callable[[Case, Params], torch.optim.Optimizer]:
+def of_torch(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
     return lambda case, params: getattr(torch.optim, case.name)(params, **case.arguments, **flags)
 
 
-def ours(**flags) -> Callable[[Case, Params], torch.optim.Optimizer]:
+def ours(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
     return lambda case, params: getattr(optim, case.name)(params, **case.arguments, **flags)
 
 
-def of_package(module: str, name: str, **flags) -> Callable[[Case, Params], torch.optim.Optimizer]:
-    """Of Adam and AdamW, a package's class `name`, in which {} stands for that of the case."""
+def of_package(module: str, name: str, **flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
+    """Return a function that makes the class `name` of a package, where {} stands for Adam or AdamW."""
     return lambda case, params: getattr(importlib.import_module(module), name.format(case.name))(
         params, **case.arguments, **flags
     )
 
 
-def apex_like(module: str) -> Callable[[Case, Params], torch.optim.Optimizer]:
-    """FusedAdam of apex and of packages that took it over: one class for Adam and AdamW."""
+def apex_like(module: str) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
+    """Return a function that makes FusedAdam of apex or of a package that copied it, as Adam or AdamW."""
 
-    def make(case: Case, params: Params) -> torch.optim.Optimizer:
+    def make(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
         decays = {"Adam": {"adam_w_mode": False}, "AdamW": {"adam_w_mode": True, "weight_decay": 0.01}}
         if case.name not in decays:
             raise ValueError(f"FusedAdam is no {case.name}")
@@ -87,10 +87,10 @@ def apex_like(module: str) -> Callable[[Case, Params], torch.optim.Optimizer]:
     return make
 
 
-def compiled(case: Case, params: Params) -> torch.optim.Optimizer:
-    """torch.optim with a compiled step, which is compiled in the first one."""
+def compiled(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
+    """Make an optimizer of `torch.optim` whose step is compiled when it is first called."""
     optimizer = getattr(torch.optim, case.name)(params, **case.arguments)
-    # Otherwise the ninth optimizer of a process would run uncompiled, without a word.
+    # Without a reset, the ninth optimizer of a process would silently run uncompiled.
     torch.compiler.reset()
     optimizer.step = torch.compile(optimizer.step)
     return optimizer
@@ -109,22 +109,22 @@ def in_bfloat16(dtype: torch.dtype, n_elements: int) -> float:
 
 
 def like_ours(dtype: torch.dtype, n_elements: int) -> float:
-    """bfloat16 states for bfloat16 parameters, as torch has them, float32 for float16."""
+    """Count bfloat16 states for bfloat16 parameters, as torch keeps them, and float32 states for float16."""
     return 2 if dtype == torch.bfloat16 else max(4, dtype.itemsize)
 
 
 def in_8_bits(dtype: torch.dtype, n_elements: int) -> float:
-    """A byte, and a float32 scale for each 256 elements; tensors below 4096 elements keep float32."""
+    """Count a byte per element and a float32 scale per 256 elements; tensors below 4096 elements keep float32."""
     return 1 + 4 / 256 if n_elements >= 4096 else 4
 
 
 def in_8_bits_of_torchao(dtype: torch.dtype, n_elements: int) -> float:
-    """Likewise; tensors below 4096 elements, or of no multiple of 256, keep the parameter's dtype."""
+    """Count as `in_8_bits` does; tensors below 4096 elements, or not a multiple of 256, keep the parameter's dtype."""
     return 1 + 4 / 256 if n_elements >= 4096 and n_elements % 256 == 0 else dtype.itemsize
 
 
-def ours_like_torch(case: Case, params: Params, **flags) -> torch.optim.Optimizer:
-    """States in bfloat16 where torch's would be."""
+def ours_like_torch(case: OptimizerCase, params: Params, **flags) -> torch.optim.Optimizer:
+    """Make our optimizer with states of the dtype that torch would use for bfloat16 parameters."""
     if case.dtype == torch.bfloat16:
         flags["state_dtype"] = torch.bfloat16
     return ours(**flags)(case, params)
@@ -153,13 +153,13 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "torchao 8-bit": Implementation(of_package("torchao.optim", "{}8bit"), in_8_bits_of_torchao, compiles=True),
     "ours eager": Implementation(functools.partial(ours_like_torch, backend="eager"), like_ours, ("cpu",), scratch=4),
 }
-"""The most telling first: where memory is short, the last ones are left out."""
+"""Most informative first, because the last ones are left out where memory is short."""
 DEFAULT = [name for name in IMPLEMENTATIONS if name != "ours eager"]
-"""Those that are timed if none is named: the eager formulas of a CPU take longer than all others together."""
+"""The implementations that are timed by default. Eager formulas on a CPU take longer than all others together."""
 
 
-def missing(name: str, case: Case, device: torch.device, compile: bool) -> str | None:
-    """Why an implementation is not timed, as far as that is known without making it; None if it may be."""
+def missing(name: str, case: OptimizerCase, device: torch.device, compile: bool) -> str | None:
+    """Return why an implementation cannot be timed, as far as that is known without making it; None if it may work."""
     implementation = IMPLEMENTATIONS[name]
     if device.type not in implementation.devices:
         return f"only on {' and '.join(implementation.devices)}"
@@ -172,30 +172,32 @@ def missing(name: str, case: Case, device: torch.device, compile: bool) -> str |
     return None
 
 
-def step_bytes(name: str, case: Case, n_elements: list[int]) -> float:
-    """Bytes that a step has to move: parameters and states are read and written, gradients are read.
+def step_bytes(name: str, case: OptimizerCase, n_elements: list[int]) -> float:
+    """Return the bytes that a step has to move: parameters and states are read and written, gradients are read.
 
-    The fewest of any code that keeps such states; temporary tensors of foreach and for-loop come on top, and our
-    address table, 8 bytes for each block of a thousand elements.
+    This is the least for any code that keeps such states. The temporary tensors of foreach and for-loop come on top,
+    as does our address table, 8 bytes for each block of a thousand elements.
 
     Args:
-        n_elements: of each parameter.
+        n_elements: number of elements of each parameter.
     """
     n_states, state_bytes = case.n_states, IMPLEMENTATIONS[name].state_bytes
     return sum(n * (3 * case.dtype.itemsize + 2 * n_states * state_bytes(case.dtype, n)) for n in n_elements)
 
 
-def make(name: str, case: Case, params: Params) -> torch.optim.Optimizer:
-    """The optimizer over parameters that have gradients, after its first step, which makes states and compiles.
+def make(name: str, case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
+    """Make an optimizer and take its first step, which allocates states and may compile.
 
-    Raises: RuntimeError with the reason in a line if it cannot be had, or torch.OutOfMemoryError.
+    Args:
+        params: have gradients; updated in place.
+    Raises: torch.OutOfMemoryError, or RuntimeError with the reason in one line if the package fails otherwise.
     """
     try:
         optimizer = IMPLEMENTATIONS[name].make(case, params)
         optimizer.step()
     except torch.OutOfMemoryError:
         raise
-    # Packages that were built for other versions, or lack a dtype, fail in every way there is.
+    # Packages that were built for other versions, or lack a dtype, raise all kinds of exceptions.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RuntimeError(lines[0]) from error
@@ -203,10 +205,10 @@ def make(name: str, case: Case, params: Params) -> torch.optim.Optimizer:
 
 
 def capturable(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """The step as it may be captured into a CUDA graph.
+    """Return a step that can be captured into a CUDA graph.
 
-    torch's fused step does the same with and without `capturable=True`, and refuses a capture only without: it is set
-    for the captured step alone, because steps outside of a graph would warn of it.
+    torch's fused step does the same work with and without `capturable=True`, but refuses capture without it. The flag
+    is set only while capturing, because a step outside a graph would warn about it.
     """
 
     def step() -> None:

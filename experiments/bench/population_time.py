@@ -1,4 +1,4 @@
-"""Populations against the same runs one after the other, against the roofline, and against JAX."""
+"""Compare training a population with training its runs one after the other, with the roofline, and with JAX."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ SIZES = {
     "cpu": (("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
     "cuda": (("mlp", 256, 128), ("mlp", 128, 32), ("gru", 128, 32)),
 }
-"""Model, lanes and hidden width of the populations on MNIST, batch 128."""
+"""Model, number of lanes and hidden width of each population; all train on MNIST with batches of 128."""
 
 NOISE = "noise of MNIST's shapes"
 BATCH = 128
@@ -27,16 +27,16 @@ COPY_ELEMENTS = 2**25
 
 
 def step_work(model: Model, lanes: int) -> tuple[float, float]:
-    """Floating-point operations of a step's matrix products, of an mlp, and bytes that its update has to move."""
+    """Return, for a step of MLPs, the operations of its matrix products and the bytes that its update has to move."""
     layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
-    # Forward, and backward to weights and inputs; nobody needs the gradient of the first input.
+    # Forward, backward to weights, and backward to inputs except the first, whose gradient is not needed.
     flops = 2 * BATCH * lanes * (3 * sum(layers) - layers[0])
     # float32 p, grad and two states are read; p and the states are written.
     return flops, 28 * lanes * model.n_params
 
 
-def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
-    """What is timed for one size: our step, torch's runs one by one, both updates alone, the machine's two rates."""
+def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
+    """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
     batches = population.batch_indices(len(x), BATCH, seed=0)
     indices = [next(batches).to(device) for _ in range(256)]
@@ -66,27 +66,32 @@ def population_sides(problem: problems.Problem, lanes: int, device: str) -> dict
             reference.step_(module, alone, x[own], y[own])
 
     n = sum(p.numel() for p in params)
-    flat = [[torch.rand(n, device=device)] for _ in range(4)]
+    p, grad, exp_avg, exp_avg_sq = ([torch.rand(n, device=device)] for _ in range(4))
     step_count = [torch.ones((), device=device)]
-    fused = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
     a, b = torch.randn(2, MATRIX, MATRIX, device=device)
     source = torch.rand(COPY_ELEMENTS, device=device)
     target = torch.empty_like(source)
-    sides = {
+
+    def fused_update() -> None:
+        update = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+        tensors = p, grad, exp_avg, exp_avg_sq, [], step_count
+        update(*tensors, lr=1e-4, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)
+
+    contenders = {
         "population": population_step,
         "solo": solo_steps,
         "update": ours.step,
-        "fused update": lambda: torch._fused_adam_(*flat, [], step_count, **fused, amsgrad=False, maximize=False),
+        "fused update": fused_update,
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
     }
     if is_mlp(problem) and find_spec("jax") and find_spec("optax") and device == "cpu":
-        sides["jax"] = jax_side(problem, params, configs["lr"], batch)
-    return sides
+        contenders["jax"] = jax_step(problem, params, configs["lr"], batch)
+    return contenders
 
 
-def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
-    """The same population step in JAX: vmap over lanes of value_and_grad and optax.adam, jitted, buffers donated."""
+def jax_step(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
+    """Return the same step in JAX: jit of vmap over lanes of value_and_grad and optax.adam, with donated buffers."""
     import jax  # pyright: ignore[reportMissingImports]
     import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
     import optax  # pyright: ignore[reportMissingImports]
@@ -123,7 +128,7 @@ def jax_side(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callab
 
 
 def noise() -> data.Dataset:
-    """What is timed where MNIST is not to be had: tensors of its shapes, for no time depends on the values."""
+    """Return random tensors of MNIST's shapes, to be timed where MNIST is not available: values do not affect times."""
     generator = torch.Generator().manual_seed(0)
     sets = [
         (torch.randn(n, 784, generator=generator), torch.randint(10, (n,), generator=generator)) for n in (60000, 10000)
@@ -136,9 +141,11 @@ def is_mlp(problem: problems.Problem) -> bool:
 
 
 def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> problems.Problem:
-    """A model on MNIST, or where it is not to be had on `noise`; what a folder holds that was named is never replaced.
+    """Return a model on MNIST, or on `noise` if MNIST is not available; data_dir, if given, is never replaced by noise.
 
-    download: whether MNIST is to be had, which may take minutes, if it is not on this machine.
+    Args:
+        download: whether MNIST may be downloaded if it is not on this machine, which may take minutes.
+    Raises: DataError if data_dir does not hold MNIST.
     """
     if data_dir is not None or download or data.mnist_is_here():
         try:
@@ -153,10 +160,10 @@ def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> probl
 def compare(
     kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int, download: bool = True
 ) -> dict:
-    """Time one size; returns a row of the table."""
+    """Time one size, and return a row of the table."""
     problem = problem_of(kind, hidden, data_dir, download)
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    seconds = time_in_turn(population_sides(problem, lanes, device), rounds, sync)
+    seconds = time_in_turn(population_contenders(problem, lanes, device), rounds, sync)
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
     copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
     ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}
@@ -177,10 +184,10 @@ def compare(
 
 
 def markdown(rows: list[dict], provenance: dict) -> str:
-    """The table for a reader: one column a size, ratios with their intervals."""
+    """Return the report as Markdown: one column for each size, ratios with their intervals."""
     trained_on = f"Data {rows[0]['data']}, batch {BATCH}."
     if rows[0]["data"] == NOISE:
-        trained_on += " This is not MNIST, which was not to be had, but random numbers: no time depends on the values."
+        trained_on += " MNIST was not available; random numbers stand in for it, because values do not affect times."
     names = [name for name in rows[0] if not name.endswith(ENDS)]
     lines = ["| | " + " | ".join(f"K={row['K']}, {row['model']}" for row in rows) + " |"]
     lines.append("| --- |" + " --- |" * len(rows))
@@ -203,9 +210,9 @@ def markdown(rows: list[dict], provenance: dict) -> str:
 
 Medians over the rounds, with
 {INTERVALS}.
-All sides were timed in turn in every round.
-One after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
-Roofline, of an mlp: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
+All contenders were timed in turn in every round.
+Runs one after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
+Roofline of an MLP: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
 plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
 JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
 """

@@ -1,4 +1,4 @@
-"""What fits: which implementations are timed over which tensors, and how many sets of them."""
+"""Plan a comparison: which implementations fit into memory, and how many sets of tensors they rotate among."""
 
 import gc
 import math
@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 
 from experiments.bench import gpu_timing, implementations, networks
-from experiments.bench.implementations import IMPLEMENTATIONS, Case
+from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 
 FLOAT32 = "ours, all float32"
-"""The side that 16-bit parameters are compared with: the same elements in float32, states too."""
+"""The contender that 16-bit parameters are compared with: ours with parameters and states in float32."""
 
 MOST_COPY = 2**32
 GPU_RESERVE = 2**30
 
 
-class TooLarge(Exception):
-    """What is to be timed does not fit into memory."""
+class NotEnoughMemory(Exception):
+    """Too little memory is free for what is to be timed."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -27,9 +27,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class Group(NamedTuple):
-    """What is timed together: a case over tensors of some shapes."""
+    """An optimizer and the shapes of its parameters, over which all implementations are timed together."""
 
-    case: Case
+    case: OptimizerCase
     size: str
     shapes: list[networks.Shape]
 
@@ -41,14 +41,14 @@ class Group(NamedTuple):
         return f"{self.case.label} {dtype_name(self.case.dtype)} {self.size}"
 
 
-def footprint(name: str, case: Case, n_elements: list[int]) -> float:
-    """Bytes of parameters, gradients and states."""
+def footprint(name: str, case: OptimizerCase, n_elements: list[int]) -> float:
+    """Return the bytes of parameters, gradients and states."""
     n_states, state_bytes = case.n_states, IMPLEMENTATIONS[name].state_bytes
     return sum(n * (2 * case.dtype.itemsize + n_states * state_bytes(case.dtype, n)) for n in n_elements)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be allocated, after everything unused has been given back."""
+    """Return the bytes that can be allocated, after everything unused has been freed."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -61,17 +61,17 @@ def free_bytes(device: torch.device) -> int:
 
 
 class Wanted(NamedTuple):
-    """A side that is to be made: what it is called, whose implementation it is, and of what case."""
+    """A contender to be made: its label, the name of its implementation, and the optimizer."""
 
     label: str
     implementation: str
-    case: Case
+    case: OptimizerCase
 
 
 def needed_bytes(wanted: list[Wanted], n_elements: list[int], sets: int) -> float:
-    """Memory of all sides together, with the copy, which share parameters and gradients of one dtype."""
+    """Return the bytes that all contenders and the copy need; contenders of a dtype share parameters and gradients."""
     n, needed = sum(n_elements), min(MOST_COPY, largest(wanted, n_elements)) * sets
-    needed += sum(2 * sets * n * itemsize for itemsize in {side.case.dtype.itemsize for side in wanted})
+    needed += sum(2 * sets * n * itemsize for itemsize in {contender.case.dtype.itemsize for contender in wanted})
     for _, name, case in wanted:
         tensors = 2 * n * case.dtype.itemsize
         needed += sets * (footprint(name, case, n_elements) - tensors)
@@ -84,9 +84,11 @@ def largest(wanted: list[Wanted], n_elements: list[int]) -> float:
 
 
 def plan(group: Group, names: list[str], device: torch.device, compile: bool) -> tuple[list[Wanted], int, dict]:
-    """Which sides are to be made, over how many sets of tensors; and why others are not, by implementation.
+    """Choose the contenders of a comparison.
 
-    Raises: TooLarge if not even two sides fit into memory.
+    Returns: the contenders, the number of sets of tensors that each step rotates among, and for each implementation
+        that is left out the reason.
+    Raises: NotEnoughMemory if not even two contenders fit into memory.
     """
     case, n_elements = group.case, group.n_elements
     wanted, left_out = [], {}
@@ -100,14 +102,15 @@ def plan(group: Group, names: list[str], device: torch.device, compile: bool) ->
     sets = max(
         (gpu_timing.n_sets(int(footprint(name, case, n_elements)), device) for _, name, case in wanted), default=1
     )
-    for side in [side for side in wanted if sets > 1 and IMPLEMENTATIONS[side.implementation].compiles]:
-        # Each set would be compiled for.
-        left_out[side.label] = f"only over sizes of which one set exceeds {gpu_timing.L2_MULTIPLE} times the L2"
-        wanted.remove(side)
+    compiling = [contender for contender in wanted if IMPLEMENTATIONS[contender.implementation].compiles]
+    for contender in compiling if sets > 1 else []:
+        # The step would be compiled once for each set.
+        left_out[contender.label] = f"only over sizes of which one set exceeds {gpu_timing.L2_MULTIPLE} times the L2"
+        wanted.remove(contender)
     free = free_bytes(device)
     while wanted and needed_bytes(wanted, n_elements, sets) > free:
         needed = needed_bytes(wanted, n_elements, sets)
         if len(wanted) <= 2:
-            raise TooLarge(f"needs {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")
+            raise NotEnoughMemory(f"needs {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")
         left_out[wanted.pop().label] = f"memory: with it {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free"
     return wanted, sets, left_out

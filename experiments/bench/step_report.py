@@ -1,4 +1,4 @@
-"""What the rows of `bench_step` say: tables for a reader, and figures."""
+"""Report the rows of `step_time` as Markdown and as figures."""
 
 import math
 from collections import defaultdict
@@ -21,17 +21,17 @@ from experiments.common.figure_style import STYLE
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "0.7", "C6")
 NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:]]
 LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H"[i]) for i, name in enumerate(NAMES)}
-"""Colour and marker of every implementation, the same in all figures."""
+"""Colour and marker of each implementation, the same in all figures."""
 
 
-def table(rows: list[dict], unit: str) -> str:
-    """Markdown: the times in `unit`, us or ms, and what verdicts there are."""
+def times_table(rows: list[dict], unit: str) -> str:
+    """Return a Markdown table of times in `unit`, "us" or "ms", ratios and verdicts."""
     scale = {"us": 1.0, "ms": 1e-3}[unit]
     return tables.markdown_table([shown(row, unit, scale) for row in rows])
 
 
 def shown(row: dict, unit: str, scale: float) -> dict:
-    """What of a row the Markdown table shows, under shorter names."""
+    """Return the columns of a row that the Markdown table shows, under shorter names."""
 
     def with_interval(name: str, new: str, factor: float = 1.0) -> dict:
         scale = {"": factor, ", low": factor, ", high": factor, ", level": 1.0}
@@ -53,41 +53,46 @@ def shown(row: dict, unit: str, scale: float) -> dict:
     return found | ({"note": row["note"]} if row["note"] else {})
 
 
-def report(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str, unit: str, intro: str) -> str:
-    """Table, definitions, and what was not timed and why.
+def markdown(rows: list[dict], left_out: list[tuple[str, str, str]], heading: str, unit: str, intro: str) -> str:
+    """Return the report as Markdown: the table, definitions, and what was not timed.
 
     Args:
-        left_out: (implementation, or "" for all; of which group; why).
+        left_out: (implementation, or "" for all; group; reason).
+        heading: title, command and machine.
+        unit: of the times in the table, "us" or "ms".
+        intro: sentences above the table.
     """
     on_gpu = any("kernel us" in row for row in rows)
     baselines = ", ".join(dict.fromkeys(row["baseline"] for row in rows if row["baseline"]))
     known = {name: text for name, text in DEFINITIONS.items() if any(f"{name} us" in row for row in rows)}
     lines = [f"- {name}: {text}." for name, text in known.items()]
     lines += [
-        f"- GB/s: bytes by {'kernel' if on_gpu else 'the step'}. Bytes: parameters and states read and written, "
-        "gradients read; 8-bit states are a byte, and a float32 scale for each 256 elements.",
+        f"- GB/s: bytes divided by {'kernel' if on_gpu else 'the step'}. Bytes: parameters and states read and "
+        "written, gradients read; 8-bit states are a byte, and a float32 scale for each 256 elements.",
         "- copy: `torch.Tensor.copy_` with as large a working set, at most 4 GiB, timed in the same rounds; of copy: "
-        "GB/s by its, formed in each round" + ("; of datasheet: by that of the GPU's data sheet." if on_gpu else "."),
+        "GB/s divided by the copy's, formed in each round"
+        + ("; of datasheet: divided by the data sheet's." if on_gpu else "."),
         f"- baseline: {baselines or 'none was timed'}. X / this: how many times faster than X. Verdict: faster if all "
         "of the 95 % interval is above 1.05, slower if all of it is below 0.95, same if all of it is in between, else "
         "ambiguous.",
     ]
     if on_gpu:
         lines.append(
-            "- Tensors rotate among so many sets (column sets of the CSV) that they exceed four times the L2, or the "
-            "cache behind it: between two steps a training run reads and writes far more than these hold. Only warm, "
-            "and tensors below 1 MiB in all, may be found there. Gradients stay where they are; `throughput host` "
-            "moves them."
+            "- Steps rotate among several sets of tensors (column sets of the CSV), which together exceed four times "
+            "the L2, or the cache behind it: between two steps a training run reads and writes far more than caches "
+            "hold. Only warm steps, and tensors below 1 MiB in all, may find their data in a cache. Gradients keep "
+            "their addresses; `throughput host` moves them."
         )
     return f"""{heading}
 
 {intro}
 
-{table(rows, unit)}
+{times_table(rows, unit)}
 
 Medians with
 {timing.INTERVALS}.
-p20, p80: percentiles. All sides of a size were timed in turn in every round, over the same parameters and gradients.
+p20, p80: percentiles. All implementations of a size were timed in turn in every round, over the same parameters and
+gradients.
 
 {chr(10).join(lines)}
 
@@ -96,7 +101,7 @@ p20, p80: percentiles. All sides of a size were timed in turn in every round, ov
 
 
 def not_timed(left_out: list[tuple[str, str, str]]) -> str:
-    """Implementations and sizes that have no row, by reason."""
+    """List the implementations and sizes that have no row, with the reasons, as Markdown."""
     where = defaultdict(list)
     for name, group, reason in left_out:
         where[name, reason].append(group)
@@ -107,9 +112,14 @@ def not_timed(left_out: list[tuple[str, str, str]]) -> str:
     return "\n".join(["Not timed:", "", *lines]) if lines else "Everything asked for was timed."
 
 
+def groups(data: pd.DataFrame, columns: list[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Split rows by their strings in some columns, in the order of their first appearance."""
+    return [(tuple(part[columns].iloc[0]), part) for _, part in data.groupby(columns, sort=False)]
+
+
 def panels(data: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel for each class and dtype, three in a line."""
-    kinds = [(key, part) for key, part in data.groupby(["class", "dtype"], sort=False)]
+    """Make a figure with a panel for each class and dtype, up to three in a row; return each panel with its rows."""
+    kinds = groups(data, ["class", "dtype"])
     columns = min(2 if len(kinds) == 4 else 3, len(kinds))
     lines = math.ceil(len(kinds) / columns)
     figure = Figure(figsize=(max(6.4, 4.3 * columns), 1.5 + height * lines))
@@ -122,7 +132,7 @@ def panels(data: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, 
 
 
 def finished(figure: Figure, title: str, columns: int = 4) -> Figure:
-    """Add a title and one legend of all panels."""
+    """Add a title and one legend for all panels, and return the figure."""
     found = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -137,7 +147,7 @@ def finished(figure: Figure, title: str, columns: int = 4) -> Figure:
 
 
 def drawn_of(data: pd.DataFrame, name: str) -> str:
-    """What of a time a figure shows: the medians and, of more than one round, bars of a level that all of them have."""
+    """Describe what a figure draws of a time: the median and, for two or more rounds, bars with the lowest level."""
     level = data[f"{name}, level"].min()
     bars = "95 % interval" if level >= intervals.LEVEL else f"interval of {100 * level:g} % or more"
     return f"median and {bars}" if level == level else "median"
@@ -145,23 +155,24 @@ def drawn_of(data: pd.DataFrame, name: str) -> str:
 
 @style.context(STYLE)
 def bandwidth(rows: list[dict], device: str) -> Figure | None:
-    """Draw GB/s against the elements of one tensor; None if no class has two sizes.
+    """Draw bandwidth against the elements of one tensor; None if no class has two sizes.
 
-    Lines: implementations. Dotted: over one set of tensors, which stays in the L2 as far as it fits. Black: the copy of
-    the same run, and the data sheet. Vertical: where parameters, gradients and states of ours fill the L2.
+    Each implementation has a line. Dotted lines are steps over one set of tensors, which stays in the L2 as far as it
+    fits. Black is the copy of the same run, grey the data sheet. The vertical line marks where our parameters,
+    gradients and states fill the L2.
     """
     data = pd.DataFrame(rows)
-    data = data[data["size"].str.startswith("2^")].sort_values("elements", kind="stable")
-    data = data[data.groupby(["class", "dtype"])["elements"].transform("nunique") > 1]
+    data = data.loc[data["size"].str.startswith("2^")].sort_values("elements", kind="stable")
+    data = data.loc[data.groupby(["class", "dtype"])["elements"].transform("nunique") > 1]
     if data.empty:
         return None
     time = "kernel us" if "kernel us" in data else "step us"
     figure, drawn = panels(data, height=3.4)
     for ax, part in drawn:
-        for name, own in part.groupby("implementation", sort=False):
+        for (name,), own in groups(part, ["implementation"]):
             colour, marker = LOOKS[name]
             look = {"color": to_hex(colour), "marker": marker, "markersize": 4.5, "linewidth": 1.3}
-            # The longest time is the lowest bandwidth.
+            # The upper end of the time is the lower end of the bandwidth.
             ends = [np.abs(own["bytes"] / 1e3 / own[f"{time}, {end}"] - own["GB/s"]) for end in ("high", "low")]
             ax.errorbar(own["elements"], own["GB/s"], ends, label=name, **look)
             if name in ("ours", "torch fused") and "warm GB/s" in own and own["warm GB/s"].notna().any():
@@ -181,19 +192,23 @@ def bandwidth(rows: list[dict], device: str) -> Figure | None:
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="elements of one tensor", ylabel="GB/s")
     what = "device time" if time == "kernel us" else "wall time"
-    return finished(figure, f"{device}: bytes that a step has to move by its {what}, {drawn_of(data, time)}")
+    return finished(figure, f"{device}: bytes that a step has to move / its {what}, {drawn_of(data, time)}")
 
 
 @style.context(STYLE)
 def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None:
-    """Draw operations a second against operations a byte, of the largest size of every class and dtype.
+    """Draw operations per second against operations per byte, for the largest size of each class and dtype.
 
-    Slanted: what the copy's bandwidth allows, and the data sheet's. Level: the rate of a float32 matrix product.
-    Markers: implementations; None if no time is known.
+    The slanted lines are the limits by the copy's and the data sheet's bandwidth, the level line is the rate of a
+    float32 matrix product, and each implementation has a marker.
+
+    Args:
+        matrix_rate: operations per second of the matrix product.
+    Returns: None if no time is known.
     """
     data = pd.DataFrame(rows)
-    data = data[data["GB/s"].notna()]
-    data = data[data["elements"] == data.groupby(["class", "dtype"])["elements"].transform("max")]
+    data = data.loc[data["GB/s"].notna()]
+    data = data.loc[data["elements"] == data.groupby(["class", "dtype"])["elements"].transform("max")]
     if data.empty:
         return None
     figure = Figure(figsize=(8, 5.6))
@@ -221,16 +236,16 @@ def roofline(rows: list[dict], device: str, matrix_rate: float) -> Figure | None
     ax.set_yscale("log")
     ax.set_ylim(rate.min() / 3, 2.5 * matrix_rate / 1e9)
     ax.set(xlabel="operations a byte that a step has to move", ylabel="10⁹ operations a second")
-    kinds = data[["class", "dtype"]].drop_duplicates()
-    what = " ".join(kinds.iloc[0]) if len(kinds) == 1 else f"the largest size of {len(kinds)} classes and dtypes"
+    kinds = groups(data, ["class", "dtype"])
+    what = " ".join(kinds[0][0]) if len(kinds) == 1 else f"the largest size of {len(kinds)} classes and dtypes"
     return finished(figure, f"{device}: steps and the roofline, {what}", 3)
 
 
 @style.context(STYLE)
 def models(rows: list[dict], device: str) -> Figure:
-    """Draw milliseconds a step for the parameters of every network.
+    """Draw the milliseconds of a step over the parameters of each network.
 
-    Filled: wall time, median and 95 % interval. Hollow: the device's time alone, where it is known.
+    Filled markers are wall times, median and 95 % interval; hollow ones the device's time alone, where it is known.
     """
     data = pd.DataFrame(rows)
     names = [name for name in NAMES if name in set(data["implementation"])]
@@ -239,11 +254,13 @@ def models(rows: list[dict], device: str) -> Figure:
         lists = list(dict.fromkeys(part.sort_values("elements")["size"]))
         for i in range(0, len(lists), 2):
             ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0)
-        for name, own in part.groupby("implementation", sort=False):
+        for (name,), own in groups(part, ["implementation"]):
             colour, marker = LOOKS[name]
             look = {"color": to_hex(colour), "marker": marker, "linestyle": "", "markersize": 5}
-            # Implementations lie below each other, those of a network together.
-            y = own["size"].map(lists.index) + 0.8 * ((names.index(name) + 0.5) / len(names) - 0.5)
+            # Each network has a band of the y axis, in which its implementations lie below each other.
+            y = own["size"].map({size: i for i, size in enumerate(lists)}) + 0.8 * (
+                (names.index(name) + 0.5) / len(names) - 0.5
+            )
             ms = own.filter(regex="us") / 1e3
             ends = [np.abs(ms[f"step us, {end}"] - ms["step us"]) for end in ("low", "high")]
             ax.errorbar(ms["step us"], y, xerr=ends, label=name, **look)

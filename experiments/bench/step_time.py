@@ -1,7 +1,7 @@
-"""How long does a step take, of every implementation, and how near is it to what memory allows?
+"""How long does a step of each implementation take, and how close is it to what memory bandwidth allows?
 
-Every side of a comparison is timed in turn, round after round, over the same parameters and gradients, each with
-states of its own; `sides` says how.
+The contenders of a comparison are timed in turn, round after round, over the same parameters and gradients; each has
+its own states. Module `contenders` defines the times.
 """
 
 import functools
@@ -16,28 +16,28 @@ import pandas as pd
 import torch
 
 from experiments.bench import gpu_info, gpu_timing, implementations, networks, step_plan, timing
-from experiments.bench.contenders import DEFINITIONS, LEAST_ROUNDS, Side, ready_on_gpu, time_in_turn
-from experiments.bench.implementations import IMPLEMENTATIONS, Case
-from experiments.bench.step_plan import FLOAT32, MOST_COPY, Group, TooLarge, Wanted
+from experiments.bench.contenders import DEFINITIONS, LEAST_ROUNDS, Contender, ready_on_gpu, time_contenders
+from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
+from experiments.bench.step_plan import FLOAT32, MOST_COPY, Group, NotEnoughMemory, Wanted
 from experiments.common import tables
 from kernels.rule import NUMPY, Rule, rebind
 
 CASES = (
-    Case("Adam", {}),
-    Case("Adam", {}, torch.bfloat16),
-    Case("AdamW", {}),
-    Case("AdamW", {}, torch.bfloat16),
-    Case("NAdam", {}),
-    Case("RAdam", {}),
-    Case("SGD", {}),
-    Case("SGD", {"momentum": 0.9}),
-    Case("Adagrad", {}),
-    Case("RMSprop", {}),
-    Case("Adadelta", {}),
-    # With the default, torch's other ways than fused divide by 0: 1e-8 is 0 in float16.
-    Case("Adam", {"eps": 1e-4}, torch.float16),
+    OptimizerCase("Adam", {}),
+    OptimizerCase("Adam", {}, torch.bfloat16),
+    OptimizerCase("AdamW", {}),
+    OptimizerCase("AdamW", {}, torch.bfloat16),
+    OptimizerCase("NAdam", {}),
+    OptimizerCase("RAdam", {}),
+    OptimizerCase("SGD", {}),
+    OptimizerCase("SGD", {"momentum": 0.9}),
+    OptimizerCase("Adagrad", {}),
+    OptimizerCase("RMSprop", {}),
+    OptimizerCase("Adadelta", {}),
+    # The default eps, 1e-8, is 0 in float16, and torch divides by it except in its fused step.
+    OptimizerCase("Adam", {"eps": 1e-4}, torch.float16),
     # The Triton kernel has no float64.
-    Case("Adam", {}, torch.float64),
+    OptimizerCase("Adam", {}, torch.float64),
 )
 MODEL_CASES = CASES[:4]
 
@@ -48,21 +48,21 @@ MODELS = {name: make() for name, make in networks.LISTS.items()}
 
 CPU_SIZES = ["2^16", "2^20", "2^22", "2^24", "ResNet-50"]
 CUDA_SIZES = [f"2^{power}" for power in (27, 20, 24, 28, 29, 30, 16, 22, 12, 26, 18, 10, 14, 25)]
-"""The most telling first: what a budget of time leaves out are the last ones."""
+"""Most informative first, because a time budget cuts off the last ones."""
 
 PLACEMENTS = 8
-"""How often, in the course of the rounds, all tensors are allocated anew on a CPU."""
+"""On a CPU all tensors are allocated anew this many times in the course of the rounds."""
 
 
-def groups(device: torch.device, sizes: dict[str, list], cases: tuple[Case, ...]) -> list[Group]:
-    """What is to be timed, the most telling first."""
+def groups(device: torch.device, sizes: dict[str, list], cases: tuple[OptimizerCase, ...]) -> list[Group]:
+    """Return the groups to time, most informative first."""
     known = [case for case in cases if device.type == "cpu" or case.dtype != torch.float64]
     return [Group(case, size, shapes) for case in known for size, shapes in sizes.items()]
 
 
 @functools.cache
 def flops_of(rule: Rule) -> int:
-    """Operations of a rule's update of one element; every function counts as one."""
+    """Count the operations of a rule's update of one element; a function counts as one operation."""
     count = itertools.count()
 
     def operation(*_) -> "Operand":
@@ -78,7 +78,7 @@ def flops_of(rule: Rule) -> int:
 
 
 def make_tensors(group: Group, dtype: torch.dtype, device: torch.device, seed: int) -> implementations.Params:
-    """Parameters with gradients, random: zeros would draw less power, and could run at another clock."""
+    """Return random parameters with random gradients: zeros would draw less power and could run at another clock."""
     generator = torch.Generator(device).manual_seed(seed)
     like = {"generator": generator, "dtype": dtype, "device": device}
     params = [torch.nn.Parameter(torch.randn(shape, **like)) for shape in group.shapes]
@@ -87,33 +87,38 @@ def make_tensors(group: Group, dtype: torch.dtype, device: torch.device, seed: i
     return params
 
 
-def make_sides(
+def make_contenders(
     group: Group, wanted: list[Wanted], sets: int, device: torch.device, left_out: dict[str, str]
-) -> list[Side]:
-    """The sides that can be made, ready to be timed, and the copy; the others go to left_out, with the reason."""
+) -> list[Contender]:
+    """Return the copy and all contenders that can be made, ready to be timed.
+
+    Args:
+        sets: number of sets of tensors for each contender.
+        left_out: gets the reason for each contender that fails. Updated in place.
+    """
     n_bytes = int(min(MOST_COPY, step_plan.largest(wanted, group.n_elements)))
     n_bytes -= n_bytes % 8  # float32, read and written
-    sides = [Side("copy", gpu_timing.copies(device, n_bytes), n_bytes)]
-    dtypes = dict.fromkeys(side.case.dtype for side in wanted)
+    contenders = [Contender("copy", gpu_timing.copies(device, n_bytes), n_bytes)]
+    dtypes = dict.fromkeys(contender.case.dtype for contender in wanted)
     tensors = {dtype: [make_tensors(group, dtype, device, seed) for seed in range(sets)] for dtype in dtypes}
     for label, name, case in wanted:
         try:
             optimizers = [implementations.make(name, case, params) for params in tensors[case.dtype]]
             steps: list[Callable[[], object]] = [optimizer.step for optimizer in optimizers]
-            side = Side(label, steps, implementations.step_bytes(name, case, group.n_elements))
+            contender = Contender(label, steps, implementations.step_bytes(name, case, group.n_elements))
             if device.type == "cuda":
-                ready_on_gpu(side, optimizers if IMPLEMENTATIONS[name].captures else [], device)
+                ready_on_gpu(contender, optimizers if IMPLEMENTATIONS[name].captures else [], device)
         except torch.OutOfMemoryError:
             left_out[label] = "out of memory"
         except RuntimeError as error:
             left_out[label] = str(error)
         else:
-            sides.append(side)
+            contenders.append(contender)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     if device.type == "cuda":
-        ready_on_gpu(sides[0], [], device)
-    return sides
+        ready_on_gpu(contenders[0], [], device)
+    return contenders
 
 
 def compare(
@@ -124,27 +129,32 @@ def compare(
     compile: bool = False,
     deadline: float = math.inf,
 ) -> tuple[list[dict], dict[str, str]]:
-    """Time a group: a row for each implementation, and why others have none.
+    """Time the implementations of a group in turn.
 
-    Raises: TooLarge if it does not fit into memory.
+    Args:
+        names: implementations to time, by their names in `IMPLEMENTATIONS`.
+        compile: whether to time those that take minutes to compile.
+        deadline: `time.monotonic()` after which only the rounds for a 95 % interval are completed.
+    Returns: a row for each implementation that was timed, and the reason for each that was not.
+    Raises: NotEnoughMemory if not even two implementations fit into memory.
     """
     wanted, sets, left_out = step_plan.plan(group, names, device, compile)
     if not wanted:
         return [], left_out
-    # Where tensors lie, relative to each other and to pages, is luck, and decides on some tens of percent of a CPU.
+    # Where tensors happen to lie in memory changes a CPU's times by some tens of per cent.
     parts = [part for part in np.array_split(range(rounds), PLACEMENTS if device.type == "cpu" else 1) if len(part)]
-    frames, sides = [], []
+    frames, contenders = [], []
     for part in parts:
         if sum(map(len, frames)) >= LEAST_ROUNDS and time.monotonic() > deadline:
             break
-        del sides  # before the next ones are made
+        del contenders  # before the next ones are made
         try:
-            sides = make_sides(group, wanted, sets, device, left_out)
+            contenders = make_contenders(group, wanted, sets, device, left_out)
             bar = {"leave": False, "desc": str(group)}
-            frames.append(time_in_turn(sides, sum(group.n_elements), len(part), device, deadline, **bar))
+            frames.append(time_contenders(contenders, sum(group.n_elements), len(part), device, deadline, **bar))
         except torch.OutOfMemoryError:
-            raise TooLarge("out of memory") from None
-    rows = make_rows(group, sides, pd.concat(frames, ignore_index=True), device)
+            raise NotEnoughMemory("out of memory") from None
+    rows = make_rows(group, contenders, pd.concat(frames, ignore_index=True), device)
     if device.type == "cuda":
         found = gpu_info.state(device)
         found["throttle"] = ", ".join(found.get("throttle", []))
@@ -155,60 +165,65 @@ def compare(
 
 
 def baseline_of(names: list[str], device: torch.device) -> str | None:
-    """What verdicts are against: torch's fused step, or where that cannot be had what torch does by default."""
+    """Return the name of the baseline: torch's fused step if it was timed, else torch's default, else None."""
     default = "torch for-loop" if device.type == "cpu" else "torch foreach"
     return next((name for name in ("torch fused", default) if name in names), None)
 
 
-def make_rows(group: Group, sides: list[Side], seconds: pd.DataFrame, device: torch.device) -> list[dict]:
-    """A row for each implementation; see `DEFINITIONS`."""
-    copy, *sides = sides
-    # The device's own time says how fast it is; a CPU has but one.
+def make_rows(group: Group, contenders: list[Contender], seconds: pd.DataFrame, device: torch.device) -> list[dict]:
+    """Return a row for each implementation; see `DEFINITIONS` for the times.
+
+    Args:
+        contenders: the copy first.
+        seconds: as `time_contenders` returns them.
+    """
+    copy, *contenders = contenders
+    # Bandwidth comes from the device's own time; a CPU has only wall time.
     what = "step" if device.type == "cpu" else "kernel"
     copy_rate = copy.moved / seconds[copy.name, what]
     datasheet = None if device.type == "cpu" else gpu_info.datasheet_bandwidth(torch.cuda.get_device_name(device))
-    baseline = baseline_of([side.name for side in sides], device)
+    baseline = baseline_of([contender.name for contender in contenders], device)
     rows = []
-    for side in sides:
+    for contender in contenders:
         row = {
             "class": group.case.label,
             "dtype": step_plan.dtype_name(group.case.dtype),
             "size": group.size,
             "elements": sum(group.n_elements),
-            "implementation": side.name,
+            "implementation": contender.name,
             "rounds": len(seconds),
             "baseline": baseline or "",
         }
-        own = {name: seconds[side.name, name] for name in DEFINITIONS if (side.name, name) in seconds}
+        own = {name: seconds[contender.name, name] for name in DEFINITIONS if (contender.name, name) in seconds}
         for name, values in own.items():
             row |= summary(f"{name} us", 1e6 * values)
-        row |= {"bytes": side.moved, "flops": flops_of(group.case.rule) * sum(group.n_elements)}
-        row["GB/s"] = side.moved / 1e3 / row[f"{what} us"]
+        row |= {"bytes": contender.moved, "flops": flops_of(group.case.rule) * sum(group.n_elements)}
+        row["GB/s"] = contender.moved / 1e3 / row[f"{what} us"]
         if "warm" in own:
-            row["warm GB/s"] = side.moved / 1e3 / row["warm us"]
+            row["warm GB/s"] = contender.moved / 1e3 / row["warm us"]
         row["copy GB/s"] = copy_rate.median() / 1e9
-        row |= interval("share of copy", side.moved / own[what] / copy_rate)
+        row |= interval("share of copy", contender.moved / own[what] / copy_rate)
         if datasheet:
             row["datasheet GB/s"] = datasheet / 1e9
             row["share of datasheet"] = row["GB/s"] / row["datasheet GB/s"]
         others = [("baseline", baseline)]
         others += [(FLOAT32, FLOAT32)] if (FLOAT32, "step") in seconds else []
         for name, (label, other) in itertools.product(("step", "kernel"), others):
-            if name in own and other and other != side.name:
+            if name in own and other and other != contender.name:
                 row |= ratio(f"{name}: {label} / this", seconds[other, name] / own[name])
-        row["note"] = side.note
+        row["note"] = contender.note
         rows.append(row)
     return rows
 
 
 def summary(name: str, values: pd.Series) -> dict[str, float]:
-    """Median, interval, and the 20th and 80th percentile of a time."""
+    """Return median, interval, and the 20th and 80th percentile of a time, as table columns."""
     found = interval(name, values)
     return found | {f"{name}, p{p}": float(values.quantile(p / 100)) for p in (20, 80)}
 
 
 def interval(name: str, values: pd.Series) -> dict[str, float]:
-    """`timing.with_interval` of the rounds that have a value; NaN if half of them have none."""
+    """Return `timing.with_interval` over the rounds with a value; all NaN if more than half of the rounds lack one."""
     known = values.dropna()
     if known.empty or 2 * len(known) < len(values):
         return dict.fromkeys((name, *(name + end for end in tables.ENDS)), math.nan)
@@ -216,7 +231,7 @@ def interval(name: str, values: pd.Series) -> dict[str, float]:
 
 
 def ratio(name: str, values: pd.Series) -> dict[str, float | str]:
-    """How many times faster, with interval and verdict."""
+    """Return a speed-up with its interval and verdict, as table columns."""
     found: dict = interval(name, values)
     if not math.isnan(found[name]):
         found[f"{name}, verdict"] = timing.verdict(*(found[name + end] for end in tables.ENDS))

@@ -1,7 +1,8 @@
-"""Timing on a machine that is not quiet: sides in turn, round after round, and what can be said of their ratio."""
+"""Compare times on a noisy machine: contenders run in turn in every round, and ratios are formed within rounds."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,53 +12,54 @@ from experiments.common.progress import progress_bar
 from experiments.common.tables import ENDS
 
 LIKE = (0.95, 1.05)
-"""Ratios within which two speeds count as the same."""
+"""Two speeds count as the same if their ratio lies between these."""
 INTERVALS = "their 95 % intervals from order statistics; of two to five rounds their range, and its level beside it"
-"""What stands behind medians, for texts."""
+"""How reports describe the brackets behind a median."""
 
 
-def in_turn(sides: dict[str, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
-    """Seconds of each side, one row a round; a side times itself."""
+def in_turn(contenders: Mapping[Any, Callable[[], float]], rounds: int, **bar) -> pd.DataFrame:
+    """Call every contender once a round, and return the seconds that each one reports: a row a round, a column each."""
     turns = progress_bar(range(rounds), unit="round", **bar)
-    return pd.DataFrame([{name: side() for name, side in sides.items()} for _ in turns])
+    return pd.DataFrame([{name: contender() for name, contender in contenders.items()} for _ in turns])
 
 
 def time_in_turn(
-    sides: dict[str, Callable[[], object]], rounds: int, sync: Callable[[], object], **bar
+    contenders: Mapping[Any, Callable[[], object]], rounds: int, sync: Callable[[], object], **bar
 ) -> pd.DataFrame:
-    """Seconds of each side, one row a round; every side runs once, untimed, right before it is timed."""
+    """Time every contender once a round, right after an untimed call: a row a round, a column each, in seconds."""
 
-    def timed(side: Callable[[], object]) -> Callable[[], float]:
+    def timed(contender: Callable[[], object]) -> Callable[[], float]:
         def seconds() -> float:
-            side()
+            contender()
             sync()
             started = time.perf_counter()
-            side()
+            contender()
             sync()
             return time.perf_counter() - started
 
         return seconds
 
-    return in_turn({name: timed(side) for name, side in sides.items()}, rounds, **bar)
+    return in_turn({name: timed(contender) for name, contender in contenders.items()}, rounds, **bar)
 
 
 def median_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Median and the ends of its 95 % interval; of fewer than six values their range, of one NaN."""
+    """Return the median and its 95 % interval: the range for two to five values, NaN for one."""
     low, high = intervals.interval_or_range(values.to_numpy())
     return float(np.median(values)), float(low), float(high)
 
 
 def with_interval(name: str, values: pd.Series) -> dict[str, float]:
-    """`median_interval` and its exact level as columns of a table: name, and name with each of `ENDS`."""
+    """Return `median_interval` and its exact level as table columns: name, and name followed by each of `ENDS`."""
     numbers = *median_interval(values), intervals.attained(len(values))
     return dict(zip((name, *(name + end for end in ENDS)), numbers, strict=True))
 
 
 def verdict(low: float, high: float, level: float = intervals.LEVEL) -> str:
-    """What the 95 % interval of a speed-up (seconds of the other side by ours) says.
+    """Judge a speed-up (the other contender's seconds divided by ours) by its 95 % interval.
 
-    "faster" if all of it is above 1.05, "slower" if all of it is below 0.95, "same" if all of it is in between, and
-    "ambiguous" if it crosses one of these marks, or has not that level: more rounds, or a quieter machine, may tell.
+    Returns: "faster" if the whole interval lies above 1.05, "slower" if it lies below 0.95, "same" if it lies in
+        between, and "ambiguous" if it crosses one of these marks or its level is below 95 %; more rounds or a quieter
+        machine may then decide.
     """
     if not level >= intervals.LEVEL:
         return "ambiguous"

@@ -1,6 +1,6 @@
-"""What a process may have set for all that runs in it, as it is where nobody has set anything.
+"""Pin the process-wide settings of torch, numpy and pandas to their defaults while runs are trained.
 
-A run has the same bits whatever the program or notebook around it likes, and that finds its settings as they were.
+Results keep their bits whatever settings a program or notebook prefers, and those settings are restored afterwards.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ PANDAS = {
 }
 
 PRECISE = ("ieee", "none")
-"""Products of float32 from all their bits."""
+"""Accepted settings of the precision of float32 products: all bits are used."""
 
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """Gradients on, no autocast, new tensors of float32 on the CPU, full precision, and numpy and pandas as they come.
+    """Enable gradients, disable autocast, default to float32 on the CPU with full precision; reset numpy and pandas.
 
-    The number of threads stays the caller's: it decides how fast a run is, and its last bits.
+    The number of threads, which affects speed and the last bits, stays as the caller has set it.
     """
     options = [item for name, value in PANDAS.items() for item in (name, value)]
     with contextlib.ExitStack() as stack:
@@ -38,16 +38,18 @@ def pinned() -> Iterator[None]:
         enter(torch.enable_grad())
         enter(torch.autograd.set_detect_anomaly(False))
         for kind in ("cpu", "cuda"):
-            # Where it is off, the context would only cost time.
+            # Skip the context where autocast is off: it costs time.
             if torch.is_autocast_enabled(kind):
                 enter(torch.autocast(kind, enabled=False))
-        # A mode that each call of torch's goes through, so only where there is another.
+        # Only if another device is the default, because every torch call goes through this mode.
         if torch.get_default_device() != torch.device("cpu"):
             enter(torch.device("cpu"))
         enter(restored(torch.get_default_dtype, torch.set_default_dtype, torch.float32))
         enter(restored(torch.are_deterministic_algorithms_enabled, deterministic(), False))
         enter(restored(flushes_denormals, torch.set_flush_denormal, False))
-        for backend in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul):
+        # torch replaces its module mkldnn with an object that has more attributes.
+        mkldnn = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        for backend in (mkldnn, torch.backends.cuda.matmul):
             enter(restored(lambda of=backend: of.fp32_precision, functools.partial(precision, backend), *PRECISE))
         enter(pd.option_context(*options))
         yield
@@ -55,7 +57,7 @@ def pinned() -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored(get: Callable, set_: Callable, *accepted) -> Iterator[None]:
-    """A setting has one of the accepted values inside, the first if need be, and outside the one that it had."""
+    """Keep a setting if it has an accepted value, else set the first of these; restore the old value at the end."""
     before = get()
     if before in accepted:
         yield
@@ -68,17 +70,17 @@ def restored(get: Callable, set_: Callable, *accepted) -> Iterator[None]:
 
 
 def deterministic() -> Callable[[bool], None]:
-    """Set torch's deterministic algorithms, and leave whether lacking ones only raise a warning as it is."""
+    """Return a setter of torch's deterministic algorithms that keeps the current `warn_only`."""
     return functools.partial(
         torch.use_deterministic_algorithms, warn_only=torch.is_deterministic_algorithms_warn_only_enabled()
     )
 
 
 def precision(backend, value: str) -> None:
-    """Set from how many bits a backend computes products of float32."""
+    """Set the precision of a backend's float32 products."""
     backend.fp32_precision = value
 
 
 def flushes_denormals() -> bool:
-    """Whether this thread takes numbers for zero that are smaller than normal ones: torch sets it, and cannot say."""
+    """Return whether this thread flushes denormal numbers to zero, which torch can set but not report."""
     return bool(np.float64(5e-324) * np.float64(1) == 0)

@@ -1,4 +1,4 @@
-"""Devices to run on, and their memory."""
+"""Devices on which runs are trained, and their memory."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from experiments.common.values import Kind, word
 
 
 def memory() -> int:
-    """Bytes of memory that are free; 8 GiB where nothing says it."""
+    """Return the bytes of free memory; 8 GiB where the system does not tell."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -23,12 +23,15 @@ DEVICES = "auto, cpu, cuda or cuda:N"
 
 
 def device_name(value: str | torch.device) -> str:
-    """A device by its name."""
+    """Return a device's name."""
     return str(value) if isinstance(value, torch.device) else word(DEVICES).take(value)
 
 
 def resolve_device(device: str, engine: str = "local") -> str:
-    """The device to run on. Raises: OptionError if it is not there, which only a cluster can say of its own."""
+    """Return the name of the device to run on; "auto" is the GPU if there is one.
+
+    Raises: OptionError if this machine lacks the device; with another engine than "local" its machines decide.
+    """
     device = values.taken("--device", device, Kind(DEVICES, device_name))
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,15 +48,15 @@ def resolve_device(device: str, engine: str = "local") -> str:
 
 
 def check_kernels(device: str) -> None:
-    """Raise OptionError, one sentence, if Triton cannot run kernels on a GPU, as where there is no C compiler."""
+    """Raise OptionError if the device is a GPU on which Triton cannot run kernels, for example without a C compiler."""
     if device.startswith("cuda"):
-        from experiments.common import preflight  # which imports Triton
+        from experiments.common import preflight  # imports Triton
 
-        preflight.check(device)
+        preflight.check_gpu(device)
 
 
 def total_memory(device: str) -> float:
-    """Bytes of memory that the device has, whether they are free or not; infinite where nothing says it."""
+    """Return the bytes of memory that the device has, free or not; infinite where the system does not tell."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[1]
     try:
@@ -63,7 +66,7 @@ def total_memory(device: str) -> float:
 
 
 def memory_budget(device: str) -> int:
-    """Bytes that a chunk may take: half of what is free; of a cluster's GPUs, which nobody asks here, 8 GiB."""
+    """Return the bytes that a chunk may take: half of the free memory, or 8 GiB for the GPUs of a cluster."""
     if not device.startswith("cuda"):
         return memory() // 2
     return torch.cuda.mem_get_info(device)[0] // 2 if torch.cuda.is_available() else 8 * 2**30

@@ -1,4 +1,4 @@
-"""What is wrong with what a user gave, in a sentence."""
+"""Exceptions that tell a user in one sentence which input is wrong."""
 
 
 class DataError(ValueError):

@@ -1,4 +1,4 @@
-"""How figures look, wherever they are drawn."""
+"""The style of all figures."""
 
 from pathlib import Path
 
@@ -6,10 +6,14 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 STYLE = ["default", Path(__file__).with_name("sandbox.mplstyle")]
-"""For `matplotlib.style.context`: whatever a user's matplotlibrc or notebook has set, figures are drawn alike."""
+"""For `matplotlib.style.context`: figures look alike whatever a user's matplotlibrc or notebook sets."""
 
 
 def save(figure: Figure, path: Path, **options) -> None:
-    """Write a figure to a file in the style in which it was drawn."""
+    """Write a figure to a file in our style.
+
+    Args:
+        options: of `Figure.savefig`.
+    """
     with style.context(STYLE):
         figure.savefig(path, **options)

@@ -1,4 +1,4 @@
-"""Interrupts that wait until what is at work can stop."""
+"""Delay interrupts until the work in progress can stop safely."""
 
 import contextlib
 import signal
@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """What SIGTERM, by which batch systems end a job, becomes while something is trained."""
+    """Raised for SIGTERM, with which batch systems end a job."""
 
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[list[type[KeyboardInterrupt]]]:
-    """Put SIGINT and SIGTERM off to the end, for the first is no reason to lose what a step has changed.
+    """Delay the first SIGINT or SIGTERM to the end of the block, so that no completed work is lost.
 
-    Yields a list that gets what is to be raised, and is raised at the end; a second signal is raised at once. What
-    others have made of a signal stays so, as does what is not the main thread's.
+    Yields a list to which the exception of each signal is added. The first one is raised at the end of the block, a
+    second one at once. Signals that have another handler than Python's default keep it, and outside the main thread
+    nothing changes.
     """
     caught: list[type[KeyboardInterrupt]] = []
     kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}

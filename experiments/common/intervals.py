@@ -1,10 +1,10 @@
-"""How sure is a median? Intervals from order statistics, whose level is exact for any continuous distribution.
+"""Confidence intervals of medians from order statistics; their level is exact for any continuous distribution.
 
-Between the k-th lowest and the k-th highest of n values the median lies with probability 1 - 2 P(Binomial(n, 1/2) < k);
-with ties, at least with that. The range of three values has 75 %, and no interval of fewer than six has 95 %.
+The median lies between the k-th lowest and the k-th highest of n values with probability 1 - 2 P(Binomial(n, 1/2) < k),
+or more if there are ties. The range of three values has a level of 75 %; fewer than six values give no 95 % interval.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -15,20 +15,24 @@ LEVEL = 0.95
 
 @cache
 def coverage(n: int, k: int = 1) -> float:
-    """The probability with which the median lies between the k-th lowest and the k-th highest of n values."""
+    """Return the probability that the median lies between the k-th lowest and the k-th highest of n values."""
     return 1 - 2 * float(binom.cdf(k - 1, n, 0.5))
 
 
 @cache
 def rank(n: int, level: float = LEVEL) -> int:
-    """The greatest k whose `coverage` is at least `level`; 0 if not even the range has it."""
+    """Return the greatest k whose `coverage` is at least `level`; 0 if not even the range reaches it."""
     return int((1 - 2 * binom.cdf(np.arange(n // 2), n, 0.5) >= level - 1e-12).sum())
 
 
 def interval(samples: np.ndarray, level: float = LEVEL, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the narrowest symmetric interval of the median along an axis that has at least this level.
+    """Return the ends of the narrowest symmetric interval of the median along an axis, with at least this level.
 
-    Both are NaN of fewer values than it takes (six at 95 %), and where a value is NaN; values may be infinite.
+    Both ends are NaN if there are too few values (fewer than six at 95 %) or a value is NaN; values may be infinite.
+
+    Args:
+        samples: any shape.
+    Returns: low and high, float64, with the shape of samples without this axis.
     """
     ordered = np.sort(np.asarray(samples, dtype=float), axis=axis)
     n = ordered.shape[axis]
@@ -43,31 +47,33 @@ def interval(samples: np.ndarray, level: float = LEVEL, axis: int = -1) -> tuple
 
 
 def interval_or_range(samples: np.ndarray, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """`interval` at 95 %, but of two to five values their range; see `attained` and `label` for what it holds."""
+    """Return `interval` at 95 %, or the range of two to five values; `attained` and `label` give its level."""
     return interval(samples, stated(np.shape(samples)[axis]), axis)
 
 
 def stated(n: int) -> float:
+    """Return the level that `interval_or_range` of n values claims: 95 %, or less if not even the range reaches it."""
     return min(LEVEL, coverage(n))
 
 
 def attained(n: int) -> float:
-    """The exact level of `interval_or_range` of n values; NaN of fewer than two, of which there is none."""
+    """Return the exact level of `interval_or_range` for n values; NaN for fewer than two, which have no interval."""
     return coverage(n, rank(n, stated(n))) if n > 1 else np.nan
 
 
 def label(n: int) -> str:
-    """What `interval_or_range` of n values is to be called: 95 % interval, or 75 % range."""
+    """Return the name of `interval_or_range` for n values, such as "95 % interval" or "75 % range"."""
     return f"{100 * stated(n):g} % {'interval' if coverage(n) >= LEVEL else 'range'}"
 
 
-def column(low: Sequence[float], high: Sequence[float], n: Sequence[int], form: str) -> dict[str, list[str]]:
-    """A column for a table of short strings, by its name: that says the level, or each cell does if they differ.
+def column(low: Iterable[float], high: Iterable[float], n: Iterable[int], form: str) -> dict[str, list[str]]:
+    """Format intervals as a table's column; its name states the level, or each cell does if levels differ.
 
     Args:
-        low, high, n: of `interval_or_range`, and of how many values, a row each; NaN is shown as -.
-        form: of a number, as "{:.4g}".
-    Returns: nothing if no row has an interval.
+        low, high: ends of `interval_or_range`, one for each row; NaN is shown as "-".
+        n: number of values behind each row.
+        form: format of a number, such as "{:.4g}".
+    Returns: {name: cells}, or {} if no row has an interval.
     """
     rows = list(zip(low, high, n, strict=True))
     names = {label(count) for a, _, count in rows if a == a}
@@ -82,7 +88,7 @@ def column(low: Sequence[float], high: Sequence[float], n: Sequence[int], form: 
 
 
 def explained(counts: Iterable[int]) -> str:
-    """What `column` shows of rows of so many seeds, in two sentences; "" if no row has two."""
+    """Explain the intervals of `column` in two sentences, for rows of these numbers of seeds; "" if no row has two."""
     known = sorted({int(n) for n in counts if n > 1})
     if not known:
         return ""

@@ -1,6 +1,6 @@
-"""Can Triton run a kernel on this GPU? One is run, and what keeps it from running is said in a sentence.
+"""Can Triton run a kernel on this GPU? Run one, and if it fails say in one sentence why.
 
-A C compiler builds what launches kernels: Triton 3.7 one extension for all of them, Triton 3.6 one for each.
+Triton needs a C compiler to build the extension that launches kernels: 3.7 builds one for all, 3.6 one for each kernel.
 """
 
 import contextlib
@@ -27,29 +27,29 @@ REASONS = {
     r"libcuda\.so\S* cannot found|cannot find -l\S*cuda": "it needs the driver's libcuda.so.1, and does not find it: "
     "ldconfig has to know its folder, or TRITON_LIBCUDA_PATH to name it",
 }
-"""What is to be done, by what Triton or the compiler prints."""
+"""Advice by patterns in the output of Triton or the compiler."""
 BUILD = r"in _build\b"
-"""In a traceback, the function of Triton's that starts the compiler."""
+"""Pattern of Triton's function that starts the compiler, in a traceback."""
 
 
 @triton.jit
 def add_one_kernel(x_ptr, BLOCK_SIZE: tl.constexpr):
-    """x <- x + 1, of BLOCK_SIZE elements, by one program."""
+    """Add 1 to BLOCK_SIZE elements in place, in one program."""
     offsets = tl.arange(0, BLOCK_SIZE)
     tl.store(x_ptr + offsets, tl.load(x_ptr + offsets) + 1)
 
 
 def launch(device: str = "cuda") -> None:
-    """Run a kernel. Raises: RuntimeError if it has not done its work, and whatever Triton raises."""
+    """Run a kernel. Raises: RuntimeError if its result is wrong, or any exception of Triton."""
     x = torch.zeros(16, device=device)
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        add_one_kernel[(1,)](x, BLOCK_SIZE=16)
+        add_one_kernel[(1,)](x, BLOCK_SIZE=16)  # pyright: ignore[reportArgumentType]
     if not (x == 1).all():
         raise RuntimeError("a kernel ran and has not written what it computes")
 
 
-def check(device: str = "cuda") -> None:
-    """Raise OptionError, the sentence of `refusal`, unless a kernel runs; where one does, no process is started."""
+def check_gpu(device: str = "cuda") -> None:
+    """Raise OptionError with the sentence of `refusal` unless a kernel runs; start no process if one does."""
     try:
         with silent():
             launch(device)
@@ -61,7 +61,7 @@ def check(device: str = "cuda") -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Have what this process and those that it starts write to stderr disappear, as a compiler's complaints."""
+    """Discard everything that this process and its children, such as a compiler, write to stderr."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -73,8 +73,8 @@ def silent() -> Iterator[None]:
 
 
 def refusal(environment: dict[str, str], command: list[str] | None = None, limit: float = LIMIT) -> str | None:
-    """Run `COMMAND`, or another, in a process of its own; None if it succeeds, else one sentence that says why not."""
-    # Compilers say in the user's language what is missing.
+    """Run `COMMAND`, or another command, as a process; return None if it succeeds, else a sentence that says why."""
+    # Otherwise compilers report errors in the user's language.
     made = processes.run(Stage("preflight", command or COMMAND, None, (), limit), limit, {**environment, "LC_ALL": "C"})
     if made.ended == "done":
         return None
@@ -84,14 +84,14 @@ def refusal(environment: dict[str, str], command: list[str] | None = None, limit
 
 
 def reason(made: Outcome, limit: float) -> str:
-    """Why the process has failed, by how it ended and what it printed."""
+    """Return why the process failed, by its exit and its output."""
     if made.ended == "cut short":
         return f"the first one had not ended after {limit:.0f} s"
     for pattern, words in REASONS.items():
         if re.search(pattern, made.tail):
             return words
     _, _, trace = made.tail.rpartition("Traceback (most recent call last)")
-    # The exception stands at the margin, with its type before it; further lines of it may follow.
+    # The exception starts at the margin with its type, and may have further lines.
     errors = re.findall(r"^[A-Za-z_][\w.]*: .+|^\w*(?:Error|Exception)$", trace, re.MULTILINE)
     error = errors[-1].strip() if errors else ""
     if re.search(BUILD, trace):

@@ -1,6 +1,6 @@
-"""A process with a limit, after which nothing is left of it and of what it has started.
+"""Run a process with a time limit, and leave none of its child processes behind.
 
-What leaves its process group, as daemons do, is not followed.
+Processes that leave its process group, as daemons do, are not followed.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 GRACE = 10.0
-"""Seconds, the last of its limit, that a stage has to write what it knows once it was asked to stop."""
+"""Seconds before its limit at which a stage is interrupted, so that it can write its results."""
 REAP = 5.0
-"""Seconds in which the kernel ends what was killed; what a driver holds longer than that is left to it."""
+"""Seconds to wait for a killed process; one that a driver blocks for longer is left to the kernel."""
 
 
 class Stage(NamedTuple):
-    """One process.
+    """A process to run, and the files that it writes.
 
     Attributes:
-        command: what follows `python`.
-        page: the file that it writes for readers, which becomes a part of the report.
-        figures: that the report shows.
-        limit: seconds after which it is killed; it is interrupted `GRACE` before.
-        rows: its table, which becomes a part of throughput.csv; None if there is none, or the report holds all of it.
+        command: the words after `python`.
+        page: Markdown file that becomes a part of the report; None if there is none.
+        figures: image files that the report shows.
+        limit: seconds after which the process is killed; it is interrupted `GRACE` seconds earlier.
+        rows: CSV file that becomes a part of throughput.csv; None if there is none.
     """
 
     name: str
@@ -41,9 +41,13 @@ class Stage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a stage ended: "done", "failed", "cut short" or "interrupted"; what it printed; its exit code, if it has one.
+    """How a stage ended.
 
-    An exit code below 0 is that of a process that the signal of this number has ended.
+    Attributes:
+        ended: "done", "failed", "cut short" or "interrupted".
+        seconds: run time.
+        tail: the output.
+        code: exit code; -n if signal n ended the process; None if it did not end.
     """
 
     stage: Stage
@@ -54,16 +58,18 @@ class Outcome(NamedTuple):
 
 
 def run(stage: Stage, limit: float, environment: dict[str, str], watched: bool = False) -> Outcome:
-    """Run a stage; `GRACE` before its limit interrupt it, as Ctrl-C would, and kill it if it does not end then.
+    """Run a stage; interrupt it `GRACE` seconds before the limit, as Ctrl-C would, and kill it at the limit.
 
-    Ctrl-C reaches this process alone: it is passed on, and the stage has the same time to end. A second one kills it.
+    Ctrl-C reaches only this process, which interrupts the stage and gives it `GRACE` seconds to end. A second Ctrl-C
+    kills the stage.
 
     Args:
-        limit: seconds, instead of the stage's own.
-        watched: whether what it writes to stderr, its progress bars, is to be seen and not to be kept.
+        limit: seconds, in place of the stage's own limit.
+        environment: all environment variables of the process.
+        watched: whether its stderr, with progress bars, goes to the terminal instead of the outcome.
     """
     started, ended = time.monotonic(), None
-    # A file, for a pipe that a process of the stage holds open could not be read to its end.
+    # A file, because a pipe that some child process keeps open has no end.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, *stage.command],
@@ -72,7 +78,7 @@ def run(stage: Stage, limit: float, environment: dict[str, str], watched: bool =
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=None if watched else subprocess.STDOUT,
-            # Signals are for the stage and all that it has started.
+            # A group of its own lets signals reach the stage and all its children.
             start_new_session=True,
         )
         try:
@@ -98,8 +104,8 @@ def run(stage: Stage, limit: float, environment: dict[str, str], watched: bool =
 
 
 def send(process: subprocess.Popen, number: signal.Signals) -> None:
-    """Send a signal to the process and to all in its group, those too that have outlived it."""
-    # Where all of the group have ended, some systems do not permit it rather than find none.
+    """Send a signal to the process's group, also if the process itself has ended."""
+    # For a group whose processes have all ended, some systems deny permission.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
@@ -111,10 +117,10 @@ def read(output: IO[bytes]) -> str:
 
 @contextlib.contextmanager
 def ended_by_interrupts() -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and a terminal that is closed interrupt this process, which then ends its stage."""
-    # In the background a shell lets programs ignore Ctrl-C, which stages would inherit, and end by.
+    """Have Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt, so that `run` ends its stage."""
+    # Shells have background programs ignore Ctrl-C; stages would inherit that and could not be interrupted.
     numbers = [signal.SIGINT, signal.SIGTERM]
-    # What nohup has started stays.
+    # Programs started by nohup keep running.
     numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:

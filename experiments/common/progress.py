@@ -1,4 +1,4 @@
-"""Progress bars; where nobody watches, as in the log of a batch job, a line now and then instead."""
+"""Progress bars, or a line now and then where stderr is not a terminal, as in the log of a batch job."""
 
 import sys
 import time
@@ -9,12 +9,14 @@ from tqdm.asyncio import tqdm_asyncio as text_bar
 from tqdm.auto import tqdm
 
 EVERY = 10.0
-"""Seconds between two lines of a bar that is written to a file or a pipe."""
+"""Seconds between two lines of a bar that goes to a file or a pipe."""
 
 
 class Lines(text_bar):
-    """A bar as lines of their own, without carriage returns and escape codes: at its start, then every so many seconds,
-    and at its end; of one that does not stay (`leave=False`) only those in between."""
+    """A bar written as separate lines, without carriage returns and escape codes.
+
+    A line is written at the start, every `EVERY` seconds, and at the end; with `leave=False` only those in between.
+    """
 
     next_at: float | None = None
 
@@ -27,7 +29,7 @@ class Lines(text_bar):
         return False
 
     def clear(self, nolock: bool = False) -> None:
-        """Leave what was written."""
+        """Do nothing: lines that were written stay."""
 
     def close(self) -> None:
         if self.leave and not self.disable:
@@ -37,7 +39,7 @@ class Lines(text_bar):
 
 
 def progress_bar(iterable: Iterable | None = None, **options) -> Any:
-    """A bar of tqdm with its options, in a notebook as a widget; where stderr is no terminal, its `Lines`."""
+    """Return a tqdm bar, in a notebook a widget, or `Lines` if stderr is not a terminal; takes tqdm's options."""
     if tqdm is text_bar and not sys.stderr.isatty():
         return Lines(iterable, **options)
     return tqdm(iterable, **{"dynamic_ncols": True, **options})

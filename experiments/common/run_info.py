@@ -1,4 +1,4 @@
-"""Where do results come from? The command, the code, the packages and the machine."""
+"""The provenance of results: the command, the code, the packages and the machine."""
 
 import builtins
 import datetime
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "triton", "numba", "numpy", "pandas")
 
 
 def provenance(device: str) -> dict:
-    """The command, when it was given, the code, the packages and the machine."""
+    """Return a run's provenance: command, start time (UTC), git state, package versions and device."""
     return {
         "command": command_line(),
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -27,7 +27,7 @@ def provenance(device: str) -> dict:
 
 
 def machine_line(provenance: dict) -> str:
-    """Machine, versions, commit and date in one line."""
+    """Return machine, versions, commit and date in one line."""
     device, git = provenance["device"], provenance["git"]
     parts = [device["name"], *(f"{value} {name}" for name, value in device.items() if name != "name")]
     parts += [f"{name} {version}" for name, version in provenance["versions"].items()]
@@ -36,7 +36,7 @@ def machine_line(provenance: dict) -> str:
 
 
 def git_state() -> dict:
-    """Commit of the code and whether the work tree differs from it; None where there is no git."""
+    """Return the commit of the code and whether the work tree differs from it; None for both where git fails."""
 
     def git(*words: str) -> str | None:
         try:
@@ -47,7 +47,7 @@ def git_state() -> dict:
             return None
         return done.stdout.strip()
 
-    # What a sweep writes is no change of the code.
+    # Results that a sweep writes are not changes of the code.
     status = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_device(device: str) -> dict:
-    """Name and size of what the sweep runs on: a GPU, or the processor and its threads."""
+    """Return name and size of a device: a GPU and its memory, or the processor and torch's number of threads."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         return {"name": "GPUs of a cluster"}
     if device.startswith("cuda"):
@@ -68,7 +68,7 @@ def describe_device(device: str) -> dict:
 
 
 def here() -> str:
-    """What a sweep runs on where nothing else is asked for, in one sentence: the GPU, or the processor."""
+    """Return a sentence that names the default device: the GPU, or the processor."""
     if torch.cuda.is_available():
         found = describe_device("cuda")
         return f"On {found['name']}, {found['memory_gib']} GiB."
@@ -87,7 +87,7 @@ def cpu_name() -> str:
 
 
 def command_line() -> str:
-    """The command that started this process, as one could type it again, or the notebook whose cell runs."""
+    """Return the command that started this process, as a user could type it again, or the notebook's name."""
     if hasattr(builtins, "__IPYTHON__"):
         return f"notebook {os.environ.get('JPY_SESSION_NAME', '')}".rstrip()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -96,7 +96,7 @@ def command_line() -> str:
 
 
 def readable(text: str) -> str:
-    """Text that can be written as UTF-8, of a word or path that the console's encoding had no characters for."""
+    """Return text that can be written as UTF-8, also if words or paths have bytes that the console cannot encode."""
     return os.fsencode(text).decode("utf-8", "replace") if any(map(is_surrogate, text)) else text
 
 

@@ -1,4 +1,4 @@
-"""Tables of measurements as Markdown."""
+"""Format tables of measurements as Markdown."""
 
 import math
 from itertools import chain
@@ -6,13 +6,13 @@ from itertools import chain
 from experiments.common import intervals
 
 ENDS = (", low", ", high", ", level")
-"""What the columns of `with_interval` end in."""
+"""Suffixes of the columns that `timing.with_interval` adds to a median."""
 
 
 def markdown_table(rows: list[dict]) -> str:
-    """A row a line; a median takes its interval, if it has one, into its cell.
+    """Return a Markdown table with a line for each row; an interval is shown in its median's cell.
 
-    Columns that a row lacks, or that are NaN, are empty.
+    Cells are empty where a row lacks a column or the value is NaN.
     """
     names = [name for name in dict.fromkeys(chain(*rows)) if not name.endswith(ENDS)]
     lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
@@ -33,7 +33,7 @@ def cell(row: dict, name: str) -> str:
 
 
 def brackets(row: dict, name: str, digits: int) -> str:
-    """The interval of a median as it stands behind it, with its level if that is below 95 %; "" if there is none."""
+    """Return a median's interval in brackets, with its level if that is below 95 %; "" if there is none."""
     low, high, level = (row.get(name + end, math.nan) for end in ENDS)
     said = f" ({100 * level:g} %)" if level < intervals.LEVEL else ""
     return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]{said}"

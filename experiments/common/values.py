@@ -1,4 +1,4 @@
-"""From what somebody gives, as a word on a command line or as an object in Python, to the value that is meant."""
+"""Convert option values, given as words on a command line or as Python objects, and check them."""
 
 import functools
 import inspect
@@ -15,21 +15,21 @@ import numpy as np
 from experiments.common.errors import OptionError
 
 MOST = 10**9
-"""No count is larger: nothing that is counted here ends before then, or fits into a memory."""
+"""The largest count that is accepted: larger ones would never end, or not fit into memory."""
 MOST_VALUES = 10**5
-"""Of a list: a generator may be endless."""
+"""The most values that a list may have, because a generator may be endless."""
 
 
 class TooLarge(ValueError):
-    """A number above all that are accepted; its text is what is accepted."""
+    """A number or list is too large; the message says what is accepted."""
 
 
 class Kind(NamedTuple):
-    """What an option accepts.
+    """The values that an option accepts.
 
     Attributes:
-        accepts: in words, as in "--seeds accepts whole numbers from 1, not 0".
-        take: from what is given to the value. Raises: any Exception for what is not accepted.
+        accepts: description, as in "--seeds accepts whole numbers from 1, not 0".
+        take: converts a given object to the value. Raises: any Exception for an object that is not accepted.
     """
 
     accepts: str
@@ -41,28 +41,25 @@ def option(name: str) -> str:
 
 
 def taken(name: str, given: Any, kind: Kind) -> Any:
-    """The value that is meant, if the kind accepts what is given. Raises: OptionError, which calls it by its name."""
+    """Return the given object's value if the kind accepts it. Raises: OptionError, which names the option."""
     try:
         return kind.take(given)
     except OptionError:
         raise
     except TooLarge as error:
         raise OptionError(f"{name} accepts {error}, not {shown(given)}") from None
-    # Whatever a number, a path or a tensor may raise in becoming one.
+    # Converting arbitrary objects may raise any exception.
     except Exception:
         raise OptionError(f"{name} accepts {kind.accepts}, not {shown(given)}") from None
 
 
 def checked(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """What is given by name, with the values that are meant in the place of those that have a kind.
-
-    Raises: OptionError.
-    """
+    """Return the given options by name, converted by `taken` where they have a kind. Raises: OptionError."""
     return {name: taken(option(name), value, kinds[name]) if name in kinds else value for name, value in given.items()}
 
 
 def normalised(kinds: Mapping[str, Kind]) -> Callable[[Callable], Callable]:
-    """A decorator: the function is called with the values that are meant by its arguments; see `checked`."""
+    """Return a decorator that converts a function's arguments as `checked` does."""
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
@@ -77,7 +74,7 @@ def normalised(kinds: Mapping[str, Kind]) -> Callable[[Callable], Callable]:
 
 
 def shown(value: Any) -> str:
-    """What was given, on one line that is not too long."""
+    """Return a given object as text on one line, for messages, shortened if it is long."""
     value = plain(value) if isinstance(value, Number) else value
     if isinstance(value, float):
         return f"{value:g}"
@@ -99,23 +96,23 @@ def is_number(text: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """The number in a tensor or array without dimensions, or in a scalar of numpy's; all else as it is."""
+    """Return the Python number in a 0-d tensor or array or a numpy scalar; return anything else unchanged."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
-    # What float32 prints as 0.1 is meant as 0.1.
+    # A float32 that prints as 0.1 means 0.1.
     return float(str(np.float32(value.item()))) if str(value.dtype).endswith("float32") else value.item()
 
 
 def number(value: Any) -> float:
-    """A float. Raises: TypeError, ValueError or OverflowError if that is not what is meant."""
+    """Return a number as a float. Raises: TypeError, ValueError or OverflowError if it is not a number."""
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, str | Number):
         raise TypeError
-    return float(value)
+    return float(value)  # pyright: ignore[reportArgumentType]: complex raises TypeError
 
 
 def whole(low: int, high: int = MOST, what: str = "") -> Kind:
-    """Whole numbers from low to high, also as words or as floats without a fraction."""
+    """Accept whole numbers from low to high, also as words or as floats without a fraction."""
 
     def take(value: Any) -> int:
         value = plain(value)
@@ -123,7 +120,7 @@ def whole(low: int, high: int = MOST, what: str = "") -> Kind:
             try:
                 found = int(value)
             except ValueError:
-                # As in 1e6.
+                # Such as 1e6.
                 value = float(value)
                 found = int(value)
         else:
@@ -144,7 +141,7 @@ def whole(low: int, high: int = MOST, what: str = "") -> Kind:
 
 
 def real(accepts: str, fits: Callable[[float], bool] = lambda value: True) -> Kind:
-    """Finite numbers that fit."""
+    """Accept finite numbers for which `fits` is true."""
 
     def take(value: Any) -> float:
         found = number(value)
@@ -170,7 +167,7 @@ def word(accepts: str) -> Kind:
 
 def flag(value: Any) -> bool:
     value = plain(value)
-    # Of numbers 0 and 1; "no" would be true.
+    # Besides bools only 0 and 1: bool("no") would be true.
     if not isinstance(value, int) or value not in (0, 1):
         raise TypeError
     return bool(value)
@@ -180,7 +177,7 @@ FLAG = Kind("True or False", flag)
 
 
 def folder(value: Any) -> Path:
-    """A path, with ~ replaced by the home. Raises: TypeError, ValueError, or RuntimeError if nobody has that home."""
+    """Return a path with ~ expanded. Raises: TypeError, ValueError, or RuntimeError if the home is unknown."""
     text = os.fsdecode(value)
     if not text or b"\0" in os.fsencode(text):
         raise ValueError
@@ -191,16 +188,16 @@ FOLDER = Kind("a folder", folder)
 
 
 def optional(kind: Kind) -> Kind:
-    """The same, or None."""
+    """Accept what kind accepts, or None."""
     return Kind(kind.accepts, lambda value: None if value is None else kind.take(value))
 
 
 def several(value: Any) -> list:
-    """One value, or several, as a list. Raises: TooLarge if there are too many, TypeError for keys with values."""
+    """Return one value or several as a list. Raises: TooLarge for too many values, TypeError for mappings and bytes."""
     value = plain(value)
     if isinstance(value, str | type) or not isinstance(value, Iterable):
         return [value]
-    # Of bytes the numbers are characters.
+    # Iterating over bytes would give their characters' codes.
     if isinstance(value, Mapping | bytes | bytearray | memoryview):
         raise TypeError
     found = [plain(one) for one in itertools.islice(value, MOST_VALUES + 1)]

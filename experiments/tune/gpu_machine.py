@@ -1,4 +1,4 @@
-"""A GPU to race configurations on: buffers of its own, a check of every result, then CUDA graphs between events."""
+"""Race configurations on a GPU: allocate buffers, check each kernel's result, then time CUDA graphs between events."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from triton.runtime.errors import OutOfResources
 
 from experiments.bench import gpu_info, gpu_timing
 from experiments.tune import static_analysis
-from experiments.tune.race import Case, Machine, Skipped
+from experiments.tune.race import LaunchCase, Machine, Skipped
 from kernels import eager, launch, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
@@ -18,26 +18,26 @@ from kernels.config import Choice, Config, device_facts
 from kernels.table import Entry, Table
 
 LANE = (784 * 128, 128, 128 * 128, 128, 128 * 10, 10)
-"""Elements of the six tensors of an MNIST MLP: what a population has a lane of."""
+"""Numbers of elements of the six tensors of an MNIST MLP, as each lane of a population has."""
 SHORT = (64, 256, 1024, 64, 2304, 512, 128, 4096, 9, 64, 16384)
-"""Elements of small tensors, over and over: biases, norms, and the convolutions between them."""
+"""Numbers of elements of small tensors, repeated as needed: biases, norms and small convolutions."""
 ALIGNMENT = 128
 CHECKED = 18
-"""log2 of the number of elements, at most, whose update is compared."""
+"""Updates are compared on at most 2^18 elements."""
 HOST_SECONDS, HOST_SECONDS_OF_NODE = 100e-6, 2e-6
-"""That it takes, at most, to launch a graph, and for each of its kernels."""
+"""Upper bounds on the host's time to launch a graph, and on the time for each of its kernels."""
 COPY_ROUNDS = 20
 
 
 class Buffers(NamedTuple):
-    """One set: what a step reads and writes."""
+    """The tensors that one step reads and writes."""
 
     entries: list[Entry]
     grads: list[torch.Tensor]
 
 
 def shapes(rows: str, bucket: int) -> list[tuple[int, int]]:
-    """(lanes, elements of a lane) of tensors with 2^bucket elements together, or a few more."""
+    """Return (lanes, elements of a lane) of each tensor; together they have 2^bucket elements or slightly more."""
     n = 2**bucket
     if rows == "long":
         return [(1, n)]
@@ -51,24 +51,24 @@ def shapes(rows: str, bucket: int) -> list[tuple[int, int]]:
     return found
 
 
-def allocate(case: Case, device: torch.device, seed: int = 0) -> Buffers:
-    """Tensors of a case, the same for the same seed; one element off where they are not to be aligned."""
+def allocate(case: LaunchCase, device: torch.device, seed: int = 0) -> Buffers:
+    """Allocate random tensors of a case, shifted by one element if it is not aligned; a seed gives the same values."""
     rule, (p_dtype, state_dtype, _) = rules.RULES[case.rule], VARIANTS[case.dtype]
     sizes = shapes(case.rows, case.bucket)
     generator = torch.Generator(device).manual_seed(seed)
-    room = [-(-lanes * size // ALIGNMENT) * ALIGNMENT for lanes, size in sizes]
+    padded = [-(-lanes * size // ALIGNMENT) * ALIGNMENT for lanes, size in sizes]
 
     def views(dtype: torch.dtype, low: float, high: float = 1) -> list[torch.Tensor]:
-        flat = torch.empty(sum(room) + ALIGNMENT, dtype=dtype, device=device)
+        flat = torch.empty(sum(padded) + ALIGNMENT, dtype=dtype, device=device)
         flat.uniform_(low, high, generator=generator)
         start, found = 0 if case.aligned else 1, []
-        for (lanes, size), space in zip(sizes, room, strict=True):
+        for (lanes, size), space in zip(sizes, padded, strict=True):
             found.append(flat[start : start + lanes * size].view(lanes, size))
             start += space
         return found
 
     params, grads = views(p_dtype, -1), views(p_dtype, -1)
-    # Far enough from 0 that no root makes an update large, and none above the root of another.
+    # Far enough from 0 that dividing by a root keeps updates small, and no state exceeds the root of another.
     states = [views(state_dtype, 0.25, 0.5) for _ in rule.states]
     entries = []
     for i, (p, (lanes, _)) in enumerate(zip(params, sizes, strict=True)):
@@ -78,8 +78,8 @@ def allocate(case: Case, device: torch.device, seed: int = 0) -> Buffers:
     return Buffers(entries, grads)
 
 
-def table_of(case: Case, buffers: Buffers, chunk_size: int) -> Table:
-    """The address table of a set, ready to be launched."""
+def table_of(case: LaunchCase, buffers: Buffers, chunk_size: int) -> Table:
+    """Build the address table over one set of buffers, ready to be launched."""
     rule, (p_dtype, _, stochastic) = rules.RULES[case.rule], VARIANTS[case.dtype]
     table = tables.build(rule, buffers.entries, p_dtype, chunk_size, seed=0 if stochastic else None)
     lanes = buffers.entries[0].lanes
@@ -88,8 +88,8 @@ def table_of(case: Case, buffers: Buffers, chunk_size: int) -> Table:
     return table
 
 
-def outcome(case: Case, device: torch.device, config: Config | None) -> list[torch.Tensor]:
-    """Parameters and states after one step: by the eager formulas if config is None, else by the kernel."""
+def outcome(case: LaunchCase, device: torch.device, config: Config | None) -> list[torch.Tensor]:
+    """Return parameters and states after one step: of the eager formulas if config is None, else of the kernel."""
     buffers = allocate(case, device)
     table = table_of(case, buffers, config.chunk_size if config else eager.CHUNK_SIZE)
     if config:
@@ -100,15 +100,15 @@ def outcome(case: Case, device: torch.device, config: Config | None) -> list[tor
 
 
 @functools.lru_cache(maxsize=1)
-def expected(case: Case, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Parameters and states before and after one step."""
+def expected(case: LaunchCase, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return parameters and states before and after one step of the eager formulas."""
     before = [t for entry in allocate(case, device).entries for t in (entry.p, *entry.states)]
     return before, outcome(case, device, None)
 
 
 @functools.cache
-def check(case: Case, device: torch.device, config: Config) -> None:
-    """Raise Skipped unless the kernel, launched so, updates as the eager formulas do."""
+def check_update(case: LaunchCase, device: torch.device, config: Config) -> None:
+    """Raise Skipped unless the kernel, launched with this configuration, updates as the eager formulas do."""
     before, after = expected(case, device)
     for old, right, found in zip(before, after, outcome(case, device, config), strict=True):
         update = (right.double() - old.double()).abs().max()
@@ -117,8 +117,8 @@ def check(case: Case, device: torch.device, config: Config) -> None:
             raise Skipped("its updates are wrong")
 
 
-def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], float]]:
-    """See `race.Machine`. Sets of buffers, together beyond four times the L2, are updated in turn, in one graph."""
+def sampler(case: LaunchCase, device: torch.device) -> tuple[int, Callable[[Config], float]]:
+    """Return the sampler of `race.Machine`: one graph updates all sets of buffers, which exceed four times the L2."""
     n_elements = sum(lanes * size for lanes, size in shapes(case.rows, case.bucket))
     n_bytes = n_elements * case.bytes_per_element
     try:
@@ -132,7 +132,7 @@ def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], f
 
     @functools.cache
     def replay_of(config: Config) -> Callable[[], None]:
-        check(case._replace(bucket=min(case.bucket, CHECKED)), device, config)
+        check_update(case._replace(bucket=min(case.bucket, CHECKED)), device, config)
         choice = Choice(config, "search", "a candidate")
         launches = [launch.launcher(replace(table, choice=choice)) for table in tables_of(config.chunk_size)]
         calls = [
@@ -147,7 +147,7 @@ def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], f
             raise Skipped("out of memory") from None
         except OutOfResources as error:
             raise Skipped(str(error)) from None
-        # A step is two kernels.
+        # A step launches two kernels.
         host_seconds = HOST_SECONDS + 2 * len(sets) * HOST_SECONDS_OF_NODE
         seconds = gpu_timing.queued_seconds([replay], device, host_seconds)
         return (gpu_timing.event_seconds(replay, device) if seconds is None else seconds) / len(sets)
@@ -156,7 +156,7 @@ def sampler(case: Case, device: torch.device) -> tuple[int, Callable[[Config], f
 
 
 def copy_seconds(n_bytes: int, device: torch.device) -> float:
-    """See `race.Machine`. Raises: MemoryError."""
+    """Return the seconds of a copy that reads and writes n_bytes altogether. Raises: MemoryError."""
     try:
         return n_bytes / gpu_timing.copy_bandwidth(device, n_bytes, COPY_ROUNDS)[0]
     except torch.OutOfMemoryError:
@@ -164,7 +164,7 @@ def copy_seconds(n_bytes: int, device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> Machine:
-    """The GPU that is present."""
+    """Return a machine that measures on a GPU."""
     facts = device_facts(device)
     return Machine(
         facts=facts,

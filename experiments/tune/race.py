@@ -1,12 +1,12 @@
-"""Which launch configuration is fastest? A race of all candidates, which the slower ones leave.
+"""Which launch configuration is fastest? All candidates race, and the slower ones drop out.
 
-Nothing here knows a GPU: a `Machine` is what is asked, and `scratch` has the real one.
+This module does not depend on a GPU: it asks a `Machine`, and `gpu_machine` makes the real one.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -17,33 +17,35 @@ from kernels.codegen import VARIANTS
 from kernels.config import Config, Device, Work, canonical, default
 
 TIE = 1.01
-"""What takes less than this times as long as the fastest is as good."""
+"""A configuration is as good as the fastest if it takes less than this times as long."""
 HOPELESS = 1.25
-"""What took longer than this times the default's or the fastest's time in each of the first rounds leaves then."""
+"""A candidate that took longer than this times the fastest's time in each of the first rounds drops out after them."""
 LEVEL = 0.999
-"""Of the intervals by which candidates leave: many of them are looked at, again and again."""
+"""Level of the intervals by which candidates drop out; it is high because many are looked at, again and again."""
 FEWEST, LOOK_EVERY, MOST = 12, 4, 400
-"""Rounds: the fewest that an entry is made of, between two looks at who may leave, and at most.
+"""Numbers of rounds: the fewest for an entry, those between two looks at who drops out, and the most.
 
-The first are enough for an interval of `LEVEL`.
+The fewest are enough for an interval of `LEVEL`.
 """
 FIRST_LOOK = 3
 UNPREPARED = "the case's share of the budget was spent before it was prepared"
-"""Why a candidate was not measured that may well be faster."""
+"""The reason recorded for a candidate that was not measured for lack of time; it may be faster than the winner."""
 SIZES = {"long": range(18, 64), "medium": range(16, 64), "short": range(12, 25)}
-"""Of kinds of rows the buckets that are measured, the most telling kind first."""
+"""The buckets that are measured for each kind of rows, most informative kind first."""
 
 
 class Skipped(Exception):
     """A candidate that cannot be measured; its text says why."""
 
 
-class Case(NamedTuple):
-    """One thing to be tuned for: what `kernels.config.Work` says of a launch, with the smallest size of its bucket.
+class LaunchCase(NamedTuple):
+    """A kind of launch to tune for; `work` describes it as optimizers do, with the smallest size of its bucket.
 
     Attributes:
         rule, dtype: names in `rules.RULES` and `codegen.VARIANTS`.
+        rows: kind of rows, a name in `kernels.config.ROWS`.
         bucket: log2 of the number of elements.
+        aligned: whether all tensors are aligned.
     """
 
     rule: str
@@ -57,44 +59,44 @@ class Case(NamedTuple):
         p_dtype, state_dtype, stochastic = VARIANTS[self.dtype]
         if not rules.RULES[self.rule].states:
             state_dtype = p_dtype
-        names = [str(dtype).removeprefix("torch.") for dtype in (p_dtype, p_dtype, state_dtype)]
+        p_name, state_name = (str(dtype).removeprefix("torch.") for dtype in (p_dtype, state_dtype))
         rounding = "stochastic" if stochastic else "nearest"
-        return Work(self.rule, 2**self.bucket, tuple(names), rounding, self.aligned, self.rows)
+        return Work(self.rule, 2**self.bucket, (p_name, p_name, state_name), rounding, self.aligned, self.rows)
 
     @property
     def bytes_per_element(self) -> int:
-        """That a step moves: parameters and states are read and written, gradients are read."""
+        """Return the bytes that a step moves: parameters and states are read and written, gradients are read."""
         p_dtype, state_dtype, _ = VARIANTS[self.dtype]
         return 3 * p_dtype.itemsize + 2 * len(rules.RULES[self.rule].states) * state_dtype.itemsize
 
 
 class Machine(NamedTuple):
-    """What a search asks of a device.
+    """The questions that a search asks of a device.
 
     Attributes:
         facts: see `kernels.config.Device`.
         candidates: (rule, dtype) -> the configurations worth measuring, each with the hash of its machine code, and
-            those that are not, each with the reason.
+            all others, each with the reason.
         sampler: case -> number of elements, and a function that measures a step with a configuration, in seconds; the
             first call for a configuration prepares it. Raises: MemoryError; the function raises `Skipped`.
-        copy_seconds: n_bytes -> seconds that a copy takes that moves so many. Raises: MemoryError.
-        state: what clocks, temperature and power are now.
+        copy_seconds: n_bytes -> seconds of a copy that reads and writes n_bytes altogether. Raises: MemoryError.
+        state: returns clocks, temperature and power.
     """
 
     facts: Device
     candidates: Callable[[str, str], tuple[dict[Config, str], dict[Config, str]]]
-    sampler: Callable[[Case], tuple[int, Callable[[Config], float]]]
+    sampler: Callable[[LaunchCase], tuple[int, Callable[[Config], float]]]
     copy_seconds: Callable[[int], float]
     state: Callable[[], dict]
 
 
 class Race(NamedTuple):
-    """What was measured.
+    """The measurements of a race.
 
     Attributes:
-        seconds: [rounds, candidates], NaN in rounds before which a candidate had left.
-        skipped: candidates that could not be measured, and why.
-        ended: "decided", "budget", "rounds", "interrupted" or "nothing ran".
+        seconds: [rounds, candidates]; NaN after a candidate has dropped out.
+        skipped: the reason for each candidate that could not be measured.
+        ended: how the race ended: "decided", "budget", "rounds", "interrupted" or "nothing ran".
     """
 
     seconds: pd.DataFrame
@@ -103,10 +105,14 @@ class Race(NamedTuple):
 
 
 def over_leader(seconds: np.ndarray, anchor: int) -> np.ndarray:
-    """Times by those of the fastest: whose times by the anchor's in the same round have the smallest median.
+    """Divide all times by the fastest candidate's in the same round.
+
+    The fastest has the smallest median of times divided by the anchor's in the same round.
 
     Args:
-        seconds: [rounds, candidates], complete; anchor is a column.
+        seconds: [rounds, candidates], without NaN.
+        anchor: the anchor's column.
+    Returns: ratios, float64 [rounds, candidates].
     """
     best = np.median(seconds / seconds[:, [anchor]], axis=0).argmin()
     return seconds / seconds[:, [best]]
@@ -124,17 +130,21 @@ def race(
     clock: Callable[[], float] = time.perf_counter,
     on_look: Callable[[pd.DataFrame], None] = lambda seconds: None,
 ) -> Race:
-    """Measure candidates round after round, each round in random order, until all that are left are equally fast.
+    """Measure all candidates in every round, in random order, until those that remain are equally fast.
 
-    A ratio is formed within each round, so that a device that gets slower is no candidate's fault.
+    Ratios are formed within rounds, so a device that gets slower puts no candidate at a disadvantage.
 
     Args:
-        anchor: one of configs, the default, which never leaves.
-        budget: seconds, in which candidates are prepared too: the anchor, whatever that takes, then the others in their
-            order, as long as there is time to measure those that are prepared in `FEWEST` rounds. If it is misjudged,
-            no more than twice as much passes in all. Where the anchor alone is prepared, nothing is measured.
-        hopeless: see `HOPELESS`; with infinity every candidate stays for the first rounds.
-        on_look: called now and then with all rounds of the candidates that were still there.
+        sample: measures a step with a configuration, in seconds; the first call for a configuration prepares it.
+        anchor: the default, one of configs; it never drops out.
+        budget: seconds, for preparation too. The anchor is prepared whatever that takes, then the others in order, as
+            long as there is time to measure all prepared ones in `FEWEST` rounds. If that was misjudged, at most twice
+            the budget passes in all. If only the anchor was prepared, nothing is measured.
+        most: largest number of rounds.
+        hopeless: see `HOPELESS`; with infinity, no candidate drops out in the first rounds.
+        seed: of the random order.
+        clock: returns the time in seconds.
+        on_look: called now and then with all rounds of the remaining candidates.
     """
     order, skipped, until = random.Random(seed), {}, clock() + budget
     of_a_round, at_most = 0.0, until + budget
@@ -156,7 +166,7 @@ def race(
             if i != default_at and clock() + FEWEST * of_a_round >= until:
                 skipped[configs[i]] = UNPREPARED
                 continue
-            # The first run of each prepares it; neither this one nor the next, which tells how long it takes, counts.
+            # The first run prepares a candidate, the second tells how long it takes; neither counts.
             run(i)
             if configs[i] not in skipped:
                 started = clock()
@@ -173,7 +183,7 @@ def race(
             if at is None:
                 break
             if n_rounds == FIRST_LOOK:
-                alive = stay((over_leader(measured, at) <= hopeless).any(axis=0))
+                alive = stay(over_leader(measured, at).min(axis=0) <= hopeless)
             if n_rounds >= FEWEST and n_rounds % LOOK_EVERY == 0:
                 on_look(pd.DataFrame(measured, columns=pd.Index([configs[i] for i in alive], dtype=object)))
                 low, high = intervals.interval(over_leader(measured, at), LEVEL, axis=0)
@@ -194,14 +204,14 @@ def race(
 
 
 def ties(seconds: pd.DataFrame, anchor: Config) -> list[Config]:
-    """Which configurations no measurement tells from the fastest: those of full rounds, the fastest among them."""
+    """Return the configurations, measured in every round, that cannot be told from the fastest, itself included."""
     full = seconds.dropna(axis=1)
     low, _ = intervals.interval(over_leader(full.to_numpy(), [*full].index(anchor)), axis=0)
     return [config for config, bound in zip(full, low, strict=True) if bound <= TIE]
 
 
 def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seconds: float, triton: str) -> dict | None:
-    """The registry's entry (see `kernels.registry`) for what a race has shown; None if it was cut too short to tell."""
+    """Return a race's entry for `kernels.registry`; None if the race was cut too short to tell."""
     if len(found.seconds) < FEWEST or found.ended == "nothing ran":
         return None
     equal = ties(found.seconds, anchor)
@@ -223,17 +233,19 @@ def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seco
 
 
 def unprepared(found: Race) -> int:
-    """How many candidates there was no time for: what won may not be the fastest of all."""
+    """Count the candidates that were not measured for lack of time, any of which may be faster than the winner."""
     return [*found.skipped.values()].count(UNPREPARED)
 
 
-def rounded(value: float) -> float:
-    """Four significant digits: what is behind them is noise, and would be in every diff."""
-    return float(f"{value:.4g}")
+def rounded(value: SupportsFloat) -> float:
+    """Round to four significant digits; more are noise, and would show up in every diff."""
+    return float(f"{float(value):.4g}")
 
 
-def rows_of(case: Case, found: Race, entry: dict | None, dropped: Mapping[Config, str], anchor: Config) -> list[dict]:
-    """A row for each candidate: its time, how much longer that is than the chosen one's, and what became of it."""
+def rows_of(
+    case: LaunchCase, found: Race, entry: dict | None, dropped: Mapping[Config, str], anchor: Config
+) -> list[dict]:
+    """Return a row for each candidate: its time, the ratio to the chosen one's, and its status."""
     chosen = entry and entry["config"]
     rows = []
     for config in [*found.seconds, *dropped]:
@@ -241,11 +253,11 @@ def rows_of(case: Case, found: Race, entry: dict | None, dropped: Mapping[Config
         ratio = (times / found.seconds[chosen].loc[times.index]).to_numpy() if chosen else np.array([])
         low, high = intervals.interval(ratio)
         if config in dropped or config in found.skipped:
-            fate = dropped.get(config) or found.skipped[config]
+            status = dropped.get(config) or found.skipped[config]
         elif entry is None:
-            fate = f"undecided ({found.ended})"
+            status = f"undecided ({found.ended})"
         else:
-            fate = "chosen" if config == chosen else "tie" if config in entry["ties"] else "slower"
+            status = "chosen" if config == chosen else "tie" if config in entry["ties"] else "slower"
         rows.append(
             {
                 "case": case.work.key,
@@ -260,34 +272,38 @@ def rows_of(case: Case, found: Race, entry: dict | None, dropped: Mapping[Config
                 "over_chosen": np.median(ratio) if len(ratio) else np.nan,
                 "over_chosen, low": float(low),
                 "over_chosen, high": float(high),
-                "fate": fate,
+                "fate": status,
                 "ended": found.ended,
             }
         )
     return rows
 
 
-def cases(names: list[str], dtypes: list[str], kinds: list[str], buckets: list[int], unaligned: bool) -> Iterator[Case]:
-    """Every case of these rules, dtypes, kinds of rows and sizes, the most telling ones first.
+def cases(
+    names: list[str], dtypes: list[str], kinds: list[str], buckets: list[int], unaligned: bool
+) -> Iterator[LaunchCase]:
+    """Yield every case of these rules, dtypes, kinds of rows and sizes, most informative first.
 
-    That is one size of every variant before the next size; sizes two octaves from one that was measured share it.
+    One size of every variant comes before the next size, because sizes within two octaves share an entry.
     """
-    # Bandwidth first, then what fits into caches, then the largest.
+    # First sizes limited by bandwidth, then those that fit into caches, then the largest.
     order = sorted(buckets, key=lambda bucket: (abs(bucket - 24), -bucket))
     for name in names:
         for bucket in order:
             for kind in (kind for kind in SIZES if kind in kinds):
-                # Fewer elements make no such rows, and nobody has a hundred thousand small tensors.
+                # Fewer elements do not make such rows, and no network has a hundred thousand small tensors.
                 if bucket in SIZES[kind]:
-                    yield from (Case(name, dtype, kind, bucket) for dtype in dtypes)
+                    yield from (LaunchCase(name, dtype, kind, bucket) for dtype in dtypes)
     if unaligned:
-        yield from (Case(name, dtype, "long", 24, aligned=False) for name in names for dtype in dtypes)
+        yield from (LaunchCase(name, dtype, "long", 24, aligned=False) for name in names for dtype in dtypes)
 
 
-def case_of(key: str) -> Case | None:
-    """The case of a registry key; None if it is none of ours, whose gradients have the parameters' dtype."""
+def case_of(key: str) -> LaunchCase | None:
+    """Return the case of a registry key; None if no case has it, as with gradients of another dtype than parameters."""
     rule, *_, alignment, rows, bucket = key.split("/")
-    made = (Case(rule, dtype, rows, int(bucket), alignment == "aligned") for dtype in VARIANTS if rule in rules.RULES)
+    made = (
+        LaunchCase(rule, dtype, rows, int(bucket), alignment == "aligned") for dtype in VARIANTS if rule in rules.RULES
+    )
     return next((case for case in made if case.work.key == key), None)
 
 

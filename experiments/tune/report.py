@@ -1,4 +1,4 @@
-"""What a search has found, for people: a page, and a figure of what each candidate costs."""
+"""Report a search: a Markdown page, and a figure of each candidate's time."""
 
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,16 @@ from experiments.common import figure_style, files, run_info
 from experiments.common.figure_style import STYLE
 from experiments.common.tables import markdown_table
 from experiments.tune import race, static_analysis
-from experiments.tune.tuner import TABLE, Report
+from experiments.tune.tuner import TABLE, TuningResult
 from kernels.config import WALKS, Device
 
 FIGURE, PAGE = "search.png", "search.md"
 WORST = 25
-"""Per cent above the fastest at which the heatmap's colours end."""
+"""The heatmap's colours end at this many per cent above the fastest."""
 
 
 def entries_table(entries: dict[str, dict]) -> str:
-    """A line for each registry entry."""
+    """Return a Markdown table with a line for each registry entry."""
 
     def triple(values: list[float] | None) -> str:
         return "{:.3f} [{:.3f}, {:.3f}]".format(*values) if values else "-"
@@ -46,12 +46,12 @@ def entries_table(entries: dict[str, dict]) -> str:
 
 
 def order(key: str) -> tuple[str, int]:
-    """Keys by what they are, then by size."""
+    """Return the sort key of a registry key: everything but the size, then the size."""
     kind, _, bucket = key.rpartition("/")
     return kind, int(bucket)
 
 
-def markdown(found: Report, device: Device, provenance: dict) -> str:
+def markdown(found: TuningResult, device: Device, provenance: dict) -> str:
     states = [f"{key}: {state_line(state)}" for key, state in found.states.items() if state]
     notes = [*([f"The file is {found.file}"] if found.file else []), *found.notes]
     return f"""# Launch configurations measured on {device.name}
@@ -64,10 +64,10 @@ def markdown(found: Report, device: Device, provenance: dict) -> str:
 
 Case: rule, dtypes of parameters, gradients and states, rounding, alignment, kind of rows, log2 of the number of all
 elements. Times are of one step, prologue included, on buffers that together exceed four times the L2: medians of a CUDA
-graph's replays between events, with 95 % intervals. All candidates were measured in every round, in random order, until
-they had left; a ratio is formed within each round. Of those that no measurement tells from the fastest by more than
-{race.TIE - 1:.0%} the first is taken: fewest elements per thread, then the smallest block. Before, each candidate's
-update was compared with the eager formulas'.
+graph's replays between events, with 95 % intervals. All candidates were measured in every round, in random order,
+until they dropped out; ratios are formed within rounds. Of the candidates that could not be told from the fastest by
+more than {race.TIE - 1:.0%}, the first is chosen: fewest elements per thread, then the smallest block. Each
+candidate's update was compared with the eager formulas' beforehand.
 
 {bullets(notes)}
 
@@ -89,43 +89,45 @@ def state_line(state: dict) -> str:
     )
 
 
-def write(found: Report, device: Device, provenance: dict, out: Path) -> str:
-    """Write page and figure beside the table of all candidates; returns the page."""
+def write(found: TuningResult, device: Device, provenance: dict, out: Path) -> str:
+    """Write page and figure beside the table of all candidates, and return the page's text."""
     text = markdown(found, device, provenance)
     files.replace(out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
     if (out / TABLE).exists():
         table = pd.read_csv(out / TABLE, keep_default_na=False, na_values=[""])
-        if drawn := figure(table, found.entries, device.name, device.warp_size):
+        if drawn := search_figure(table, found.entries, device.name, device.warp_size):
             files.replace(out / FIGURE, partial(figure_style.save, drawn))
     return text
 
 
 @style.context(STYLE)
-def figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp_size: int) -> Figure | None:
-    """Draw the first case's candidates as heatmaps, one a walk, and below what each entry gains over the default.
+def search_figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp_size: int) -> Figure | None:
+    """Draw the first case's candidates as heatmaps, one for each walk, and below each entry's gain over the default.
 
     Args:
-        table: `race.rows_of` of one case or several.
+        table: rows of `race.rows_of`, for one case or several.
+        entries: registry entries, by key.
+        name: the GPU's.
     Returns: None if nothing was measured.
     """
     table = table.assign(eviction=table["eviction"].fillna(""))
-    timed = table[table["us"].notna() & table["case"].isin(entries)]
+    timed = table.loc[table["us"].notna() & table["case"].isin(entries)]
     if timed.empty:
         return None
     case = timed["case"].iloc[0]
+    of_case = timed.loc[timed["case"] == case]
     gains = {key: e["default_over_this"] for key, e in sorted(entries.items()) if "default_over_this" in e}
     drawn = Figure(figsize=(13, 4.4 + 0.28 * len(gains)))
-    top, bottom = drawn.subfigures(2, 1, height_ratios=[3.6, 0.8 + 0.28 * len(gains)])
+    top, bottom = drawn.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 0.8 + 0.28 * len(gains)]).ravel()
     axes = top.subplots(1, len(WALKS), sharey=True)
     image = None
     for ax, walk in zip(axes, WALKS, strict=True):
-        of_walk = timed[
-            (timed["case"] == case)
-            & (timed["blocks_per_chunk"] == walk[0])
-            & (timed["num_stages"] == walk[1])
-            & (timed["eviction"] == walk[2])
+        of_walk = of_case.loc[
+            (of_case["blocks_per_chunk"] == walk[0])
+            & (of_case["num_stages"] == walk[1])
+            & (of_case["eviction"] == walk[2])
         ]
-        image = heatmap(ax, of_walk, timed[timed["case"] == case], warp_size) or image
+        image = heatmap(ax, of_walk, of_case, warp_size) or image
         ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
     axes[0].set_ylabel("elements per thread")
     top.supxlabel("block size (elements)", fontsize=10)
@@ -145,11 +147,11 @@ def figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp_size: 
 
 
 def heatmap(ax: Axes, rows: pd.DataFrame, whole: pd.DataFrame, warp_size: int):
-    """One walk's times above the fastest of all walks, in per cent; empty cells were dropped before the race."""
+    """Draw one walk's times in per cent above the fastest of all walks; blank cells were dropped before the race."""
     whole = whole.assign(per_thread=whole["block_size"] // (whole["num_warps"] * warp_size))
     blocks, threads = sorted(whole["block_size"].unique()), sorted(whole["per_thread"].unique())
     grid = np.full((len(threads), len(blocks)), np.nan)
-    # Those that left early are compared in the rounds they have.
+    # A candidate that dropped out early is compared in the rounds that it took part in.
     slower = 100 * (whole["over_chosen"] / whole["over_chosen"].min() - 1)
     for index, row in rows.iterrows():
         at = threads.index(row["block_size"] // (row["num_warps"] * warp_size)), blocks.index(row["block_size"])

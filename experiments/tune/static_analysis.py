@@ -1,4 +1,4 @@
-"""What the compiler makes of every launch configuration for a GPU that need not be there: rows, text, figure."""
+"""Compile every launch configuration for a GPU, present or not, and report its machine code: rows, page, figure."""
 
 import multiprocessing
 import os
@@ -28,14 +28,14 @@ def compile_one(rule: str, target: str, dtype: str, config: Config) -> MachineCo
 
 
 def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> list[MachineCode]:
-    """Machine code of every configuration, in their order; compiled in several processes, with a progress bar.
+    """Return the machine code of each configuration, in order, compiled in several processes with a progress bar.
 
     Args:
         rule, dtype: names in `rules.RULES` and `codegen.VARIANTS`.
-        target: sm_NN or gfx9NN; the GPU need not be there. TRITON_INTERPRET must not be set.
+        target: sm_NN or gfx9NN; the GPU need not be present. TRITON_INTERPRET must not be set.
     """
     workers = max(1, min(MOST_PROCESSES, os.cpu_count() or 1, len(configs)))
-    # Forked processes would share the locks of torch's threads.
+    # Forked processes would inherit locks that torch's threads hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool:
         done = pool.map(partial(compile_one, rule, target, dtype), configs)
@@ -43,7 +43,7 @@ def compile_all(rule: str, target: str, dtype: str, configs: list[Config]) -> li
 
 
 def is_wide(code: MachineCode, elements_per_thread: int) -> bool:
-    """Whether every tensor moves 128 bits at a time, or its four elements of a thread at once if these are fewer."""
+    """Return whether every tensor is accessed 128 bits at a time, or 64 where these are a thread's four elements."""
     p_bytes, state_bytes = (dtype.itemsize for dtype in codegen.VARIANTS[code.dtype][:2])
 
     def enough(tensor_bytes: list[int], found: dict[int, int]) -> bool:
@@ -57,24 +57,24 @@ def is_wide(code: MachineCode, elements_per_thread: int) -> bool:
 
 
 def name(config: Config) -> str:
-    """Short, for tables: block size x warps, and the walk where there is one."""
+    """Return a short name for tables: block size x warps, then the walk if there is one."""
     walk = f" walk {config.blocks_per_chunk}" if config.blocks_per_chunk > 1 else ""
     stages = f" stages {config.num_stages}" if config.num_stages > 1 else ""
     return f"{config.block_size}x{config.num_warps}{walk}{stages}{' ' * bool(config.eviction)}{config.eviction}"
 
 
 def judge(codes: list[MachineCode], limits: Limits) -> list[dict]:
-    """A row for each candidate: facts, theoretical occupancy, and whether it is worth measuring, or why not.
+    """Return a row for each candidate: its code's facts, theoretical occupancy, and a verdict, kept or why not.
 
     Args:
-        codes: as of `compile_all`.
-        limits: of the target, out of `occupancy.LIMITS`.
+        codes: as `compile_all` returns them.
+        limits: the target's, from `occupancy.LIMITS`.
     """
     rows, seen = [], {}
     for code in codes:
         config, elements = code.config, code.config.elements_per_thread(limits.warp_size)
         resident = occupancy(limits, code.registers, code.shared, config.num_warps)
-        # The text says nothing of the number of warps, which decides how many threads run it.
+        # The code does not contain the number of warps, which decides how many threads run it.
         same = seen.setdefault((code.digest, config.num_warps, code.shared), config)
         if code.spills:
             verdict = SPILLS
@@ -109,12 +109,12 @@ def judge(codes: list[MachineCode], limits: Limits) -> list[dict]:
 
 
 def widths(counts: dict[int, int]) -> str:
-    """Accesses by their width in bits, the widest first."""
+    """Return the number of accesses of each width in bits, widest first, as "4x128 2x64"."""
     return " ".join(f"{count}x{bits}" for bits, count in sorted(counts.items(), reverse=True))
 
 
 def verdicts(rows: list[dict]) -> dict[str, int]:
-    """How many candidates ended how."""
+    """Count the candidates of each verdict."""
     return dict(Counter(SAME if row["verdict"].startswith(SAME) else row["verdict"] for row in rows).most_common())
 
 
@@ -129,11 +129,11 @@ def markdown(rows: list[dict], rule: str, target: str, dtype: str, provenance: d
 
 {len(rows)} candidates: {counts}.
 
-Nothing was run: this is what the machine code says. What spills, does not fit into shared memory, or has narrow access
-(below 128 bits, or 64 where these are four elements) is dropped; of candidates with the same machine code the first is
-kept. Instructions include those for blocks with a mask. Loads and stores: how many of each width in bits. Occupancy:
-the share of warps that can be resident at once. A multiprocessor holds {limits.warps} warps and {limits.blocks} blocks,
-and has {limits.registers // 1024} K registers and {limits.shared_kib} KiB of shared memory
+Nothing was run: all numbers come from the machine code. Candidates that spill, do not fit into shared memory, or have
+narrow access (below 128 bits, or 64 where these are four elements) are dropped; of candidates with the same machine
+code the first is kept. Instructions include those for blocks with a mask. Loads and stores: how many of each width in
+bits. Occupancy: the share of warps that can be resident at once. A multiprocessor holds {limits.warps} warps and
+{limits.blocks} blocks, and has {limits.registers // 1024} K registers and {limits.shared_kib} KiB of shared memory
 ({SOURCES[target.split("_")[0].rstrip("0123456789a")]}).
 
 {markdown_table([{column: row[column] for column in columns} for row in rows])}
@@ -141,9 +141,9 @@ and has {limits.registers // 1024} K registers and {limits.shared_kib} KiB of sh
 
 
 def sift(rule: str, dtype: str, target: str) -> tuple[dict[Config, str], dict[Config, str]]:
-    """The candidates that are worth measuring, each with its machine code's hash, and the others, each with a reason.
+    """Return the candidates worth measuring, each with its machine code's hash, and the others, each with a reason.
 
-    The default is always among the first.
+    The default is always worth measuring.
     """
     warp_size = LIMITS[target].warp_size
     configs, always = candidates(warp_size), default(warp_size)
@@ -163,14 +163,14 @@ def walk_name(blocks_per_chunk: int, num_stages: int, eviction: str) -> str:
 
 
 @style.context(STYLE)
-def figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
-    """Draw registers and occupancy of every candidate; a line a block size and number of warps.
+def candidates_figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
+    """Draw registers and occupancy of every candidate, with a line for each block size and number of warps.
 
-    Markers: how many blocks a program walks, and how. Colours: what became of the candidate. Bold: the default.
+    Markers show the walk, colours the verdict; the default's line is bold.
 
     Args:
-        rows: as of `judge`.
-        rule, target, dtype: what they are of; the target is in `occupancy.LIMITS`.
+        rows: as `judge` returns them.
+        rule, target, dtype: for which they were compiled; the target is in `occupancy.LIMITS`.
     """
     limits = LIMITS[target]
     shapes = list(dict.fromkeys((row["elements per thread"], row["block"], row["warps"]) for row in rows))
@@ -179,7 +179,7 @@ def figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
     for row in rows:
         walk = row["blocks per chunk"], row["stages"], "" if row["eviction"] == "normal" else row["eviction"]
         shape = row["elements per thread"], row["block"], row["warps"]
-        # Markers of a line lie a little below each other, so that equal ones show.
+        # Markers of a line are shifted, so that equal values stay visible.
         y = shapes.index(shape) + 0.17 * (list(MARKERS).index(walk) - (len(MARKERS) - 1) / 2)
         verdict = SAME if row["verdict"].startswith(SAME) else row["verdict"]
         kwargs = {"color": to_hex(COLOURS[verdict]), "markersize": 4.5, "linestyle": "", "marker": MARKERS[walk]}
@@ -210,5 +210,5 @@ def figure(rows: list[dict], rule: str, target: str, dtype: str) -> Figure:
 
 
 def describe(verdict: str) -> str:
-    """A verdict as the legend has it."""
+    """Return a verdict in the words of the legend."""
     return {KEPT: "kept", SAME: "with the code of another"}.get(verdict, f"dropped: {verdict}")

@@ -1,4 +1,4 @@
-"""The search from end to end: cases in turn, each as soon as it is known written to the registry and to search.csv."""
+"""Search for the best configurations, case by case; each result is written at once, to the registry and search.csv."""
 
 import math
 import time
@@ -15,23 +15,23 @@ from experiments.common import files, intervals
 from experiments.common.interrupts import interrupts
 from experiments.common.progress import progress_bar
 from experiments.tune import race, static_analysis
-from experiments.tune.race import Case, Machine
+from experiments.tune.race import LaunchCase, Machine
 from kernels import registry
 from kernels.config import canonical
 
 TABLE = "search.csv"
 RATIO = f"default / recorded [{race.LEVEL:.1%}]"
-"""What `verify` calls the median of the ratio and its interval."""
+"""The column in which `verify` shows the median ratio and its interval."""
 
 
-class Report(NamedTuple):
-    """What came of a search.
+class TuningResult(NamedTuple):
+    """The outcome of a search.
 
     Attributes:
-        entries: for each registry key what is known now, measured by this search or before.
-        notes: sentences: what was left out or skipped, and why.
-        file: the registry file that holds the entries; None if no folder could be written to.
-        states: the device's state after each case that was measured.
+        entries: the registry entry of each key, measured by this search or before.
+        notes: sentences that say what was left out or skipped, and why.
+        file: the registry file with the entries; None if no folder could be written to.
+        states: the device's state after each case that was measured, by key.
         interrupted: whether Ctrl-C ended it.
     """
 
@@ -43,7 +43,7 @@ class Report(NamedTuple):
 
 
 def known(machine: Machine, folders: list[Path]) -> dict[str, dict]:
-    """The device's entries in the folders that are written to, the first of which counts."""
+    """Return the device's entries in these folders, of which earlier ones take precedence."""
     found = {}
     for folder in reversed(folders):
         content = registry.read_now(folder / f"{machine.facts.slug}.json")
@@ -53,7 +53,7 @@ def known(machine: Machine, folders: list[Path]) -> dict[str, dict]:
 
 def tune(
     machine: Machine,
-    cases: Iterable[Case],
+    cases: Iterable[LaunchCase],
     *,
     budget: float,
     into: list[Path],
@@ -61,18 +61,18 @@ def tune(
     again: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     progress: bool = True,
-) -> Report:
+) -> TuningResult:
     """Race the candidates of every case within a budget, and record who won.
 
-    A case that is recorded, by machine code that is still the same, is not raced again, unless there were candidates
-    that its share had no time for. Ctrl-C ends the search; what was measured until then is recorded.
+    A recorded case is not raced again if its machine code is still the same and no candidate was left out for lack of
+    time. Ctrl-C ends the search; everything measured until then is recorded.
 
     Args:
-        budget: seconds for all of it, compilation included; each case gets its share of what is left, in which its
-            candidates are prepared as well (see `race.race`).
-        into: folders for the registry's file, of which the first that lets itself be written to is taken.
-        table: CSV to which a row for every candidate is added, replacing those of the same case.
-        again: race what is recorded too.
+        budget: seconds for everything, compilation included; each case gets an equal share of the remaining time, in
+            which its candidates are also prepared (see `race.race`).
+        into: folders for the registry's file; the first that can be written to is used.
+        table: CSV to which a row for every candidate is added, replacing rows of the same case.
+        again: whether to race recorded cases too.
     """
     cases, until = list(cases), clock() + budget
     entries, notes, states, interrupted = known(machine, into), [], {}, False
@@ -84,19 +84,20 @@ def tune(
         for i, case in enumerate(bar):
             key = case.work.key
             bar.set_description(key)
-            # Once for each rule and dtype the candidates are compiled, which may spend what is left.
+            # The first case of a rule and dtype compiles the candidates, which may use up the budget.
             kept, dropped = machine.candidates(case.rule, case.dtype) if clock() < until else ({}, {})
             left = until - clock()
             if left <= 0:
                 notes.append(f"The budget was spent before {', '.join(case.work.key for case in cases[i:])}")
                 break
             entry, share_until = entries.get(key), clock() + left / (len(cases) - i)
-            same_code = entry is not None and kept.get(entry["config"]) == entry.get("machine_code")
-            if same_code and not entry.get("unprepared") and not again:
-                continue
+            if entry and not again and not entry.get("unprepared"):
+                same_code = kept.get(entry["config"]) == entry.get("machine_code")
+                if same_code:
+                    continue
             try:
                 n_elements, sample = machine.sampler(case)
-                # First, for an interrupted race is still recorded.
+                # Before the race, because an interrupted race is still recorded.
                 copy = machine.copy_seconds(n_elements * case.bytes_per_element)
             except MemoryError as error:
                 notes.append(f"{key} was skipped: {error}")
@@ -128,11 +129,11 @@ def tune(
     except KeyboardInterrupt:
         interrupted = True
         notes.append(f"Interrupted {'after' if key in states else 'before'} {key} was measured")
-    return Report(entries, notes, file, states, interrupted)
+    return TuningResult(entries, notes, file, states, interrupted)
 
 
 def notes_on(key: str, found: race.Race, entry: dict | None) -> list[str]:
-    """Sentences on a race: who was skipped and why, how many there was no time for, and whether nothing came of it."""
+    """Describe a race: candidates skipped and why, how many lacked time, and whether it was not recorded."""
     named = {config: why for config, why in found.skipped.items() if why != race.UNPREPARED}
     notes = [f"{key}: {static_analysis.name(config)} was skipped: {why}" for config, why in named.items()]
     if n := race.unprepared(found):
@@ -143,10 +144,11 @@ def notes_on(key: str, found: race.Race, entry: dict | None) -> list[str]:
 
 
 def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
-    """A row: how long the default takes over what is recorded, raced again, and the verdict.
+    """Race a recorded configuration against the default again; return a row with the ratio of times and a verdict.
 
-    "slower" if all of the interval says that the recorded configuration takes longer than `race.TIE` times as long
-    as the default, "no slower" if none of it does, "ambiguous" if a part does.
+    The verdict is "slower" if the whole interval says that the recorded configuration takes more than `race.TIE` times
+    as long as the default, "ambiguous" if a part of it does, "no slower" if none of it does, and "faster" if the whole
+    interval says that the default takes more than `race.TIE` times as long.
     """
     case, anchor = race.case_of(key), race.anchor_of(machine)
     row = {"case": key, "recorded": static_analysis.name(entry["config"])}
@@ -158,7 +160,7 @@ def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
         _, sample = machine.sampler(case)
     except MemoryError as error:
         return row | {RATIO: "-", "verdict": f"not timed: {error}"}
-    # Both stay until there are rounds enough to tell: what left as hopeless would never be called slower.
+    # Neither drops out as hopeless, so that there are enough rounds to call the recorded one slower.
     found = race.race([anchor, entry["config"]], sample, anchor, budget=budget, hopeless=math.inf)
     if found.skipped or len(found.seconds) < race.FEWEST:
         why = "; ".join(found.skipped.values()) or found.ended
@@ -174,6 +176,6 @@ def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
 
 
 def standing(seconds: pd.DataFrame, anchor) -> str:
-    """Best so far, for the progress bar."""
+    """Return the best candidate so far, for the progress bar."""
     best = canonical(race.ties(seconds, anchor))
     return f"best {static_analysis.name(best)} {seconds[best].median() * 1e6:.4g} us, {seconds.shape[1]} left"
