@@ -157,7 +157,7 @@ import sys
 from dataclasses import replace
 from kernels import codegen, elementwise, multi_tensor
 from kernels.rule import Rule, triton
-from tests.test_rule_language import allowed_coefficients, allowed_update, gpu_coefficients, gpu_update
+from tests.kernels.test_rule_language import allowed_coefficients, allowed_update, gpu_coefficients, gpu_update
 pointers = ("rows_ptr", "hyper_ptr", "coefficients_ptr", "keys_ptr", "grad_scale_ptr", "found_inf_ptr")
 kinds = dict(zip(pointers, ("*i64", "*fp64", "*fp32", "*i32", "*fp32", "*fp32")), n_rows="i32", seed="i32")
 for coefficients, update in ((allowed_coefficients, allowed_update), (gpu_coefficients, gpu_update)):

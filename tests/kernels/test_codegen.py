@@ -8,7 +8,7 @@ import pytest
 from experiments import autotune
 from kernels import codegen, rules
 from kernels.codegen import VARIANTS
-from tests import compiler
+from tests.kernels import compiler
 
 MAIN = "import sys; from kernels import codegen; sys.exit(codegen.main(sys.argv[1:]))"
 
