@@ -17,7 +17,7 @@ from experiments import autotune, gpu, throughput
 from experiments.common import preflight, processes
 from experiments.common.processes import Stage
 from tests import conftest
-from tests.kernels.test_registry import H100
+from tests.kernels.devices import H100
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('# Title\\n\\n## Part\\n\\ntext\\n'); print('last words')"
 FAILS = "import sys; print('what went wrong'); sys.exit(3)"

@@ -22,7 +22,7 @@ from kernels import table as tables
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
 from tests.kernels.compiler import CLEAN
-from tests.kernels.test_registry import H100
+from tests.kernels.devices import H100
 
 ANCHOR = default()
 CASE = Case("adam", "float32", "long", 24)
