@@ -38,7 +38,7 @@ TAIL = {"tests": 100}
 
 def gpu_tests() -> list[str]:
     """Return the test files that use CUDA tensors where there is a GPU; `tests/conftest.py` marks the tests."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [str(path) for path in files if re.search(r"mark\.gpu|device_of", path.read_text(encoding="utf-8"))]
 
 

@@ -26,8 +26,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMPILED_QUICKLY = ("Adam", "AdamW", "SGD")
 """Classes that quick tests try on the cpu backend: for each rule and dtype Numba compiles for seconds."""
-FIRST = ("test_kernels", "test_gpu", "test_optim", "test_memory", "test_rounding", "test_capture")
-MEASURING = ("test_cuda", "test_search", "test_bench_step", "test_throughput")
+FIRST = ("kernels", "gpu", "optim", "lane_steps", "memory", "half_precision", "rounding", "capture")
+MEASURING = ("cuda", "search", "bench_step", "throughput")
 """Files with tests of what matters most on a GPU, and of what `make gpu` measures with after its tests."""
 
 
@@ -44,11 +44,13 @@ def rank(item: pytest.Item) -> tuple[int, int]:
     First whether kernels compute what they should and are launched as they should be, then what is measured with, then
     classes whose kernels differ from the first ones by their formulas alone.
     """
+    file = item.path.stem.removeprefix("test_")
+    if file in MEASURING:
+        return 1, 0
     name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
     if isinstance(name, str) and name not in COMPILED_QUICKLY:
         return 2, 0
-    file = item.path.stem
-    return int(file in MEASURING), FIRST.index(file) if file in FIRST else len(FIRST)
+    return 0, FIRST.index(file) if file in FIRST else len(FIRST)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,8 @@ import pytest
 
 PAGE = Path(__file__).parents[1] / "optim" / "SUPPORT.md"
 CLIENT_FILES = [f"clients_{name}" for name in ("lightning", "huggingface", "skorch", "wrappers", "scaler")]
-FILES = [f"tests/test_{name}.py" for name in ("family", "memory", "custom", *CLIENT_FILES)]
+OWN_FILES = ["family", "training_loop", "memory", "half_precision", "custom"]
+FILES = [f"tests/optim/test_{name}.py" for name in OWN_FILES + CLIENT_FILES]
 COLUMNS = [
     *[("float32", backend) for backend in ("triton", "cpu", "eager")],
     *[("float64", backend) for backend in ("cpu", "eager")],

@@ -13,7 +13,7 @@ from experiments.tune import static_analysis
 from kernels.codegen import MachineCode
 from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS, occupancy
-from tests.compiler import CLEAN, printed
+from tests.kernels.compiler import CLEAN, printed
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from experiments import autotune, gpu, throughput
 from experiments.common import preflight, processes
 from experiments.common.processes import Stage
 from tests import conftest
-from tests.test_registry import H100
+from tests.kernels.devices import H100
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('# Title\\n\\n## Part\\n\\ntext\\n'); print('last words')"
 FAILS = "import sys; print('what went wrong'); sys.exit(3)"
@@ -357,7 +357,7 @@ def test_a_test_that_gets_triton_is_among_those_of_a_gpu(backend, request):
 
 
 def test_every_test_that_asks_where_triton_runs_is_among_those_of_a_gpu():
-    for path in (processes.ROOT / "tests").glob("test_*.py"):
+    for path in (processes.ROOT / "tests").rglob("test_*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and "device_of" in names:
@@ -388,7 +388,7 @@ def test_what_matters_most_on_a_gpu_comes_first(tmp_path):
     done = subprocess.run(command, cwd=processes.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     names = [line for line in done.stdout.splitlines() if "::" in line]
-    files = [name.split("::")[0].removeprefix("tests/test_").removesuffix(".py") for name in names]
+    files = [Path(name.split("::")[0]).stem.removeprefix("test_") for name in names]
     assert set(files) <= {Path(path).stem.removeprefix("test_") for path in listed}
     assert {"family", "kernels", "memory", "rounding", "optim", "launch_config", "gpu", "cuda"} <= set(files)
     assert files[0] == "kernels"

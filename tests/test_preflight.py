@@ -10,7 +10,7 @@ import torch
 from experiments import autotune, gpu, sweep, throughput
 from experiments.common import preflight, processes
 from experiments.common.errors import OptionError
-from tests.test_registry import H100
+from tests.kernels.devices import H100
 
 # The extension that launches kernels, which the first one has built; nothing of it needs a GPU.
 BUILDS = ["-c", "from triton.backends.nvidia.driver import CudaUtils; CudaUtils()"]

@@ -22,8 +22,8 @@ from kernels import registry, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
-from tests.compiler import CLEAN
-from tests.test_registry import H100
+from tests.kernels.compiler import CLEAN
+from tests.kernels.devices import H100
 
 ANCHOR = default()
 CASE = LaunchCase("adam", "float32", "long", 24)

@@ -12,8 +12,8 @@ from kernels import launch, lookup, table
 from kernels.config import Choice, Config, Work, candidates, canonical, default
 from kernels.lookup import default_of
 from tests import pretended
-from tests.compiler import CLEAN
 from tests.conftest import device_of
+from tests.kernels.compiler import CLEAN
 from tests.oracle import make_params, train
 
 SENTINEL = 12345.0

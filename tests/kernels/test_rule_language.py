@@ -36,6 +36,31 @@ def test_states_that_cannot_be_kept_are_refused(states):
         optim.from_rule(allowed_update, allowed_coefficients, states=states, defaults={"lr": 0.1}, name="bad")
 
 
+def descend(p, grad, state, c):
+    return p - c[0] * grad, state
+
+
+@pytest.mark.parametrize("why", ["not elementwise", "float32 alone", "one or more values", "may not call tl.erf"])
+def test_coefficients_are_of_one_tensor_in_float64(why):
+    def summing(hyper, step):
+        return (tl.sum(hyper[0], 0),)
+
+    def rounded(hyper, step):
+        return (tl.sqrt_rn(hyper[0]),)
+
+    def fixed(hyper, step):
+        return hyper[0], 0.5
+
+    def gpu_only(hyper, step):
+        return (tl.erf(hyper[0]),)
+
+    names = {"not elementwise": summing, "float32 alone": rounded, "one or more": fixed, "may not call": gpu_only}
+    with pytest.raises(ValueError, match=f"coefficients of bad .*{why}"):
+        optim.from_rule(
+            descend, next(f for key, f in names.items() if why.startswith(key)), defaults={"lr": 0.1}, name="bad"
+        )
+
+
 def test_tuples_keep_their_width_and_their_lanes():
     def last(hyper, step):
         return hyper[0], hyper[2]
@@ -157,7 +182,7 @@ import sys
 from dataclasses import replace
 from kernels import codegen, elementwise, multi_tensor
 from kernels.rule import Rule, triton
-from tests.test_rule_language import allowed_coefficients, allowed_update, gpu_coefficients, gpu_update
+from tests.kernels.test_rule_language import allowed_coefficients, allowed_update, gpu_coefficients, gpu_update
 pointers = ("rows_ptr", "hyper_ptr", "coefficients_ptr", "keys_ptr", "grad_scale_ptr", "found_inf_ptr")
 kinds = dict(zip(pointers, ("*i64", "*fp64", "*fp32", "*i32", "*fp32", "*fp32")), n_rows="i32", seed="i32")
 for coefficients, update in ((allowed_coefficients, allowed_update), (gpu_coefficients, gpu_update)):

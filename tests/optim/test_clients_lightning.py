@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import optim
-from tests.clients import (
+from tests.optim.clients import (
     N_BATCHES,
     OWNERS,
     RECIPES,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.clients import OWNERS, assert_same_bits, assert_same_training, make_data, make_model, need
+from tests.optim.clients import OWNERS, assert_same_bits, assert_same_training, make_data, make_model, need
 
 pytestmark = pytest.mark.slow
 OPTIONS = {

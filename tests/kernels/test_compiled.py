@@ -17,8 +17,7 @@ import optim
 from kernels import rules
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
-from tests.compiler import CLEAN, printed
-from tests.test_codegen import SOME
+from tests.kernels.compiler import CLEAN, SOME, printed
 
 TARGETS = ("sm_90", "gfx942")
 WARP_SIZE = {"sm_90": 32, "gfx942": 64}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import optim
-from tests.clients import (
+from tests.optim.clients import (
     OWNERS,
     RECIPES,
     assert_same_bits,
@@ -18,7 +18,7 @@ from tests.clients import (
     need,
     parameters,
 )
-from tests.wrappers import LARC, SAM, Lookahead, OrthoGrad, SharedSAM
+from tests.optim.wrappers import LARC, SAM, Lookahead, OrthoGrad, SharedSAM
 
 pytestmark = pytest.mark.slow
 MOMENTA = {"AdamW": "exp_avg", "SGD": "momentum_buffer", "RMSprop": "momentum_buffer"}

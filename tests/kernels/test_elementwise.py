@@ -166,10 +166,6 @@ def around(k):
     return update
 
 
-def descend(p, grad, state, c):
-    return p - c[0] * grad, state
-
-
 def looping(p, grad, state, c):
     for x in c:
         p = p - x * grad
@@ -270,27 +266,6 @@ FUNCTIONS = {
 def test_a_function_that_some_backend_could_not_run_is_one_sentence(why):
     with pytest.raises(ValueError, match=why.strip()):
         optim.from_rule(FUNCTIONS[why], rate, defaults={"lr": 0.1}, name="bad")
-
-
-@pytest.mark.parametrize("why", ["not elementwise", "float32 alone", "one or more values", "may not call tl.erf"])
-def test_coefficients_are_of_one_tensor_in_float64(why):
-    def summing(hyper, step):
-        return (tl.sum(hyper[0], 0),)
-
-    def rounded(hyper, step):
-        return (tl.sqrt_rn(hyper[0]),)
-
-    def fixed(hyper, step):
-        return hyper[0], 0.5
-
-    def gpu_only(hyper, step):
-        return (tl.erf(hyper[0]),)
-
-    names = {"not elementwise": summing, "float32 alone": rounded, "one or more": fixed, "may not call": gpu_only}
-    with pytest.raises(ValueError, match=f"coefficients of bad .*{why}"):
-        optim.from_rule(
-            descend, next(f for key, f in names.items() if why.startswith(key)), defaults={"lr": 0.1}, name="bad"
-        )
 
 
 def test_a_rule_whose_source_cannot_be_read_is_refused_for_triton_could_not_compile_it():

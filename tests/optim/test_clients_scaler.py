@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optim
-from tests.clients import (
+from tests.optim.clients import (
     OWNERS,
     assert_same_training,
     loss_of,

@@ -8,7 +8,8 @@ import pytest
 from experiments import autotune
 from kernels import codegen, rules
 from kernels.codegen import VARIANTS
-from tests import compiler
+from tests.kernels import compiler
+from tests.kernels.compiler import SOME
 
 MAIN = "import sys; from kernels import codegen; sys.exit(codegen.main(sys.argv[1:]))"
 
@@ -44,10 +45,6 @@ def test_adam_does_so_in_every_dtype(target):
     assert len(facts) == len(VARIANTS)
     for fact in facts.values():
         check(fact)
-
-
-# Between targets of NVIDIA little differs: two of them are spared the other dtypes.
-SOME = ["float32", "bfloat16-states"]
 
 
 @pytest.mark.slow

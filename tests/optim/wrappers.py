@@ -1,4 +1,4 @@
-"""Optimizers around an optimizer in the form in which they are passed around, for tests/test_clients_wrappers.py."""
+"""Optimizers around an optimizer in the form in which they are passed around, for test_clients_wrappers.py."""
 
 from collections import OrderedDict
 

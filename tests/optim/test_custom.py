@@ -128,7 +128,7 @@ def test_operations_that_the_cpu_lacks_are_named_and_nothing_moves():
 
 @pytest.mark.slow
 def test_the_readme_shows_the_example_as_it_is_and_its_snippet_trains_mnist(mnist_folder, tmp_path):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     readme, module = (root / name for name in ("README.md", "optim/adabelief.py"))
     source = module.read_text()
     rule = source[source.index("def coefficients") :].strip()

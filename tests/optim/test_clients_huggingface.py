@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.clients import (
+from tests.optim.clients import (
     N_BATCHES,
     OWNERS,
     RECIPES,
