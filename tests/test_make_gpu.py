@@ -319,11 +319,11 @@ def test_hangs():
 @pytest.mark.slow
 @pytest.mark.parametrize("deaf", [False, True])
 def test_tests_that_are_cut_short_tell_which_have_passed_and_failed(deaf, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "GRACE", 1.5)
+    monkeypatch.setattr(processes, "GRACE", 5.0)
     ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else ""
     (tmp_path / "test_three.py").write_text(TESTS.replace("DEAF", ignore))
     monkeypatch.setattr(gpu, "gpu_tests", lambda: [str(tmp_path / "test_three.py")])
-    made = processes.run(gpu.stages(tmp_path, 1.0, tests=True)[0], 6.0, gpu.surroundings(tmp_path))
+    made = processes.run(gpu.stages(tmp_path, 1.0, tests=True)[0], 12.0, gpu.surroundings(tmp_path))
     assert made.ended == "cut short"
     assert re.search(r"test_three.py \.\s*(\[ *\d+%\]\s*)?F", made.tail)
     if not deaf:
