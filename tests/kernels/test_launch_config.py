@@ -188,7 +188,7 @@ OTHER_TRITON = """
 import logging
 from types import SimpleNamespace
 import triton
-from kernels import codegen, multi_tensor, rules
+from kernels import codegen, launch, multi_tensor, rules
 from kernels.config import Choice, Config
 logging.basicConfig(format="%(name)s: %(message)s")
 kept, real = [], triton.compile
