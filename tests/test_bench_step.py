@@ -204,7 +204,7 @@ def test_the_most_telling_groups_come_first():
 
 
 class Device:
-    """A device whose time and whose host's time are numbers, in place of `cuda`."""
+    """A device whose time and whose host's time are numbers, in place of `gpu_timing`."""
 
     def __init__(self, device_seconds: float, host_seconds: float):
         self.device_seconds, self.host_seconds, self.asked = device_seconds, host_seconds, []

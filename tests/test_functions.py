@@ -130,6 +130,9 @@ def test_heavy_tailed_classes_have_the_sizes_asked_for():
     assert dataset.y_train.bincount().tolist() == [120, 60, 40, 30, 24, 20, 17, 15]
     assert dataset.x_train.square().sum(1).mean() == pytest.approx(1.0, rel=0.05)
     assert torch.equal(dataset.x_train, data.heavy_tailed(n_classes=8, largest=120).x_train)
+    # A batch of the task is the whole data set.
+    problem = problems.make("heavy-tailed")
+    assert problem.batch_size == len(problem.data.x_train)
 
 
 @pytest.mark.parametrize(

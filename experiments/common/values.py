@@ -5,7 +5,7 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,6 +161,17 @@ def word(accepts: str) -> Kind:
         if not isinstance(value, str):
             raise TypeError
         return str(value)
+
+    return Kind(accepts, take)
+
+
+def one_of(accepts: str, names: Container[str]) -> Kind:
+    """Return the kind of these names."""
+
+    def take(value: Any) -> str:
+        if (found := word(accepts).take(value)) not in names:
+            raise ValueError
+        return found
 
     return Kind(accepts, take)
 

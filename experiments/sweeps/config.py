@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.common import devices
 from experiments.common.devices import DEVICES
-from experiments.common.values import FLAG, FOLDER, POSITIVE, Kind, option, optional, real, taken, whole, word
+from experiments.common.values import FLAG, FOLDER, POSITIVE, Kind, one_of, option, optional, real, taken, whole, word
 from experiments.sweeps import space
 from experiments.sweeps.space import Range
 from experiments.tasks import problems
@@ -69,13 +69,13 @@ class SweepConfig:
     )
     hidden: int | None = setting(
         None,
-        optional(whole(1, what="a width of at least 1")),
+        optional(whole(1, what=problems.LIMITS["hidden"][0])),
         "width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
         "H",
     )
     condition_number: float | None = setting(
         None,
-        optional(real(f"numbers from 1 to {MAX_CONDITION_NUMBER:g}", lambda value: 1 <= value <= MAX_CONDITION_NUMBER)),
+        optional(real(problems.LIMITS["condition_number"][0], lambda value: 1 <= value <= MAX_CONDITION_NUMBER)),
         "of regression's linear model (default 100)",
         "C",
     )
@@ -92,10 +92,12 @@ class SweepConfig:
     )
     accumulate: int = setting(1, whole(1), "batches of a step, whose gradient is the mean over them (default 1)", "N")
     schedule: str = setting(
-        "constant", word(", ".join(SCHEDULES)), f"of lr: {', '.join(SCHEDULES)} (default constant)", "S"
+        "constant", one_of(", ".join(SCHEDULES), SCHEDULES), f"of lr: {', '.join(SCHEDULES)} (default constant)", "S"
     )
     warmup: int = setting(0, whole(0), "in which lr rises to where the schedule starts (default 0)", "STEPS")
-    dropout: float = setting(0.0, real("numbers in [0, 1)"), "of an mlp's hidden activations (default 0)", "P")
+    dropout: float = setting(
+        0.0, real(problems.LIMITS["dropout"][0]), "of an mlp's hidden activations (default 0)", "P"
+    )
     evaluations: int = setting(8, whole(1), "evaluations of a run after its start (default 8)", "N")
     data_dir: str | os.PathLike[str] | None = setting(
         None,
@@ -108,7 +110,9 @@ class SweepConfig:
         None, optional(FOLDER), "folder for the results, for example results/first (needed unless --dry-run)", "DIR"
     )
     fresh: bool = setting(False, FLAG, "remove the results that the folder holds, and start over")
-    engine: str = setting("local", word(" or ".join(ENGINES)), "local or ray: where to train (default local)", "E")
+    engine: str = setting(
+        "local", one_of(" or ".join(ENGINES), ENGINES), "local or ray: where to train (default local)", "E"
+    )
     ray_address: str | None = setting(
         None,
         optional(word("HOST:PORT of a Ray cluster")),

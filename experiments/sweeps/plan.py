@@ -10,11 +10,10 @@ import pandas as pd
 from experiments.common import ambient, devices, files, values
 from experiments.common.errors import OptionError
 from experiments.sweeps import cost, space
-from experiments.sweeps.config import ENGINES, SweepConfig
+from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
 from experiments.tasks import problems
 from experiments.training import optimizers, population
-from experiments.training.schedules import SCHEDULES
 
 
 class Plan(NamedTuple):
@@ -59,8 +58,6 @@ def make_plan(config: SweepConfig) -> Plan:
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
-    if config.engine not in ENGINES:
-        raise OptionError(f"--engine accepts {' or '.join(ENGINES)}, not {values.shown(config.engine)}")
     device = devices.resolve_device(config.device, config.engine)
     if config.engine == "local":
         devices.check_kernels(device)
@@ -73,8 +70,6 @@ def make_plan(config: SweepConfig) -> Plan:
     }
     for name, table in configs.items():
         optimizers.check_values(name, table)
-    if config.schedule not in SCHEDULES:
-        raise OptionError(f"--schedule accepts {', '.join(SCHEDULES)}, not {values.shown(config.schedule)}")
 
     problem = problems.make(config.task, config.model, **config.of_problem)
     batch_size = config.batch_size or problem.batch_size

@@ -10,11 +10,11 @@ import socket
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pandas as pd
 
 from experiments.common.errors import OptionError
+from experiments.common.processes import ROOT
 from experiments.sweeps import chunks
 from experiments.sweeps.plan import Plan
 from experiments.training import optimizers
@@ -44,8 +44,7 @@ def connected(address: str | None, device: str) -> Iterator[int]:
     if address:
         check_reachable(address)
         # The workers run this code, whatever is installed there.
-        root = Path(__file__).parents[2]
-        options = {"address": address, "runtime_env": {"py_modules": [str(root / name) for name in PACKAGES]}}
+        options = {"address": address, "runtime_env": {"py_modules": [str(ROOT / name) for name in PACKAGES]}}
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from experiments.common.processes import ROOT
 from experiments.sweeps.plan import Plan
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
 from experiments.training.axes import AXES
 from optim import backends
 
-ROOT = Path(__file__).parents[2]
 CODE = (
     "kernels/*.py",
     "optim/*.py",

@@ -195,14 +195,16 @@ def test_gradients_are_pointed_at_again_only_when_one_has_moved(monkeypatch):
     assert len(built) == 1  # the table itself is laid out once
 
 
+STEP = """
+import torch, optim
+p = torch.zeros(3, requires_grad=True); p.grad = torch.ones(3)
+optim.Adam([p], lr=0.5).step(); print(p.tolist())
+"""
+
+
 @pytest.mark.slow
 def test_rules_serve_the_cpu_where_triton_is_missing():
-    script = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch, optim\n"
-        "p = torch.zeros(3, requires_grad=True); p.grad = torch.ones(3)\n"
-        "optim.Adam([p], lr=0.5).step(); print(p.tolist())"
-    )
+    script = "import sys; sys.modules['triton'] = None\n" + STEP
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[-0.5, -0.5, -0.5]"
 
@@ -211,10 +213,7 @@ def test_without_numba_cpu_tensors_are_updated_eagerly_and_it_is_said():
     script = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a)\n"
-        "sys.modules['numba'] = None\n"
-        "import torch, optim\n"
-        "p = torch.zeros(3, requires_grad=True); p.grad = torch.ones(3)\n"
-        "optim.Adam([p], lr=0.5).step(); print(p.tolist())"
+        "sys.modules['numba'] = None\n" + STEP
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[-0.5, -0.5, -0.5]"

@@ -1,4 +1,4 @@
-"""The fallback levels of the ladder: which configuration a launch gets, and what is said about it."""
+"""Which configuration a launch gets, by fallback level, and what is said about it."""
 
 import logging
 
