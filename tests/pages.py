@@ -82,6 +82,12 @@ def links(path: Path) -> list[str]:
     return [link for link in found if link and not re.match(r"[a-z]+:", link)]
 
 
+def files(path: Path) -> list[str]:
+    """The files of the repository that a page names in code, as `folder/file.py`; NAME stands for any name."""
+    inline = [token.content for token in tokens(path) if token.type == "code_inline"]
+    return [text for text in inline if re.fullmatch(r"(\w+/)+\w+\.py", text) and "NAME" not in text]
+
+
 def anchors(path: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
     found, heading = set(), False

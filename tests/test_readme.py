@@ -202,6 +202,13 @@ def test_links_lead_to_files_and_headings_that_exist(path):
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=pages.name)
+def test_files_that_a_page_names_exist(path):
+    for file in pages.files(path):
+        there = (ROOT / file).exists() or (path.parent / file).exists()
+        assert there, f"{pages.name(path)} names {file}, and there is no such file"
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=pages.name)
 def test_measured_numbers_are_in_a_file_of_the_gallery(path):
     evidence = {line for page in (ROOT / "results/gallery").rglob("*.md") for line in page.read_text().splitlines()}
     for row in pages.measured_rows(path):
