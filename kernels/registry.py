@@ -22,11 +22,11 @@ import logging
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from kernels import files
 from kernels.config import Config, Device
 
 SCHEMA = 1
@@ -45,7 +45,7 @@ def warn_once(message: str) -> None:
 
 def overlay() -> Path:
     """The folder of what this user's machines have measured."""
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "tuned")
+    return files.cache_folder("tuned")
 
 
 def folders() -> list[Path]:
@@ -175,16 +175,7 @@ def write(path: Path, device: Device, versions: dict, entries: dict) -> None:
         }
         content = {"schema": SCHEMA, "device": asdict(device), "versions": versions, "entries": plain}
         checked(content)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        files.write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def record(device: Device, versions: dict, entries: dict, into: list[Path] | None = None) -> Path | None:
