@@ -1,10 +1,12 @@
-"""Which launch configuration suits a GPU?
+"""Which launch configuration suits a GPU, or a CPU?
 
     python -m experiments.autotune tune --budget 240
     python -m experiments.autotune show
     python -m experiments.autotune diff nvidia-a100-sxm4-40gb nvidia-h100-80gb-hbm3
     python -m experiments.autotune verify
     python -m experiments.autotune export
+
+    python -m experiments.autotune tune --device cpu --rule adam --dtype float32 --sizes 16 20 --budget 60
 
 `tune` races the candidates on buffers of its own, and records the fastest where optimizers look for it. Without a GPU
 
@@ -28,26 +30,30 @@ from experiments.common.interrupts import interrupts
 from experiments.common.progress import progress_bar
 from experiments.common.tables import markdown_table
 from experiments.common.values import SECONDS, taken, whole
-from experiments.tune import gpu_machine, race, report, static_analysis, tuner
+from experiments.tune import race, report, static_analysis, tuner
+from experiments.tune.race import Machine
 from kernels import registry, rules
 from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
+from optim import backends
 
 BUCKETS = range(10, 32)
+SIZES = {"cuda": [16, 20, 24, 28], "cpu": [12, 16, 20, 24]}
 
 
 def parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(prog="python -m experiments.autotune", description="Launch configurations of a GPU.")
+    cli = argparse.ArgumentParser(prog="python -m experiments.autotune", description="Launch configurations.")
     commands = cli.add_subparsers(dest="what", metavar="{tune,show,diff,verify,export}")
-    tune = commands.add_parser("tune", help="race the candidates on this GPU, or only compile them (the default)")
+    tune = commands.add_parser("tune", help="race the candidates on this device, or only compile them (the default)")
+    tune.add_argument("--device", default="cuda", metavar="NAME", help="cuda (the default) or cpu")
     tune.add_argument("--dry-run", action="store_true", help="compile every candidate and measure none")
     tune.add_argument("--target", metavar="ARCH", help=f"of --dry-run: {', '.join(LIMITS)} (default: the GPU here)")
     tune.add_argument("--rule", nargs="+", default=["adam"], metavar="NAME", help=f"{', '.join(rules.RULES)} or all")
     tune.add_argument("--dtype", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} or all")
     tune.add_argument("--rows", nargs="+", default=[*ROWS], metavar="KIND", help=f"{', '.join(ROWS)} (default all)")
-    tune.add_argument("--sizes", nargs="+", default=[16, 20, 24, 28], metavar="LOG2", help="of all elements")
+    tune.add_argument("--sizes", nargs="+", metavar="LOG2", help="of all elements (default 16 20 24 28, cpu 12 to 24)")
     tune.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     tune.add_argument("--into", metavar="DIR", help="folder of the tuned file (default: the user's cache)")
     tune.add_argument("--again", action="store_true", help="race what is recorded already, too")
@@ -58,8 +64,9 @@ def parser() -> argparse.ArgumentParser:
     diff = commands.add_parser("diff", help="print where two files differ")
     diff.add_argument("a", metavar="A", help="a file, or a GPU's name in files")
     diff.add_argument("b", metavar="B")
-    verify = commands.add_parser("verify", help="time what is recorded for this GPU against the default")
+    verify = commands.add_parser("verify", help="time what is recorded for this GPU or CPU against the default")
     verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
+    verify.add_argument("--device", default="cuda", metavar="NAME", dest="on", help="cuda (the default) or cpu")
     verify.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     export = commands.add_parser("export", help="copy the user's cache into a folder where it can be reviewed")
     export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
@@ -70,11 +77,29 @@ def parser() -> argparse.ArgumentParser:
 def gpu() -> torch.device:
     """Return the current GPU. Raises: OptionError if there is none, or `occupancy.LIMITS` lacks its architecture."""
     if not torch.cuda.is_available():
-        raise OptionError("there is no GPU here to measure on; tune --dry-run --target ARCH needs none")
+        raise OptionError(
+            "there is no GPU here to measure on; --device cpu tunes the CPU, and --dry-run --target ARCH needs no GPU"
+        )
     device = torch.device("cuda", torch.cuda.current_device())
     if device_facts(device).arch not in LIMITS:
         raise OptionError(f"this GPU is a {device_facts(device).arch}, and known are {', '.join(LIMITS)}")
     return device
+
+
+def machine_of(device: str) -> Machine:
+    """Return the machine to measure on. Raises: OptionError if it is not there or cannot run a kernel."""
+    if named("device", [device], ["cuda", "cpu"]) == ["cpu"]:
+        if not backends.has_numba():
+            raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
+        # Numba is not needed elsewhere, nor Triton here.
+        from experiments.tune import cpu_machine
+
+        return cpu_machine.machine()
+    device = gpu()
+    preflight.check_gpu()
+    from experiments.tune import gpu_machine
+
+    return gpu_machine.machine(device)
 
 
 def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
@@ -89,12 +114,16 @@ def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
 def check_tune(args: argparse.Namespace) -> None:
     """Convert the options in place. Raises: OptionError, one sentence, if one cannot be used."""
     args.rule = named("rule", args.rule, [*rules.RULES])
+    named("device", [args.device], ["cuda", "cpu"])
     measured = ["float32"] if args.dry_run else ["float32", "bfloat16-states"]
     args.dtype = named("dtype", args.dtype or measured, [*VARIANTS])
     args.rows = named("rows", args.rows, [*ROWS])
-    args.sizes = [taken("--sizes", size, whole(BUCKETS[0], BUCKETS[-1])) for size in args.sizes]
+    sizes = args.sizes or SIZES[args.device]
+    args.sizes = [taken("--sizes", size, whole(BUCKETS[0], BUCKETS[-1])) for size in sizes]
     args.budget = taken("--budget", args.budget, SECONDS)
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    if args.dry_run and args.device == "cpu":
+        raise OptionError("--dry-run compiles for a GPU, and does not go with --device cpu")
+    if args.device == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise OptionError("TRITON_INTERPRET in the environment replaces the compiler: unset it")
     if args.dry_run:
         if args.target is None and not torch.cuda.is_available():
@@ -105,10 +134,7 @@ def check_tune(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise OptionError(f"--target {error}") from None
     elif args.target is not None:
-        raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
-    else:
-        gpu()
-        preflight.check_gpu()
+        raise OptionError("--target goes with --dry-run: what is measured is the device that is here")
     args.out = files.check_folder(args.out)
     args.into = args.into and files.check_folder(args.into, "--into")
 
@@ -137,18 +163,19 @@ def tune(args: argparse.Namespace) -> int:
     check_tune(args)
     if args.dry_run:
         return dry_run(args)
+    machine = machine_of(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
-    device = gpu()
     found = tuner.tune(
-        gpu_machine.machine(device),
-        race.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=True),
+        machine,
+        # Alignment matters to no CPU.
+        race.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=args.device == "cuda"),
         budget=args.budget,
         into=[args.into] if args.into else registry.folders()[:-1],
         table=args.out / tuner.TABLE,
         again=args.again,
     )
     with interrupts():
-        text = report.write(found, device_facts(device), run_info.provenance(str(device)), args.out)
+        text = report.write(found, machine.facts, run_info.provenance(args.device), args.out)
     print(text)
     return 130 if found.interrupted else 0
 
@@ -185,8 +212,8 @@ def diff(args: argparse.Namespace) -> int:
     rows = [
         {
             "case": key,
-            "A": static_analysis.name(a[key]["config"]) if key in a else "-",
-            "B": static_analysis.name(b[key]["config"]) if key in b else "-",
+            "A": a[key]["config"].label if key in a else "-",
+            "B": b[key]["config"].label if key in b else "-",
             "A us": a.get(key, {}).get("median_us", "-"),
             "B us": b.get(key, {}).get("median_us", "-"),
         }
@@ -201,9 +228,7 @@ def diff(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Race each entry against the default; return exit code 1 if the verdict on one is "slower"."""
     args.budget = taken("--budget", args.budget, SECONDS)
-    device = gpu()
-    preflight.check_gpu()
-    machine, rows = gpu_machine.machine(device), []
+    machine, rows = machine_of(args.on), []
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)
     else:

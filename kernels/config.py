@@ -1,9 +1,12 @@
-"""How the traversal is launched, as data: configurations, the devices they are for, and the work they are for."""
+"""How a step is launched, as data: configurations, the devices they are for, and the work they are for."""
 
 import itertools
 import math
+import os
+import platform
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,6 +56,13 @@ class Config:
         return self.block_size * self.blocks_per_chunk
 
     @property
+    def label(self) -> str:
+        """A short name for tables: block size x warps, then the walk if there is one."""
+        walk = f" walk {self.blocks_per_chunk}" if self.blocks_per_chunk > 1 else ""
+        stages = f" stages {self.num_stages}" if self.num_stages > 1 else ""
+        return f"{self.block_size}x{self.num_warps}{walk}{stages}{' ' * bool(self.eviction)}{self.eviction}"
+
+    @property
     def order(self) -> tuple:
         """Sorts: fewest elements per thread first, then the smallest block, then the plainest walk."""
         elements_per_lane = self.block_size / self.num_warps
@@ -61,6 +71,50 @@ class Config:
 
     def elements_per_thread(self, warp_size: int) -> int:
         return max(1, self.block_size // (self.num_warps * warp_size))
+
+
+CPU_LIMITS = {"chunk_size": (2**8, 2**24), "piles": (1, 2**12), "threads": (0, 2**12)}
+
+
+@dataclass(frozen=True)
+class CpuConfig:
+    """How a step on the CPU is divided among threads.
+
+    Attributes:
+        chunk_size: elements of a chunk; a power of two.
+        piles: equally loaded stretches into which the chunks are dealt; see `table.build`.
+        threads: the most threads that walk them, of torch's; 0 takes one for every 2^14 elements.
+    Raises: ValueError if a value is none of these.
+    """
+
+    chunk_size: int = 2**14
+    piles: int = 64
+    threads: int = 0
+
+    def __post_init__(self):
+        for name, (low, high) in CPU_LIMITS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name} accepts whole numbers from {low} to {high}, not {value!r}")
+        if self.chunk_size & (self.chunk_size - 1):
+            raise ValueError(f"chunk_size accepts powers of two, not {self.chunk_size}")
+
+    @property
+    def label(self) -> str:
+        """A short name for tables."""
+        return f"{self.chunk_size}, {self.piles} piles{f', at most {self.threads} threads' if self.threads else ''}"
+
+    @property
+    def order(self) -> tuple:
+        """Sorts: the default first, which stays where nothing is faster, then the smallest chunks."""
+        return self != CpuConfig(), self.chunk_size, self.piles, self.threads
+
+
+def cpu_candidates(threads: int) -> list[CpuConfig]:
+    """What is worth measuring on a CPU with so many threads, in order."""
+    counts = [0, *(2**i for i in range(threads.bit_length()))]
+    found = itertools.product((2**12, 2**13, 2**14, 2**15, 2**16, 2**18), (16, 64), counts)
+    return sorted((CpuConfig(*values) for values in found), key=lambda config: config.order)
 
 
 GEOMETRIES = ((256, 512, 1024, 2048, 4096, 8192), (1, 2, 4, 8, 16))
@@ -84,19 +138,20 @@ def default(warp_size: int = 32) -> Config:
     return Config(1024, 1024 // (ELEMENTS_PER_THREAD * warp_size))
 
 
-def canonical(configs: list[Config]) -> Config:
+def canonical(configs: list) -> Config | CpuConfig:
     """Of configurations between which no measurement could tell: the first in order."""
     return min(configs, key=lambda config: config.order)
 
 
 @dataclass(frozen=True)
 class Device:
-    """What is known of a GPU; 0 where it is not.
+    """What is known of a GPU, or a CPU; 0 where it is not.
 
     Attributes:
-        name: as its driver has it.
-        arch: sm_NN or gfxNNN, as Triton names the target of a launch: without sm_90a's letter or gfx942's features.
-        multiprocessors: or compute units.
+        name: as its driver has it; of a CPU LLVM's name and the number of cores.
+        arch: sm_NN or gfxNNN, as Triton names the target of a launch: without sm_90a's letter or gfx942's features; or
+            "cpu".
+        multiprocessors: or compute units, or cores.
         l2_bytes, memory_bytes: sizes.
         bus_bits, memory_khz: width and clock of the memory's bus.
     """
@@ -124,8 +179,26 @@ class Device:
         return self.bus_bits * (self.memory_khz or 1) / (self.multiprocessors or math.inf)
 
 
+def cpu_name() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def device_facts(device: torch.device | str) -> Device:
-    """Of a GPU that is present."""
+    """Of a GPU that is present, or of the CPU."""
+    if torch.device(device).type == "cpu":
+        # Only where Numba is, which brings it, is there a launch to configure.
+        import llvmlite.binding as llvm
+
+        cores = os.cpu_count() or 1
+        # Machines of a cloud hide the model, and LLVM looks at what it can do.
+        return Device(f"{cpu_name()} ({llvm.get_host_cpu_name()}), {cores} cores", "cpu", cores)
     found = torch.cuda.get_device_properties(device)
     # Where torch was built for CUDA, gcnArchName holds the device's name.
     arch = found.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{found.major}{found.minor}"
@@ -137,6 +210,11 @@ def device_facts(device: torch.device | str) -> Device:
         "memory_khz": "memory_clock_rate",
     }
     return Device(found.name, arch, **{field: int(getattr(found, name, 0)) for field, name in fields.items()})
+
+
+def default_for(device: Device) -> Config | CpuConfig:
+    """What a device of which nothing was measured gets."""
+    return CpuConfig() if device.arch == "cpu" else default(device.warp_size)
 
 
 ROWS = {"short": 2**13, "medium": 2**18, "long": math.inf}
@@ -191,7 +269,7 @@ class Choice(NamedTuple):
         entry: the registry entry with the measurements; None if nothing was measured.
     """
 
-    config: Config
+    config: Config | CpuConfig
     level: str
     why: str
     entry: dict | None = None

@@ -13,14 +13,15 @@ import llvmlite.binding as llvm
 import numpy as np
 import torch
 
-from kernels import object_code
+from kernels import lookup, object_code
 from kernels import table as tables
 from kernels.object_code import ARGUMENTS, Code
 from kernels.rule import Rule, check_portable
 from kernels.table import N_ELEMENTS, Entry, Launch, Table
 
-CHUNK_SIZE = 16384
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+ELEMENTS_PER_THREAD = 2**14
+"""Waking a thread costs about as much as the update of so many elements."""
 PROCESS = os.getpid()
 
 
@@ -64,8 +65,11 @@ def fork_join(process: int) -> Callable[[Code, int, int], None]:
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of this backend's size."""
-    return tables.build(rule, entries, grad_dtype, CHUNK_SIZE, seed)
+    """`table.build` with chunks of the size that suits the processor and the work; see `lookup`."""
+    choice = lookup.choose(tables.work_of(rule, entries, grad_dtype, seed), torch.device("cpu"))
+    table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed, choice.config.piles)
+    table.choice = choice
+    return table
 
 
 def launcher(table: Table) -> Launch:
@@ -81,8 +85,8 @@ def launcher(table: Table) -> Launch:
         [numbers[name] if name in numbers else getattr(table, name).data_ptr() for name in ARGUMENTS], dtype=np.int64
     )
     address, scale = arguments.ctypes.data, arguments.view(np.float64)[ARGUMENTS.index("grad_scale") :]
-    # Waking a thread costs as much as what a chunk takes.
-    most_threads = max(1, int(table.uploads.hosts[0][:, N_ELEMENTS].sum()) // CHUNK_SIZE)
+    n_elements = int(table.uploads.hosts[0][:, N_ELEMENTS].sum())
+    most_threads = (table.choice and table.choice.config.threads) or max(1, n_elements // ELEMENTS_PER_THREAD)
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:

@@ -41,7 +41,10 @@ def shared_bytes(index: int) -> int:
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
     """`table.build` with chunks of the size that suits the device and the work; see `lookup`."""
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
-    choice = lookup.choose(work, device)
+    if device.type == "cuda":
+        choice = lookup.choose(work, device)
+    else:
+        choice = Choice(lookup.default_of(device), "default", "Triton's interpreter gets no other")
     if not fits(choice.config, work, len(rule.states), device):
         choice = Choice(
             lookup.default_of(device), "default", f"what is known for {work.key} needs more shared memory than there is"

@@ -15,7 +15,6 @@ from kernels.config import Choice, Config, Work, rows_class
 from kernels.rule import Rule
 
 N_PILES = 64
-"""Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """How far a step may be from another backend's, of a value and the largest update: a few roundings of float32, one of
@@ -250,11 +249,19 @@ def work_of(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int
     )
 
 
-def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int, seed: int | None = None) -> Table:
+def build(
+    rule: Rule,
+    entries: list[Entry],
+    grad_dtype: torch.dtype,
+    chunk_size: int,
+    seed: int | None = None,
+    piles: int = N_PILES,
+) -> Table:
     """Lay out the table of entries that share device and dtypes; gradients and hyperparameters come later.
 
     Args:
         chunk_size: elements that one program (GPU) or one task (CPU) works on; a power of two.
+        piles: into how many equally loaded stretches the chunks are dealt: at least as many as there are threads.
     """
     device, p_dtype = entries[0].p.device, entries[0].p.dtype
     compute_dtype = torch.float64 if p_dtype == torch.float64 else torch.float32
@@ -286,7 +293,7 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
     full, rest = np.flatnonzero(size == chunk_size), np.flatnonzero(size < chunk_size)
     rest = rest[np.argsort(-size[rest], kind="stable")]
     dealt = np.concatenate(
-        [part for i, run in enumerate(np.array_split(full, N_PILES)) for part in (run, rest[i::N_PILES])]
+        [part for i, run in enumerate(np.array_split(full, piles)) for part in (run, rest[i::piles])]
     )
     chunk_row, chunk_index = chunk_row[dealt], chunk_index[dealt]
 
