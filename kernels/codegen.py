@@ -26,7 +26,7 @@ from triton.compiler import ASTSource, make_backend
 
 from kernels import multi_tensor, rules
 from kernels.commands import command
-from kernels.config import Config, default
+from kernels.config import Config, Dtypes, default
 from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
@@ -126,7 +126,7 @@ def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | N
     return traversal(rule, target, (p_dtype, p_dtype, state_dtype), stochastic, config)
 
 
-def traversal(rule: Rule, target: str, dtypes: tuple, stochastic: bool = False, config: Config | None = None):
+def traversal(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool = False, config: Config | None = None):
     """`compiled` for any dtypes of parameters, gradients and states."""
     config = config or default(parse_target(target).warp_size)
     constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)

@@ -143,6 +143,10 @@ ROWS = {"short": 2**13, "medium": 2**18, "long": math.inf}
 """Kinds of lists, and below how many elements the mean row of each has."""
 
 
+Dtypes = tuple[torch.dtype, torch.dtype, torch.dtype]
+"""Dtypes of parameters, gradients and states."""
+
+
 class Work(NamedTuple):
     """What a launch does, as far as its speed depends on it.
 

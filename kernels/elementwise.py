@@ -97,8 +97,9 @@ def unfit(what: str) -> Callable:
     return operation
 
 
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "neg": "-"}
 OPERATORS = {
-    **{name: operator(symbol) for name, symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}.items()},
+    **{name: operator(symbol) for name, symbol in ARITHMETIC.items()},
     **{name: operator(symbol, True, True) for name, symbol in {"and": "&", "or": "|", "xor": "^"}.items()},
     **{name: unfit(what) for name, what in UNFIT.items()},
 }
@@ -107,7 +108,6 @@ for _name, _operation in OPERATORS.items():
     setattr(Value, f"__r{_name}__", _operation)
 for _name, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
     setattr(Value, f"__{_name}__", operator(_symbol, gives_condition=True))
-Value.__neg__ = operator("-")
 
 
 class Language:
@@ -151,10 +151,12 @@ def names_of(code: CodeType) -> Iterator[str]:
             yield instruction.argval
 
 
-def is_jitted(x) -> bool:
-    """Whether this is what @triton.jit makes of a function."""
+def jitted(x) -> FunctionType | None:
+    """Return the Python function inside a `@triton.jit` function; None if x is no such function."""
     function = getattr(x, "fn", None)
-    return isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime"))
+    if isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime")):
+        return function
+    return None
 
 
 def check_names(function: FunctionType, callers: tuple = ()) -> None:
@@ -164,15 +166,16 @@ def check_names(function: FunctionType, callers: tuple = ()) -> None:
         raise Refused(f"uses {', '.join(code.co_freevars)} of the function around it")
     for name in names_of(code):
         found = namespace.get(name)
+        body = getattr(found, "fn", found)
         if name == "tl":
             if found is not tl:
                 raise Refused("uses a tl that is not kernels.rule.tl, Triton's language")
-        elif isinstance(plain(found), FunctionType) and plain(found).__module__.startswith("triton."):
-            raise Refused(f"uses Triton's {plain(found).__name__} other than by tl")
-        elif is_jitted(found):
-            if found.fn in (*callers, function):
+        elif isinstance(body, FunctionType) and body.__module__.startswith("triton."):
+            raise Refused(f"uses Triton's {body.__name__} other than by tl")
+        elif helper := jitted(found):
+            if helper in (*callers, function):
                 raise Refused(f"calls {name}, which calls itself")
-            check_function(found.fn, (*callers, function))
+            check_function(helper, (*callers, function))
         elif name != "len" or name in namespace:
             raise Refused(f"uses {describe(name, found)}")
 
@@ -229,14 +232,14 @@ def helpers_of(function: FunctionType) -> Iterator[FunctionType]:
     """The function and all helpers below it."""
     yield function
     for name in names_of(function.__code__):
-        if is_jitted(helper := function.__globals__.get(name)):
-            yield from helpers_of(helper.fn)
+        if helper := jitted(function.__globals__.get(name)):
+            yield from helpers_of(helper)
 
 
 def call(function: Callable, what: str, name: str, n_arguments: int, arguments: tuple, double: bool):
     """What a function of a rule returns for values. Raises: ValueError, a sentence, if it does what it may not."""
     body = plain(function)
-    if not isinstance(body, FunctionType) or not (body is function or is_jitted(function)):
+    if not isinstance(body, FunctionType) or not (body is function or jitted(function)):
         raise ValueError(f"{what} of {name} must be a function made by def, not {type(function).__name__}")
     if body.__code__.co_argcount != n_arguments:
         raise ValueError(f"{what} of {name} must take {n_arguments} arguments, not {body.__code__.co_argcount}")

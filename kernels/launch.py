@@ -6,6 +6,7 @@ import subprocess
 
 import torch
 import triton
+from triton.compiler.compiler import max_shared_mem
 
 from kernels import codegen, lookup, registry
 from kernels import table as tables
@@ -35,7 +36,7 @@ def fits(config: Config, work: Work, n_states: int, device: torch.device) -> boo
 
 def shared_bytes(index: int) -> int:
     """Shared memory that one program can have on a GPU."""
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return max_shared_mem(index)
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
@@ -82,12 +83,14 @@ def launcher(table: Table) -> Launch:
     n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed
     one, zero = constant(1.0, device), constant(0.0, device)
     first_constants = prologue_constants(rule)
-    config = table.choice.config if table.choice else lookup.default_of(device)
+    choice = table.choice
+    config = choice.config if choice else lookup.default_of(device)
     table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    constants = update_constants(rule, *dtypes, seed is not None, config)
-    measured = table.choice.entry if table.choice else None
-    unchecked = measured is not None and measured.get("triton") != triton.__version__ and device.type == "cuda"
+    constants = {**update_constants(rule, *dtypes, seed is not None, config), "num_warps": config.num_warps}
+    entry = choice.entry if choice else None
+    was_measured_with_another = entry is not None and entry.get("triton") != triton.__version__
+    unchecked = choice if was_measured_with_another and device.type == "cuda" else None
 
     def launch(grads, grad_scale, found_inf) -> None:
         nonlocal unchecked
@@ -112,10 +115,9 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.keys,
                     **constants,
-                    num_warps=config.num_warps,
                 )
                 if unchecked:
-                    unchecked = False
-                    check_code(compiled, table.choice)
+                    check_code(compiled, unchecked)
+                    unchecked = None
 
     return launch

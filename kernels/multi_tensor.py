@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# Triton compiles these functions: `tl.constexpr` arguments are plain values there, and `tl.range` a loop.
 """One launch applies a rule to any list of tensors, each with hyperparameters and a step of its own.
 
 The list is an address table (`table`). Two launches make a step: a prologue of one element a row,

@@ -234,16 +234,20 @@ def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
     return all(n % 16 == 0 for n in ([] if entry.lanes == 1 else lane_bytes) + [t.data_ptr() for t in tensors])
 
 
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def work_of(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None) -> Work:
     """What the launch over these entries does, as far as its speed depends on it."""
     n_elements = sum(entry.p.numel() for entry in entries)
     n_wide = sum(entry.p.numel() for entry in entries if takes_wide_path(entry, grad_dtype))
     p_dtype = entries[0].p.dtype
-    dtypes = (p_dtype, grad_dtype, entries[0].states[0].dtype if rule.states else p_dtype)
+    state_dtype = entries[0].states[0].dtype if rule.states else p_dtype
     return Work(
         rule=rule.name,
         n_elements=n_elements,
-        dtypes=tuple(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        dtypes=(name_of(p_dtype), name_of(grad_dtype), name_of(state_dtype)),
         rounding="nearest" if seed is None else "stochastic",
         aligned=2 * n_wide >= n_elements,
         rows=rows_class(n_elements, sum(entry.lanes for entry in entries)),

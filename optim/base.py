@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 import torch
+from torch._compile import _disable_dynamo
 
 from kernels import table as tables
 from kernels.rule import Rule
@@ -41,6 +42,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     late_states: tuple[str, ...] = ()
     """Those that may be missing beside others: an option that needs them can be switched on between two steps."""
+
+    state: watch.States
+    grad_scale: torch.Tensor | None
+    found_inf: torch.Tensor | None
+    """Of a GradScaler, which sets and deletes both around a step."""
 
     # Kept in __dict__ as torch keeps it.
     param_groups = property(  # pyright: ignore[reportAssignmentType]
@@ -108,7 +114,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
         self._forget_tables()
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def state_dict(self) -> dict:
         """As torch's; whatever lanes are in a group, they are plain tensors here."""
         return lanes.to_save(super().state_dict())
@@ -227,14 +233,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             for group in self.param_groups
             for _ in group["params"]
         ]
-        before, now = self._seen, None
-        if before is not None:
-            now = watch.Seen(structure, params, grads, self.state, names)
-        if before is None or not before.agrees(now):
+
+        def look() -> watch.Seen:
+            return watch.Seen(structure, params, grads, self.state, names)
+
+        if self._seen is None or not self._seen.agrees(now := look()):
             self._forget_tables()
             checks.check(self, params, grads)
             self._lay_out(params, grads)
-            now = watch.Seen(structure, params, grads, self.state, names)
+            now = look()
         self._seen = now
 
     def _lay_out(self, params: list, grads: list) -> None:
@@ -285,7 +292,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._captured = [*getattr(self, "_captured", []), *captured]
         self._parts, self._seen, self._hyper_seen = [], None, None
         params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
-        self._sharded = any(hasattr(p, "to_local") for p in params)
+        self._sharded = any(map(memory.is_distributed, params))
 
     def __getstate__(self) -> dict:
         own = {name: getattr(self, name) for name in ("backend", "state_dtype", "rounding", "seed")}
@@ -310,7 +317,7 @@ def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: tor
         grad.div_(scale.to(grad.device, grad.dtype.to_real()))
 
 
-@torch._disable_dynamo
+@_disable_dynamo
 def untraced_step(optimizer: RuleOptimizer) -> None:
     """The step in a function under torch.compile, which cannot trace a launch over addresses."""
     optimizer._step()

@@ -42,7 +42,7 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
             raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
     if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
         raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
-    if lanes > 1 and hasattr(p, "to_local"):
+    if lanes > 1 and memory.is_distributed(p):
         raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
 
 

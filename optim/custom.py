@@ -29,7 +29,7 @@ def from_rule(
     states: Iterable[str] | Mapping[str, Value] = (),
     defaults: Mapping[str, Any],
     name: str | None = None,
-) -> type[RuleOptimizer]:
+) -> "type[CustomOptimizer]":
     """An optimizer class that applies your rule: CPU and GPU, lanes, groups, `state_dict`, dtypes, sweeps.
 
     Args:
@@ -46,7 +46,7 @@ def from_rule(
     Raises: ValueError, a sentence, if the functions do what they may not, or return what they should not, or if names
         or values cannot be those of states and hyperparameters.
     """
-    name = name or getattr(update, "__name__", "the rule")
+    name = name or str(getattr(update, "__name__", "the rule"))
     initial, defaults = initial_values(name, states), dict(defaults)
     hyper = hyper_names(name, defaults)
     # A step of the default lr may be one that 16 bits do not show.
@@ -57,34 +57,50 @@ def from_rule(
         raise ValueError(f"coefficients of {name} may not call tl.{', tl.'.join(sorted(names))}")
     own = replace(rule, coefficients=jit(coefficients), update=jit(update))
 
-    class Custom(RuleOptimizer):
-        state_names = own.states
+    class Custom(CustomOptimizer):
+        state_names, own_rule, own_defaults, own_initial = own.states, own, defaults, initial
+        __module__, __doc__ = update.__module__, update.__doc__
 
         def __init__(self, params, *args, maximize: bool = False, **options):
-            chosen = dict(zip(defaults, args, strict=False))
-            if len(args) > len(defaults) or set(chosen) & set(options):
-                raise TypeError(f"{name} takes {', '.join(defaults)} (in this order, or by name), each once")
-            chosen |= {key: options.pop(key) for key in list(options) if key in defaults}
-            super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
-
-        def rule(self, group: dict) -> Rule:
-            return own
-
-        def hyper(self, group: dict) -> tuple:
-            return flat(group[key] for key in defaults)
-
-        def initial(self, group: dict) -> Mapping[str, Value]:
-            return initial
-
-        def check_group(self, group: dict) -> None:
-            super().check_group(group)
-            check_values(group, defaults)
+            super().__init__(params, *args, maximize=maximize, **options)
 
     Custom.__init__.__signature__ = signature(defaults)
     Custom.__name__ = Custom.__qualname__ = name
-    Custom.__module__ = update.__module__
-    Custom.__doc__ = update.__doc__
     return Custom
+
+
+class CustomOptimizer(RuleOptimizer):
+    """Applies a rule of the user's own: `from_rule` makes a subclass of it for each.
+
+    Attributes:
+        own_rule: the rule.
+        own_defaults: default values of the hyperparameters, in the order of the constructor's arguments.
+        own_initial: values that states start from.
+    """
+
+    own_rule: Rule
+    own_defaults: Mapping[str, Any]
+    own_initial: Mapping[str, Value]
+
+    def __init__(self, params, *args, maximize: bool = False, **options):
+        defaults, chosen = self.own_defaults, dict(zip(self.own_defaults, args, strict=False))
+        if len(args) > len(defaults) or set(chosen) & set(options):
+            raise TypeError(f"{self.own_rule.name} takes {', '.join(defaults)} (in this order, or by name), each once")
+        chosen |= {key: options.pop(key) for key in list(options) if key in defaults}
+        super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
+
+    def rule(self, group: dict) -> Rule:
+        return self.own_rule
+
+    def hyper(self, group: dict) -> tuple:
+        return flat(group[key] for key in self.own_defaults)
+
+    def initial(self, group: dict) -> Mapping[str, Value]:
+        return self.own_initial
+
+    def check_group(self, group: dict) -> None:
+        super().check_group(group)
+        check_values(group, self.own_defaults)
 
 
 def signature(defaults: Mapping[str, Any]) -> inspect.Signature:

@@ -5,6 +5,7 @@ A scheduler computes new values as it does for a float, with `[K]` tensors lane 
 """
 
 import sys
+from typing import TypeGuard
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, _format_param
@@ -56,7 +57,7 @@ class Lanes(torch.Tensor):
         return memo.setdefault(id(self), self.detach().clone().as_subclass(Lanes))
 
 
-def differ(value) -> bool:
+def differ(value) -> TypeGuard[torch.Tensor]:
     """Whether this is a tensor of several values that are not all the same."""
     return isinstance(value, torch.Tensor) and value.numel() > 1 and bool((value != value.reshape(-1)[0]).any())
 
@@ -71,7 +72,7 @@ def param_groups(optimizer: torch.optim.Optimizer) -> list[dict]:
         if kind is not float and kind is not Lanes and isinstance(lr, torch.Tensor) and lr.numel() > 1:
             group["lr"] = lr.as_subclass(Lanes)
     caller = sys._getframe(1)
-    if caller.f_code is FORMAT_PARAM:
+    if caller.f_code is FORMAT_PARAM and caller.f_back:
         check_argument(groups, caller.f_back.f_locals.get("self"), caller.f_locals["name"], caller.f_locals["param"])
     return groups
 

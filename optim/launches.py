@@ -54,7 +54,7 @@ class Part(NamedTuple):
         )
 
 
-def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[Part]:
+def build(optimizer, params: list, grads: list) -> list[Part]:
     """Make the states that are missing, and lay the tables out; to be called after `checks.check`.
 
     Args:

@@ -1,21 +1,29 @@
 """How tensors lie in memory: what has to hold before a launch may walk them as flat runs of numbers."""
 
 import itertools
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # which takes long to import
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What states may be kept in."""
 
 
+def is_distributed(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
+    return hasattr(tensor, "to_local")
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The shard of a DTensor that is here; any other tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if is_distributed(tensor) else tensor
 
 
 def aligned(grad: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """The local part of a gradient that belongs to the local part of its parameter: sums still pending are made."""
-    if hasattr(grad, "placements") and grad.placements != p.placements:
+    if is_distributed(grad) and is_distributed(p) and grad.placements != p.placements:
         grad = grad.redistribute(p.device_mesh, p.placements)
     return local(grad)
 

@@ -22,8 +22,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import is_, itemgetter
+from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from optim import memory
 
@@ -34,7 +36,7 @@ except ImportError:
     TensorGuards = None
 
 
-class States(defaultdict):
+class States(defaultdict[torch.Tensor, Any]):
     """`optimizer.state`: a defaultdict(dict) that remembers whether anybody has asked for what it holds.
 
     Attributes:
@@ -103,7 +105,9 @@ class Metadata:
         if TensorGuards is not None and tensors and all(t.layout == torch.strided for t in tensors):
             # Given a tensor's own sizes and strides, it compares all of them.
             sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
-            self._guards = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+            # Its stub declares one tensor's sizes, and it reads those of each.
+            guards = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)  # pyright: ignore[reportArgumentType]
+            self._guards = guards
 
     def same(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether as many tensors are as those were. May say no where only `requires_grad` or a context differs."""
@@ -123,7 +127,7 @@ class Seen:
         present = [
             (p, grad, own_names) for p, grad, own_names in zip(params, grads, names, strict=True) if grad is not None
         ]
-        self.sharded = any(hasattr(p, "to_local") for p in params)
+        self.sharded = any(map(memory.is_distributed, params))
         self.structure, self.params, self.absent = structure, params, [grad is None for grad in grads]
         self.written = [p for p, *_ in present]
         places = self._local(self.written)
@@ -211,10 +215,12 @@ def addresses(tensors: Sequence[torch.Tensor]) -> list[int]:
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether the tensor is nothing but a run of this machine's memory, so that an address tells all of it."""
+    # pyright takes the C function for a method, and what torch defines in C++ for private.
+    dispatch = type(tensor).__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
     return (
-        type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch._is_functional_tensor(tensor)
+        dispatch is torch._C._disabled_torch_dispatch_impl
+        and not is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)  # pyright: ignore[reportPrivateImportUsage]
         and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
     )
 
@@ -226,7 +232,7 @@ def in_a_mode() -> bool:
 
 def in_a_transform() -> bool:
     """Whether torch.func (grad, vmap, ...) is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return peek_interpreter_stack() is not None
 
 
 def are_numbers(rows: list[tuple]) -> bool:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import triton
 
 from kernels import codegen, multi_tensor
 from kernels import table as tables
-from kernels.config import Config, default
+from kernels.config import Config, Dtypes, default
 from kernels.rule import Rule
 from kernels.simulator.program import Program
 from kernels.table import Launch, Table
@@ -23,7 +22,7 @@ def program(compiled, warp_size: int) -> Program:
 
 
 @functools.cache
-def programs(rule: Rule, target: str, dtypes: tuple, stochastic: bool, config: Config) -> tuple[Program, Program]:
+def programs(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool, config: Config) -> tuple[Program, Program]:
     """Prologue and traversal of a rule."""
     warp_size = codegen.parse_target(target).warp_size
     traversal = codegen.traversal(rule, target, dtypes, stochastic, config)
@@ -53,7 +52,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
         table.point_at(grads)
         scaler = one if grad_scale is None else grad_scale, zero if found_inf is None else found_inf
         prologue.launch(
-            triton.cdiv(n_rows, multi_tensor.PROLOGUE_BLOCK_SIZE),
+            -(-n_rows // multi_tensor.PROLOGUE_BLOCK_SIZE),
             (table.rows, table.hyper, table.coefficients, table.keys, *scaler, n_rows, table.seed or 0),
             read=(table.rows, table.hyper, *scaler),
             written=(table.coefficients, table.keys, *counts),

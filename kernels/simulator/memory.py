@@ -192,7 +192,7 @@ class Shared:
 
     def commit(self, mask: np.ndarray | None) -> None:
         """Make a group of all copies that are in none, of the programs that take part."""
-        takes_part = self.came(mask).any(axis=1)
+        takes_part = self.programs_of(mask)
         for group, program, *_ in self.pending:
             joins = (group == NOBODY) & takes_part[program]
             group[joins] = self.groups[program[joins]]
@@ -200,7 +200,7 @@ class Shared:
 
     def wait(self, n: int, mask: np.ndarray | None) -> None:
         """Complete all groups but the last n, of the programs that take part."""
-        takes_part, left = self.came(mask).any(axis=1), []
+        takes_part, left = self.programs_of(mask), []
         for copy in self.pending:
             group, program, *_ = copy
             done = ((group != NOBODY) & (group < self.groups[program] - n) & takes_part[program])[:, 0]
@@ -214,6 +214,10 @@ class Shared:
     def came(self, mask: np.ndarray | None) -> np.ndarray:
         """Who takes part, bool [programs, threads]."""
         return np.broadcast_to(np.True_ if mask is None else mask, (len(self.data), self.warp.shape[1]))
+
+    def programs_of(self, mask: np.ndarray | None) -> np.ndarray:
+        """Return which programs have threads that take part, bool [programs]."""
+        return np.any(self.came(mask), axis=1)
 
     def barrier(self, mask: np.ndarray | None) -> None:
         """Begin an epoch. Raises: Fault unless all threads of a program, or none, have come here."""

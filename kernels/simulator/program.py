@@ -12,7 +12,7 @@ from llvmlite.binding import ValueKind
 from kernels.simulator import intrinsics, operations, ptx
 from kernels.simulator.faults import Fault
 from kernels.simulator.memory import Global, Shared
-from kernels.simulator.values import constant, merge
+from kernels.simulator.values import constant, merge, scalar
 
 CONSTANTS = (
     *(ValueKind.constant_int, ValueKind.constant_fp, ValueKind.constant_pointer_null, ValueKind.constant_data_vector),
@@ -23,17 +23,20 @@ SHARED_ADDRESS = re.compile(
 )
 
 
+Operand = int | str | np.ndarray | np.generic | tuple
+"""The number of a value, or a constant."""
+
+
 class Instruction(NamedTuple):
     """One instruction.
 
     Attributes:
         execute: (thread's state `Launch`, mask, operands) -> value, or None.
-        operands: numbers of values, or constants.
         result: the number of its value; None if it has none.
     """
 
     execute: Callable
-    operands: tuple
+    operands: tuple[Operand, ...]
     result: int | None
 
 
@@ -44,13 +47,13 @@ class Block(NamedTuple):
         phis: (result, {block that one comes from: operand}).
         next: numbers of the blocks that may follow: of one the only, of two that for a false condition first; none
             at the kernel's end.
-        condition: which of two; an operand.
+        condition: which of two.
     """
 
-    phis: list[tuple[int, dict]]
+    phis: list[tuple[int, dict[int, Operand]]]
     instructions: list[Instruction]
     next: tuple[int, ...]
-    condition: object
+    condition: Operand | None
 
 
 class Launch:
@@ -94,8 +97,7 @@ class Program:
         self._flushes = bool(re.search(r'!"nvvm-reflect-ftz", i32 1', ir))
         self._blocks = [self._block(block) for block in blocks]
 
-    def _operand(self, value) -> object:
-        """What is to be looked up in, or used as, a value: a number, or a constant."""
+    def _operand(self, value) -> Operand:
         if value.name in self._numbers and not value.is_constant:
             return self._numbers[value.name]
         kind, text = str(value.type), str(value)
@@ -158,7 +160,7 @@ class Program:
         values: list = [None] * (1 + max(self._numbers.values(), default=0))
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
         for i, kind in enumerate(self._kinds):
-            values[i] = constant(kind, str(given[i] if i < len(given) else 0)).copy()
+            values[i] = scalar(kind, str(given[i] if i < len(given) else 0)).reshape(1, 1)
         shared = Shared(n_programs, self.n_shared, self.n_threads, self.warp_size)
         launch = Launch(n_programs, self.n_threads, self.warp_size, Global(read, written), shared)
         with np.errstate(all="ignore"):

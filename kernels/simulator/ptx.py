@@ -49,14 +49,14 @@ class Registers:
         self.results[i] = merge(mask, value, self.results[i])
 
 
-def operands(text: str) -> list[tuple[str, list[str] | str]]:
-    """("vector", [registers]), ("address", text) or ("value", text), in order."""
+def operands(text: str) -> list[tuple[str, list[str]]]:
+    """Return the operands in order: ("vector", registers), or ("address", [text]) or ("value", [text])."""
     found = []
     for match in OPERAND.finditer(text):
         if match[1] is not None:
             found.append(("vector", [x.strip() for x in match[1].split(",")]))
         else:
-            found.append(("address", match[2]) if match[2] is not None else ("value", match[3]))
+            found.append(("address", [match[2]]) if match[2] is not None else ("value", [match[3]]))
     return found
 
 
@@ -81,12 +81,11 @@ def memory_access(name: str, text: str) -> Callable:
     n, bits = width(modifiers, name)
     is_shared, n_bytes = "shared" in modifiers, n * bits // 8
     found = operands(text)
-    (address,) = (x for what, x in found if what == "address")
+    ((address,),) = (x for what, x in found if what == "address")
     # Behind address and values there may be a policy for caches.
     registers = next((x for what, x in found if what == "vector"), None)
     if registers is None:
-        plain = [x for what, x in found if what == "value"]
-        registers = plain[:1]
+        registers = next((x for what, x in found if what == "value"), [])
 
     def loaded(launch, mask, all_):
         at = all_.address(address)
@@ -115,17 +114,17 @@ def statement(name: str, text: str) -> Callable:
     if kind in ("ld", "st") and re.match(r"\w+\.(global|shared)\.", name):
         return memory_access(name, text)
     if re.fullmatch(r"mov\.[bu](16|32|64)", name):
-        (_, target), (_, source) = operands(text)
+        (_, (target,)), (_, (source,)) = operands(text)
         bits = int(name[-2:])
         return lambda _launch, mask, all_: all_.set(target, all_.bits(source, bits), mask)
     if name.startswith("createpolicy."):
-        (_, target), *_ = operands(text)
+        (_, (target,)), *_ = operands(text)
         return lambda _launch, mask, all_: all_.set(target, np.zeros((1, 1), np.uint64), mask)
     if re.fullmatch(r"cp\.async\.c[ag]\.shared\.global(\.L2::(cache_hint|\d+B))*", name):
-        (_, target), (_, source), (_, n_bytes), *more = operands(text)
+        (_, (target,)), (_, (source,)), (_, (n_bytes,)), *more = operands(text)
         copy = asynchronous_copy(int(n_bytes, 0))
         # A policy for caches, if there is one, is the last.
-        sizes = [x for _, x in more][: len(more) - ("cache_hint" in name)]
+        sizes = [x for _, (x,) in more][: len(more) - ("cache_hint" in name)]
 
         def copied(launch, mask, all_):
             copy(launch, mask, all_.address(target), all_.address(source), *(all_.bits(x, 32) for x in sizes))
