@@ -1,9 +1,9 @@
-"""Does a rule treat every element alone, in words that all backends understand?
+"""Check that a rule is elementwise and uses only operations that all backends have.
 
-Triton runs a rule on a block of elements, Numba on one, torch on a whole tensor: a sum would be of something else on
-each. So a rule is tried once on values that stand for any element: they take what is elementwise, and refuse the rest
-by name. That follows helpers, aliases and loops wherever they lead. What Python does unseen is refused before: what a
-function takes from around itself, and statements that Triton cannot compile.
+Triton runs a rule on a block of elements, Numba on one element and torch on a whole tensor, so that a sum would differ
+between them. A rule is therefore tried once on values that stand for any element: they accept elementwise operations
+and refuse all others by name, in helpers and loops too. What the values do not see is checked in the code before:
+names that a function takes from outside, and statements that Triton cannot compile.
 """
 
 import ast
@@ -23,8 +23,8 @@ OPERATIONS = {
     **dict.fromkeys(("minimum", "maximum", "div_rn", "fdiv"), 2),
     **dict.fromkeys(("where", "fma", "clamp"), 3),
 }
-"""Functions of `tl` that are elementwise, and how many arguments they take. Those that only Triton has are for rules
-on the GPU alone."""
+"""The elementwise functions of `tl` and how many arguments they take. Rules that call one that only Triton has run on
+GPUs alone."""
 
 FLOAT32_ONLY = ("sqrt_rn", "div_rn")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")
@@ -37,7 +37,7 @@ STATEMENTS = (
     *(ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Attribute, ast.Name, ast.Constant, ast.Tuple, ast.Subscript),
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
 )
-"""What Triton, too, can compile."""
+"""Statements and expressions that Triton can compile."""
 
 UNFIT = {
     **{"pow": "** (a product is x * x)", "abs": "abs (tl.abs)", "floordiv": "//", "mod": "%", "matmul": "@"},
@@ -50,11 +50,11 @@ UNFIT = {
 
 
 class Refused(Exception):
-    """What a rule does that it may not."""
+    """A rule does what it may not; the text says what."""
 
 
 class Value:
-    """Stands for one number, or one condition, of any element; of any tensor in `coefficients`."""
+    """Stands for a number, or a condition, of any element (in `coefficients`, of any tensor)."""
 
     def __init__(self, is_condition: bool = False):
         self._is_condition = is_condition
@@ -75,7 +75,7 @@ def is_condition(x) -> bool:
 
 
 def expect(x, what: str, condition: bool = False) -> None:
-    """Raise Refused unless x is a number, or else a condition."""
+    """Raise Refused unless x is a number or, with `condition`, a condition."""
     if is_condition(x) != condition or not (isinstance(x, Value) or type(x) in (int, float)):
         found = "a condition" if is_condition(x) else "what is no condition" if condition else repr(x)
         raise Refused(f"uses {what} with {found}")
@@ -111,7 +111,7 @@ for _name, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
 
 
 class Language:
-    """What `tl` means in a rule that is tried."""
+    """Stands for `tl` in a rule that is tried."""
 
     def __init__(self, double: bool):
         self._double = double
@@ -130,7 +130,7 @@ class Language:
 
 
 def operate(name: str, arguments: tuple) -> Value:
-    """What a function of `tl` returns. Raises: Refused."""
+    """Return what a function of `tl` returns for values. Raises: Refused."""
     if len(arguments) != OPERATIONS[name]:
         raise Refused(f"calls tl.{name} with {len(arguments)} arguments instead of {OPERATIONS[name]}")
     if not any(isinstance(x, Value) for x in arguments):
@@ -143,7 +143,7 @@ def operate(name: str, arguments: tuple) -> Value:
 
 
 def names_of(code: CodeType) -> Iterator[str]:
-    """The names that a function takes from around itself."""
+    """Yield the global names that a function reads. Raises: Refused if it assigns or imports one."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"):
             raise Refused(f"changes or imports {instruction.argval}")
@@ -160,7 +160,7 @@ def jitted(x) -> FunctionType | None:
 
 
 def check_names(function: FunctionType, callers: tuple = ()) -> None:
-    """Raise Refused unless all that the function, or a helper of its, uses are its arguments, `tl` and helpers."""
+    """Raise Refused unless the function and its helpers use only their arguments, `tl` and helpers."""
     code, namespace = function.__code__, function.__globals__
     if code.co_freevars:
         raise Refused(f"uses {', '.join(code.co_freevars)} of the function around it")
@@ -181,7 +181,7 @@ def check_names(function: FunctionType, callers: tuple = ()) -> None:
 
 
 def describe(name: str, found) -> str:
-    """What a name of the module is, and what would do instead."""
+    """Describe what a global name stands for, and what to write instead."""
     if isinstance(found, ModuleType):
         return f"the module {name}"
     if isinstance(found, FunctionType):
@@ -192,7 +192,7 @@ def describe(name: str, found) -> str:
 
 
 def check_function(function: FunctionType, callers: tuple = ()) -> None:
-    """Raise Refused if a function does what a trial does not show."""
+    """Raise Refused if a function does what a trial on values cannot show."""
     code = function.__code__
     kinds = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
     kinds |= inspect.CO_ASYNC_GENERATOR
@@ -214,13 +214,13 @@ def check_function(function: FunctionType, callers: tuple = ()) -> None:
 
 
 def simple(targets: list[ast.expr]) -> bool:
-    """Whether Triton can assign to that: to one name, or to one tuple of names."""
+    """Return whether Triton can compile an assignment to these targets: one name, or one tuple of names."""
     within = targets[0].elts if isinstance(targets[0], ast.Tuple) else ()
     return len(targets) == 1 and not any(isinstance(one, ast.Tuple) for one in within)
 
 
 def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The definition of a function, or None if it is a lambda, or its source is nowhere to be read."""
+    """Return the definition of a function; None if it is a lambda or its source cannot be read."""
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, SyntaxError, ValueError):
@@ -229,7 +229,7 @@ def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef 
 
 
 def helpers_of(function: FunctionType) -> Iterator[FunctionType]:
-    """The function and all helpers below it."""
+    """Yield the function and all helpers that it calls, directly or not."""
     yield function
     for name in names_of(function.__code__):
         if helper := jitted(function.__globals__.get(name)):
@@ -237,7 +237,7 @@ def helpers_of(function: FunctionType) -> Iterator[FunctionType]:
 
 
 def call(function: Callable, what: str, name: str, n_arguments: int, arguments: tuple, double: bool):
-    """What a function of a rule returns for values. Raises: ValueError, a sentence, if it does what it may not."""
+    """Return what a function of a rule returns for values. Raises: ValueError if it does what it may not."""
     body = plain(function)
     if not isinstance(body, FunctionType) or not (body is function or jitted(function)):
         raise ValueError(f"{what} of {name} must be a function made by def, not {type(function).__name__}")
@@ -255,8 +255,7 @@ def call(function: Callable, what: str, name: str, n_arguments: int, arguments: 
 def check(rule: Rule) -> None:
     """Try a rule on values that stand for any element.
 
-    Raises: ValueError, a sentence, if it is not elementwise, if a backend could not run it, or if what it returns
-        does not fit its states.
+    Raises: ValueError if it is not elementwise, if a backend could not run it, or if its results do not fit its states.
     """
 
     def values(names) -> tuple:

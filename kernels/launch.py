@@ -1,4 +1,4 @@
-"""Launches of the Triton kernels: a step of a table's tensors with the launch configuration that suits them."""
+"""The backend that launches the Triton kernels, in the configuration that suits the device and the tensors."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ __all__ = ["DTYPES", "build", "launcher"]
 
 
 def fits(config: Config, work: Work, n_states: int, device: torch.device) -> bool:
-    """Whether the blocks of a walk that are on their way have room in the device's shared memory."""
+    """Return whether the blocks in flight fit into the device's shared memory."""
     if config.num_stages == 1 or device.type != "cuda":
         return True
     p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
@@ -35,12 +35,12 @@ def fits(config: Config, work: Work, n_states: int, device: torch.device) -> boo
 
 
 def shared_bytes(index: int) -> int:
-    """Shared memory that one program can have on a GPU."""
+    """Return the most shared memory that a program can have on a GPU, in bytes."""
     return max_shared_mem(index)
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of the size that suits the device and the work; see `lookup`."""
+    """Build a table with chunks of the size that suits the device and the work; see `lookup` and `table.build`."""
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
     choice = lookup.choose(work, device)
     if not fits(choice.config, work, len(rule.states), device):
@@ -53,7 +53,7 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
 
 
 def check_code(compiled, choice: Choice) -> None:
-    """Warn, once, if a configuration was measured with other machine code than this Triton makes of it."""
+    """Warn once if a configuration was measured with other machine code than this Triton compiles it to."""
     entry = choice.entry or {}
     try:
         same = codegen.facts(compiled.asm)["digest"] == entry.get("machine_code")
@@ -69,15 +69,14 @@ def check_code(compiled, choice: Choice) -> None:
 
 @functools.cache
 def constant(value: float, device: torch.device) -> torch.Tensor:
-    """A float32 number on the device, where kernels can read it."""
+    """Return a float32 tensor of one value on the device."""
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def launcher(table: Table) -> Launch:
-    """See `table.Launch`. Two launches on the current stream, no synchronisation.
+    """Return the table's `Launch`: two kernels on the current stream, without synchronisation.
 
-    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once for
-    each configuration that was chosen.
+    Hyperparameters and sizes are not compiled in: each (rule, dtypes, rounding, configuration) compiles once.
     """
     rule, device = table.rule, table.rows.device
     n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed

@@ -1,4 +1,4 @@
-"""The launches of a step, compiled for a GPU that need not be there, and simulated: slow, and never timed."""
+"""The backend that simulates the launches of a step, compiled for a GPU that need not be present: slow, never timed."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from kernels.table import Launch, Table
 
 
 def program(compiled, warp_size: int) -> Program:
-    """The simulated kernel of what `codegen.compile_kernel` returns."""
+    """Return the simulated program of a kernel from `codegen.compile_kernel`."""
     metadata = compiled.metadata
     n_threads = metadata.num_warps * warp_size
     return Program(compiled.asm["llir"], n_threads=n_threads, n_shared=metadata.shared, warp_size=warp_size)
@@ -23,21 +23,21 @@ def program(compiled, warp_size: int) -> Program:
 
 @functools.cache
 def programs(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool, config: Config) -> tuple[Program, Program]:
-    """Prologue and traversal of a rule."""
+    """Compile the prologue and the traversal of a rule."""
     warp_size = codegen.parse_target(target).warp_size
     traversal = codegen.traversal(rule, target, dtypes, stochastic, config)
     return program(codegen.prologue(rule, target), warp_size), program(traversal, warp_size)
 
 
 def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
-    """See `table.Launch`: what `launch.launcher` does on a GPU, simulated on CPU tensors.
+    """Return the `Launch` of a table of CPU tensors that simulates what `launch.launcher` does on a GPU.
 
     Args:
-        table: whose chunks are of the configuration's size.
+        table: its chunks have the size of the configuration.
         target: sm_NN or gfx9NN.
-        config: by default what a GPU of which nothing is known gets.
+        config: the default configuration if None.
     Raises: ValueError for an unknown target, or for chunks of another size. A launch raises `Fault` for what a GPU
-        would trap, or get wrong.
+        would trap or get wrong.
     """
     config = config or default(codegen.parse_target(target).warp_size)
     table.check_config(config)
@@ -65,7 +65,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
 
 
 class Backend(NamedTuple):
-    """What an optimizer asks of a backend, as `launch` has it."""
+    """The interface of a backend, the same as that of the module `launch`."""
 
     DTYPES: tuple
     build: Callable
@@ -74,7 +74,7 @@ class Backend(NamedTuple):
 
 @functools.cache
 def for_target(target: str) -> Backend:
-    """The backend `compiled:TARGET`. Raises: ValueError for an unknown target."""
+    """Return the backend `compiled:TARGET`. Raises: ValueError for an unknown target."""
     chunk_size = default(codegen.parse_target(target).warp_size).chunk_size
 
     def build(rule, entries, grad_dtype, seed=None) -> Table:
