@@ -86,9 +86,9 @@ def gpu() -> torch.device:
     return device
 
 
-def machine_of(device: str) -> Machine:
+def machine_of(name: str) -> Machine:
     """Return the machine to measure on. Raises: OptionError if it is not there or cannot run a kernel."""
-    if named("device", [device], ["cuda", "cpu"]) == ["cpu"]:
+    if named("device", [name], ["cuda", "cpu"]) == ["cpu"]:
         if not backends.has_numba():
             raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
         # Numba is not needed elsewhere, nor Triton here.

@@ -1,10 +1,11 @@
-"""How a step is launched, as data: configurations, the devices they are for, and the work they are for."""
+"""Launch configurations, and the devices and work that they are chosen for."""
 
 import itertools
 import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +20,15 @@ LIMITS = {"block_size": (32, 2**14), "num_warps": (1, 16), "blocks_per_chunk": (
 
 @dataclass(frozen=True)
 class Config:
-    """How one program of the traversal works.
+    """The launch configuration of the traversal.
 
     Attributes:
-        block_size: elements that it holds in registers at once; a power of two.
-        num_warps: warps it consists of; a power of two.
-        blocks_per_chunk: blocks that it walks, one after the other; a power of two.
-        num_stages: how many blocks of a walk are on their way at once.
-        eviction: how caches treat what is loaded and stored: one of `EVICTIONS`.
-    Raises: ValueError if a value is none of these.
+        block_size: elements that a program holds in registers at once; a power of two.
+        num_warps: warps of a program; a power of two.
+        blocks_per_chunk: blocks that a program updates, one after the other; a power of two.
+        num_stages: blocks of a chunk that are in flight at once.
+        eviction: how caches treat the data, one of `EVICTIONS`.
+    Raises: ValueError if a value is out of range.
     """
 
     block_size: int
@@ -52,7 +53,7 @@ class Config:
 
     @property
     def chunk_size(self) -> int:
-        """Elements of one program."""
+        """Elements that one program updates."""
         return self.block_size * self.blocks_per_chunk
 
     @property
@@ -64,7 +65,7 @@ class Config:
 
     @property
     def order(self) -> tuple:
-        """Sorts: fewest elements per thread first, then the smallest block, then the plainest walk."""
+        """Sort key: fewest elements per thread first, then the smallest block, then the simplest loop over blocks."""
         elements_per_lane = self.block_size / self.num_warps
         eviction = EVICTIONS.index(self.eviction)
         return elements_per_lane, self.block_size, self.blocks_per_chunk, self.num_stages, eviction
@@ -106,12 +107,15 @@ class CpuConfig:
 
     @property
     def order(self) -> tuple:
-        """Sorts: the default first, which stays where nothing is faster, then the smallest chunks."""
+        """Sort key: the default first, which stays where nothing is faster, then the smallest chunks."""
         return self != CpuConfig(), self.chunk_size, self.piles, self.threads
 
 
+AnyConfig = Config | CpuConfig
+
+
 def cpu_candidates(threads: int) -> list[CpuConfig]:
-    """What is worth measuring on a CPU with so many threads, in order."""
+    """Return the configurations worth measuring on a CPU with so many threads, in order."""
     counts = [0, *(2**i for i in range(threads.bit_length()))]
     found = itertools.product((2**12, 2**13, 2**14, 2**15, 2**16, 2**18), (16, 64), counts)
     return sorted((CpuConfig(*values) for values in found), key=lambda config: config.order)
@@ -124,7 +128,7 @@ WALKS = ((1, 1, ""), (1, 1, "evict_first"), (4, 1, ""), (4, 3, ""), (16, 1, ""))
 
 
 def candidates(warp_size: int = 32) -> list[Config]:
-    """What is worth compiling, and measuring, in order."""
+    """Return the configurations that are worth compiling and measuring, in `order`."""
     found = []
     for (block_size, elements), walk in itertools.product(itertools.product(*GEOMETRIES), WALKS):
         num_warps = block_size // (elements * warp_size)
@@ -134,24 +138,24 @@ def candidates(warp_size: int = 32) -> list[Config]:
 
 
 def default(warp_size: int = 32) -> Config:
-    """What a GPU of which nothing is known gets."""
+    """Return the configuration for a GPU without measurements."""
     return Config(1024, 1024 // (ELEMENTS_PER_THREAD * warp_size))
 
 
-def canonical(configs: list) -> Config | CpuConfig:
-    """Of configurations between which no measurement could tell: the first in order."""
+def canonical(configs: Sequence[AnyConfig]) -> AnyConfig:
+    """Return the first in `order` of configurations that measurements could not tell apart."""
     return min(configs, key=lambda config: config.order)
 
 
 @dataclass(frozen=True)
 class Device:
-    """What is known of a GPU, or a CPU; 0 where it is not.
+    """Facts about a GPU or a CPU; 0 if unknown.
 
     Attributes:
-        name: as its driver has it; of a CPU LLVM's name and the number of cores.
-        arch: sm_NN or gfxNNN, as Triton names the target of a launch: without sm_90a's letter or gfx942's features; or
+        name: the driver's name for it; of a CPU the system's, LLVM's and the number of cores.
+        arch: sm_NN or gfxNNN, Triton's name of the target, without the letter of sm_90a or the features of gfx942; or
             "cpu".
-        multiprocessors: or compute units, or cores.
+        multiprocessors: their number; on AMD, of compute units; of a CPU, of cores.
         l2_bytes, memory_bytes: sizes.
         bus_bits, memory_khz: width and clock of the memory's bus.
     """
@@ -166,7 +170,7 @@ class Device:
 
     @property
     def slug(self) -> str:
-        """The name as a file's."""
+        """The name in the form of a file name."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "unnamed"
 
     @property
@@ -175,12 +179,12 @@ class Device:
 
     @property
     def bandwidth_per_multiprocessor(self) -> float:
-        """Of the memory's bus, up to a factor that devices of one architecture share."""
+        """Memory bandwidth per multiprocessor, up to a factor that devices of one architecture share."""
         return self.bus_bits * (self.memory_khz or 1) / (self.multiprocessors or math.inf)
 
 
 def cpu_name() -> str:
-    """The processor's name, as the system has it."""
+    """Return the processor's name, as the system has it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -191,7 +195,7 @@ def cpu_name() -> str:
 
 
 def device_facts(device: torch.device | str) -> Device:
-    """Of a GPU that is present, or of the CPU."""
+    """Return the facts about a GPU that is present, or about the CPU."""
     if torch.device(device).type == "cpu":
         # Only where Numba is, which brings it, is there a launch to configure.
         import llvmlite.binding as llvm
@@ -212,24 +216,28 @@ def device_facts(device: torch.device | str) -> Device:
     return Device(found.name, arch, **{field: int(getattr(found, name, 0)) for field, name in fields.items()})
 
 
-def default_for(device: Device) -> Config | CpuConfig:
-    """What a device of which nothing was measured gets."""
+def default_for(device: Device) -> AnyConfig:
+    """Return what a device gets for which nothing was measured."""
     return CpuConfig() if device.arch == "cpu" else default(device.warp_size)
 
 
 ROWS = {"short": 2**13, "medium": 2**18, "long": math.inf}
-"""Kinds of lists, and below how many elements the mean row of each has."""
+"""Classes of lists, each with an upper bound of the mean number of elements per row."""
+
+
+Dtypes = tuple[torch.dtype, torch.dtype, torch.dtype]
+"""Dtypes of parameters, gradients and states."""
 
 
 class Work(NamedTuple):
-    """What a launch does, as far as its speed depends on it.
+    """The properties of a launch that its speed depends on.
 
     Attributes:
         rule: name of the update rule.
-        n_elements: of all rows together.
-        dtypes: of parameters, gradients and states.
+        n_elements: elements of all rows together.
+        dtypes: names of the dtypes of parameters, gradients and states.
         rounding: "nearest" or "stochastic".
-        aligned: whether most elements lie in rows that take the path of 128-bit accesses.
+        aligned: whether most elements are in rows that take the path of 128-bit accesses.
         rows: how long rows are on average, one of `ROWS`: many small tensors, lanes of networks, large tensors.
     """
 
@@ -242,12 +250,12 @@ class Work(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """All but the size, as registry entries have it."""
+        """Everything except the size, as in the keys of registry entries."""
         return "/".join((self.rule, *self.dtypes, self.rounding, "aligned" if self.aligned else "unaligned", self.rows))
 
     @property
     def bucket(self) -> int:
-        """The whole part of log2 of the number of elements."""
+        """The integer part of log2 of the number of elements."""
         return max(1, self.n_elements).bit_length() - 1
 
     @property
@@ -256,7 +264,7 @@ class Work(NamedTuple):
 
 
 def rows_class(n_elements: int, n_rows: int) -> str:
-    """Which of `ROWS` so many elements in so many rows are."""
+    """Return which of `ROWS` describes this number of elements in this number of rows."""
     return next(name for name, below in ROWS.items() if n_elements < below * max(1, n_rows))
 
 
@@ -269,7 +277,7 @@ class Choice(NamedTuple):
         entry: the registry entry with the measurements; None if nothing was measured.
     """
 
-    config: Config | CpuConfig
+    config: AnyConfig
     level: str
     why: str
     entry: dict | None = None

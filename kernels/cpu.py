@@ -15,6 +15,7 @@ import torch
 
 from kernels import lookup, object_code
 from kernels import table as tables
+from kernels.config import Choice, CpuConfig
 from kernels.object_code import ARGUMENTS, Code
 from kernels.rule import Rule, check_portable
 from kernels.table import N_ELEMENTS, Entry, Launch, Table
@@ -64,10 +65,16 @@ def fork_join(process: int) -> Callable[[Code, int, int], None]:
     return run
 
 
+def configuration(choice: Choice | None) -> CpuConfig:
+    """Return what a choice is; where none was made, the default."""
+    return choice.config if choice and isinstance(choice.config, CpuConfig) else CpuConfig()
+
+
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
     """`table.build` with chunks of the size that suits the processor and the work; see `lookup`."""
     choice = lookup.choose(tables.work_of(rule, entries, grad_dtype, seed), torch.device("cpu"))
-    table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed, choice.config.piles)
+    config = configuration(choice)
+    table = tables.build(rule, entries, grad_dtype, config.chunk_size, seed, config.piles)
     table.choice = choice
     return table
 
@@ -86,7 +93,7 @@ def launcher(table: Table) -> Launch:
     )
     address, scale = arguments.ctypes.data, arguments.view(np.float64)[ARGUMENTS.index("grad_scale") :]
     n_elements = int(table.uploads.hosts[0][:, N_ELEMENTS].sum())
-    most_threads = (table.choice and table.choice.config.threads) or max(1, n_elements // ELEMENTS_PER_THREAD)
+    most_threads = configuration(table.choice).threads or max(1, n_elements // ELEMENTS_PER_THREAD)
 
     def launch(grads, grad_scale, found_inf) -> None:
         if found_inf is not None and found_inf.item() != 0:

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# Numba compiles these functions: pyright knows neither their types nor how Numba's intrinsics are called.
 """The rule as machine code for the CPU: the same function bodies, compiled by Numba, over the same address table.
 
 `multi_tensor` is its twin for the GPU. Only what this machine has not kept needs this module, and Numba.

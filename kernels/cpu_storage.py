@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# Numba compiles these functions: pyright knows neither their types nor how Numba's intrinsics are called.
 """How the CPU's machine code loads and stores elements of each dtype, for Numba to compile."""
 
 import functools

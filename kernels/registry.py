@@ -25,6 +25,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from kernels import files
 from kernels.config import Config, CpuConfig, Device
@@ -59,7 +60,7 @@ def expect(condition: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def checked(content: object) -> tuple[Device, dict, dict]:
+def checked(content: Any) -> tuple[Device, dict, dict]:
     """Device, versions and entries of a file's content, configurations made `Config`s.
 
     Raises: ValueError, saying what is wrong, for anything but a file of this schema.
@@ -77,7 +78,7 @@ def checked(content: object) -> tuple[Device, dict, dict]:
     return Device(**facts), versions, {key: checked_entry(key, entry, kind) for key, entry in entries.items()}
 
 
-def checked_entry(key: str, entry: object, kind: type[Config] | type[CpuConfig]) -> dict:
+def checked_entry(key: str, entry: Any, kind: type[Config] | type[CpuConfig]) -> dict:
     expect(KEY.fullmatch(key) is not None, f"an entry is named {key!r}")
     expect(isinstance(entry, dict) and isinstance(entry.get("config"), dict), f"{key} has no configuration")
     ties = entry.get("ties", [])

@@ -5,9 +5,9 @@ This module does not depend on a GPU: it asks a `Machine`, and `gpu_machine` mak
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from experiments.common import intervals
 from kernels import rules
 from kernels.codegen import VARIANTS
-from kernels.config import Config, CpuConfig, Device, Work, canonical
+from kernels.config import AnyConfig, Device, Work, canonical
 
 TIE = 1.01
 """A configuration is as good as the fastest if it takes less than this times as long."""
@@ -33,6 +33,9 @@ UNPREPARED = "the case's share of the budget was spent before it was prepared"
 """The reason recorded for a candidate that was not measured for lack of time; it may be faster than the winner."""
 SIZES = {"long": range(18, 64), "medium": range(16, 64), "short": range(12, 25)}
 """The buckets that are measured for each kind of rows, most informative kind first."""
+
+
+C = TypeVar("C", bound=AnyConfig)
 
 
 class Skipped(Exception):
@@ -71,11 +74,8 @@ class LaunchCase(NamedTuple):
         return 3 * p_dtype.itemsize + 2 * len(rules.RULES[self.rule].states) * state_dtype.itemsize
 
 
-AnyConfig = Config | CpuConfig
-
-
 class Machine(NamedTuple):
-    """The questions that a search asks of a device.
+    """The questions that a search asks of a device, whose configurations are all of one class.
 
     Attributes:
         facts: see `kernels.config.Device`.
@@ -90,8 +90,8 @@ class Machine(NamedTuple):
     """
 
     facts: Device
-    candidates: Callable[[str, str], tuple[dict[AnyConfig, str], dict[AnyConfig, str]]]
-    sampler: Callable[[LaunchCase], tuple[int, Callable[[AnyConfig], float]]]
+    candidates: Callable[[str, str], tuple[dict[Any, str], dict[Any, str]]]
+    sampler: Callable[[LaunchCase], tuple[int, Callable[[Any], float]]]
     copy_seconds: Callable[[int], float]
     state: Callable[[], dict]
     default: AnyConfig
@@ -108,7 +108,7 @@ class Race(NamedTuple):
     """
 
     seconds: pd.DataFrame
-    skipped: dict[AnyConfig, str]
+    skipped: dict[Any, str]
     ended: str
 
 
@@ -127,9 +127,9 @@ def over_leader(seconds: np.ndarray, anchor: int) -> np.ndarray:
 
 
 def race(
-    configs: list[AnyConfig],
-    sample: Callable[[AnyConfig], float],
-    anchor: AnyConfig,
+    configs: Sequence[C],
+    sample: Callable[[C], float],
+    anchor: C,
     *,
     budget: float,
     most: int = MOST,
@@ -219,7 +219,7 @@ def ties(seconds: pd.DataFrame, anchor: AnyConfig) -> list[AnyConfig]:
 
 
 def entry_of(
-    found: Race, anchor: AnyConfig, codes: Mapping[AnyConfig, str], copy_seconds: float, compiler: Mapping[str, str]
+    found: Race, anchor: AnyConfig, codes: Mapping[Any, str], copy_seconds: float, compiler: Mapping[str, str]
 ) -> dict | None:
     """Return a race's entry for `kernels.registry`; None if the race was cut too short to tell."""
     if len(found.seconds) < FEWEST or found.ended == "nothing ran":
@@ -253,7 +253,7 @@ def rounded(value: SupportsFloat) -> float:
 
 
 def rows_of(
-    case: LaunchCase, found: Race, entry: dict | None, dropped: Mapping[AnyConfig, str], anchor: AnyConfig
+    case: LaunchCase, found: Race, entry: dict | None, dropped: Mapping[Any, str], anchor: AnyConfig
 ) -> list[dict]:
     """Return a row for each candidate: its time, the ratio to the chosen one's, and its status."""
     chosen = entry and entry["config"]

@@ -145,23 +145,24 @@ def search_figure(table: pd.DataFrame, entries: dict[str, dict], device: Device)
 def gpu_candidates(figure: SubFigure, rows: pd.DataFrame, warp_size: int) -> None:
     """Draw a heatmap for each walk."""
     axes = figure.subplots(1, len(WALKS), sharey=True)
-    image = None
+    images = []
     for ax, walk in zip(axes, WALKS, strict=True):
         of_walk = rows.loc[
             (rows["blocks_per_chunk"] == walk[0]) & (rows["num_stages"] == walk[1]) & (rows["eviction"] == walk[2])
         ]
-        image = heatmap(ax, of_walk, rows, warp_size) or image
+        images.append(heatmap(ax, of_walk, rows, warp_size))
         ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
     axes[0].set_ylabel("elements per thread")
     figure.supxlabel("block size (elements)", fontsize=10)
-    figure.colorbar(image, ax=list(axes), label="longer than the fastest, %", pad=0.01)
+    figure.colorbar(images[-1], ax=list(axes), label="longer than the fastest, %", pad=0.01)
 
 
 def cpu_candidates(figure: SubFigure, rows: pd.DataFrame) -> None:
     """Draw times over chunk sizes, with a line for each number of threads and piles."""
     ax = figure.subplots()
     slower = rows.assign(slower=100 * (rows["over_chosen"] / rows["over_chosen"].min() - 1))
-    for (threads, piles), line in slower.sort_values("chunk_size").groupby(["threads", "piles"]):
+    for threads, piles in sorted({*zip(slower["threads"], slower["piles"], strict=True)}):
+        line = slower.loc[(slower["threads"] == threads) & (slower["piles"] == piles)].sort_values("chunk_size")
         team = f"{threads} thread{'s' * (threads > 1)}" if threads else "a thread for 2^14 elements"
         label = f"{team}, {piles} piles"
         ax.plot(line["chunk_size"], line["slower"], "o-", markersize=4, label=label)
