@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import llvmlite.binding as llvm
 import numpy as np
 import torch
 
@@ -53,8 +52,8 @@ def fork_join(process: int) -> Callable[[Code, int, int], None]:
     The threads are OpenMP's, which torch uses too. They are Python's where the process has no OpenMP with GCC's
     interface, and in a child made by fork, where OpenMP would wait for the threads of its parent.
     """
-    team = llvm.address_of_symbol("GOMP_parallel")
-    if team and process == PROCESS:
+    team = object_code.exported("GOMP_parallel")
+    if team and object_code.has_openmp() and process == PROCESS:
         parallel = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint, ctypes.c_uint)(team)
         return lambda code, arguments, threads: parallel(code.walk_own_share, arguments, threads, 0)
     pool = ThreadPoolExecutor(os.cpu_count())

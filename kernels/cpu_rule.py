@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from kernels.cpu_storage import ACCESS, inner, mix, pointer_to, reinterpret, store_bfloat16_stochastic
-from kernels.object_code import ARGUMENTS
+from kernels.object_code import ARGUMENTS, has_openmp
 from kernels.rule import NUMPY, Rule, rebind
 from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, P
 
@@ -227,8 +227,7 @@ def object_code(
     module, prologue_name = compiled(prologue, 1)
     other, walk_name = compiled(walk, 3)
     module.link_in(other)
-    has_openmp = llvm.address_of_symbol("omp_get_thread_num")
-    entries = ENTRIES.format(prologue=prologue_name, walk=walk_name, **(OPENMP if has_openmp else ALONE))
+    entries = ENTRIES.format(prologue=prologue_name, walk=walk_name, **(OPENMP if has_openmp() else ALONE))
     module.link_in(llvm.parse_assembly(entries))
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     machine = llvm.Target.from_triple(triple).create_target_machine(

@@ -77,8 +77,22 @@ def link(image: bytes, symbols: dict[str, int]) -> Code:
 
 
 @functools.cache
-def surroundings(settings: tuple[tuple[str, str], ...]) -> str:
-    """Return what code depends on beside its rule: sources, compilers, the processor, Numba's settings."""
+def exported(name: str) -> int:
+    """Return the address of a function that the process or a library of its exports; 0 if there is none."""
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
+    except (AttributeError, TypeError):  # Windows has no library of all.
+        return 0
+
+
+def has_openmp() -> bool:
+    """Return whether code can ask OpenMP for the number of its thread."""
+    return exported("omp_get_thread_num") != 0
+
+
+@functools.cache
+def surroundings(settings: tuple[object, ...]) -> str:
+    """Return what code depends on beside its rule: sources, compilers, the processor, settings."""
     sources = [Path(__file__).with_name(name).read_bytes() for name in SOURCES]
     versions = sys.version, version("numba"), llvmlite.__version__, version("numpy")
     processor = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
@@ -104,12 +118,12 @@ def path_of(rule: Rule, *kinds: object) -> Path | None:
 
     None stands for nowhere: the rule depends on more than can be compared.
     """
-    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_")))
+    of_numba = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
     try:
         functions = meaning(rule.coefficients), meaning(rule.update)
     except LookupError:
         return None
-    what = f"{surroundings(settings)}{(rule.hyper, rule.states, rule.scalars, functions, kinds)}"
+    what = f"{surroundings((has_openmp(), *of_numba))}{(rule.hyper, rule.states, rule.scalars, functions, kinds)}"
     name = re.sub(r"\W", "_", rule.name)[:60]
     return files.cache_folder("cpu") / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.o"
 

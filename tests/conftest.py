@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 COMPILED_QUICKLY = ("Adam", "AdamW", "SGD")
 """Classes that quick tests try on the cpu backend: for each rule and dtype Numba compiles for seconds."""
 FIRST = ("kernels", "gpu", "optim", "lane_steps", "memory", "half_precision", "rounding", "capture")
-MEASURING = ("cuda", "search", "bench_step", "throughput")
+MEASURING = ("cuda", "search", "gpu_machine", "gpu_steps", "population_time")
 """Files with tests of what matters most on a GPU, and of what `make gpu` measures with after its tests."""
 
 

@@ -42,7 +42,7 @@ def imports(script: ast.Module) -> list[tuple[str, str]]:
 def test_scripts_in_tests_import_what_there_is():
     """To linters, what a test runs in a process of its own is a string; that test may be slow, or need a GPU or Ray."""
     found = []
-    for path in sorted((ROOT / "tests").glob("*.py")):
+    for path in sorted((ROOT / "tests").rglob("*.py")):
         nodes = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
         for text in (text for text in nodes if isinstance(text, str) and "import " in text):
             with suppress(SyntaxError):  # a sentence

@@ -113,9 +113,11 @@ def test_a_cpu_gets_what_was_measured_on_it_and_the_same_numbers(folders):
     config = CpuConfig(2**12, 16, 1)
     registry.record(other, VERSIONS, {key(20): {**entry(), "config": CpuConfig(2**18), "ties": []}})
     before, table = cpu_step()
+    assert table.choice
     assert (table.choice.level, table.choice.config, table.chunk_size) == ("default", CpuConfig(), 2**14)
     registry.record(here, VERSIONS, {key(20): {**entry(), "config": config, "ties": []}})
     after, table = cpu_step()
+    assert table.choice
     assert (table.choice.level, table.choice.config, table.chunk_size) == ("exact", config, 2**12)
     assert torch.equal(before, after)
     assert lookup.explain(WORK._replace(n_elements=2**20)).splitlines()[1].startswith("exact: measured on")

@@ -219,9 +219,12 @@ def wide(n_chunks: int = 5) -> tuple[torch.Tensor, torch.optim.Optimizer]:
     return p, optim.SGD([p], lr=0.5, backend="cpu")
 
 
-def test_without_openmp_threads_of_python_update_all(monkeypatch):
-    monkeypatch.setattr(cpu.llvm, "address_of_symbol", lambda name: None)
+def test_without_openmp_threads_of_python_update_all(cache, monkeypatch):
+    assert object_code.has_openmp()
+    with_openmp = object_code.path_of(rules.sgd, *FLOAT32, False)
+    monkeypatch.setattr(object_code, "exported", lambda name: 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert object_code.path_of(rules.sgd, *FLOAT32, False) != with_openmp
     cpu.fork_join.cache_clear()
     p, optimizer = wide()
     try:
