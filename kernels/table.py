@@ -15,7 +15,7 @@ from kernels.config import Choice, Config, Work, rows_class
 from kernels.rule import Rule
 
 N_PILES = 64
-"""The number of equally loaded parts of the list of chunks: at least the number of threads."""
+"""The number of equal parts of the list of chunks: at least the number of threads."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """The tolerance between the steps of two backends, relative to a value plus the largest update: a few roundings in
@@ -226,7 +226,7 @@ def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
 
 
 def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
-    """Return whether every lane starts at a multiple of 16 bytes, also in the gradient if its first lane does."""
+    """Return whether every lane starts at a multiple of 16 bytes, in the gradient if its first one does."""
     tensors = (entry.p, *entry.states)
     lane_size = entry.p.numel() // entry.lanes
     lane_bytes = [lane_size * dtype.itemsize for dtype in (grad_dtype, *(t.dtype for t in tensors))]
