@@ -71,7 +71,7 @@ def parse_target(name: str) -> GPUTarget:
 
 
 def check_target(name: str) -> None:
-    """Raise ValueError unless a target is known and this Triton compiles for it: Triton's own error is hard to read."""
+    """Raise ValueError unless a target is known and this Triton compiles for it."""
     if name not in LIMITS:
         raise ValueError(f"accepts {', '.join(LIMITS)}, not {name!r}")
     if name == "sm_110" and TRITON < (3, 7):  # CUDA 12.9 has another name for it.
@@ -127,7 +127,7 @@ def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | N
 
 
 def traversal(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool = False, config: Config | None = None):
-    """Compile the traversal as `compiled` does, for any dtypes of parameters, gradients and states."""
+    """Compile the traversal for any dtypes of parameters, gradients and states."""
     config = config or default(parse_target(target).warp_size)
     constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
@@ -143,14 +143,14 @@ def prologue(rule: Rule, target: str):
 
 
 def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
-    """Compile a rule's traversal and return facts about its machine code; arguments and errors as of `compiled`."""
+    """Return facts about the machine code of `compiled`; arguments and errors are the same."""
     config = config or default(parse_target(target).warp_size)
     kernel = compiled(rule, target, dtype, config)
     return MachineCode(target, rule.name, dtype, config, kernel.metadata.shared, **facts(kernel.asm))
 
 
 def facts(asm: dict) -> dict:
-    """Return what is read from a compiled kernel's machine code: some of the fields of `MachineCode`."""
+    """Return some of the fields of `MachineCode`, from a compiled kernel."""
     return read_cubin(asm["cubin"]) if "cubin" in asm else read_amdgcn(asm["amdgcn"])
 
 

@@ -1,4 +1,4 @@
-"""Running of modules by `python -m`: what all commands share, and an error for modules that are not commands."""
+"""What commands share, and an error where `python -m` is given a module that is none."""
 
 import functools
 import os

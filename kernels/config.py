@@ -65,7 +65,7 @@ class Config:
 
     @property
     def order(self) -> tuple:
-        """Sort key: fewest elements per thread first, then the smallest block, then the simplest loop over blocks."""
+        """Sort key: fewest elements per thread, then the smallest block, then the simplest loop."""
         elements_per_lane = self.block_size / self.num_warps
         eviction = EVICTIONS.index(self.eviction)
         return elements_per_lane, self.block_size, self.blocks_per_chunk, self.num_stages, eviction
@@ -250,7 +250,7 @@ class Work(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Everything except the size, as in the keys of registry entries."""
+        """All but the size, as in the keys of registry entries."""
         return "/".join((self.rule, *self.dtypes, self.rounding, "aligned" if self.aligned else "unaligned", self.rows))
 
     @property
@@ -264,7 +264,7 @@ class Work(NamedTuple):
 
 
 def rows_class(n_elements: int, n_rows: int) -> str:
-    """Return which of `ROWS` describes this number of elements in this number of rows."""
+    """Return which of `ROWS` so many elements in so many rows are."""
     return next(name for name, below in ROWS.items() if n_elements < below * max(1, n_rows))
 
 

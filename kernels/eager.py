@@ -168,5 +168,5 @@ def launcher(table: Table) -> Launch:
 
 
 def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a flat view of a tensor without gaps, in the order of its memory."""
+    """Return the flat view of a tensor without gaps."""
     return tensor.as_strided((tensor.numel(),), (1,))

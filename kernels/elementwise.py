@@ -152,7 +152,7 @@ def names_of(code: CodeType) -> Iterator[str]:
 
 
 def jitted(x) -> FunctionType | None:
-    """Return the Python function inside a `@triton.jit` function; None if x is no such function."""
+    """Return the Python function inside a `@triton.jit` function, else None."""
     function = getattr(x, "fn", None)
     if isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime")):
         return function
@@ -160,7 +160,7 @@ def jitted(x) -> FunctionType | None:
 
 
 def check_names(function: FunctionType, callers: tuple = ()) -> None:
-    """Raise Refused unless the function and its helpers use only their arguments, `tl` and helpers."""
+    """Raise Refused unless a function and its helpers use only arguments, `tl` and helpers."""
     code, namespace = function.__code__, function.__globals__
     if code.co_freevars:
         raise Refused(f"uses {', '.join(code.co_freevars)} of the function around it")
@@ -214,7 +214,7 @@ def check_function(function: FunctionType, callers: tuple = ()) -> None:
 
 
 def simple(targets: list[ast.expr]) -> bool:
-    """Return whether Triton can compile an assignment to these targets: one name, or one tuple of names."""
+    """Return whether Triton can assign to these targets: one name, or one tuple of names."""
     within = targets[0].elts if isinstance(targets[0], ast.Tuple) else ()
     return len(targets) == 1 and not any(isinstance(one, ast.Tuple) for one in within)
 

@@ -1,4 +1,4 @@
-"""The backend that launches the Triton kernels, in the configuration that suits the device and the tensors."""
+"""The backend that launches the Triton kernels, in the configuration that suits the work."""
 
 import contextlib
 import functools
@@ -35,12 +35,12 @@ def fits(config: Config, work: Work, n_states: int, device: torch.device) -> boo
 
 
 def shared_bytes(index: int) -> int:
-    """Return the most shared memory that a program can have on a GPU, in bytes."""
+    """Return the shared memory of a program on a GPU, at most, in bytes."""
     return max_shared_mem(index)
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """Build a table with chunks of the size that suits the device and the work; see `lookup` and `table.build`."""
+    """Build a table with chunks of the size that suits device and work; see `lookup`, `table.build`."""
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
     choice = Choice(lookup.default_of(device), "default", "Triton's interpreter gets no other")
     if device.type == "cuda":

@@ -224,7 +224,7 @@ def update_constants(
     stochastic: bool,
     config: Config,
 ) -> dict:
-    """Return the constants that `multi_tensor_kernel` is compiled for, once for each combination."""
+    """Return the constants that `multi_tensor_kernel` is compiled for."""
     return {
         "update": rule.update,
         "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),

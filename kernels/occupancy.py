@@ -24,7 +24,7 @@ class Limits(NamedTuple):
         warps, blocks: the most that are resident at once.
         shared_kib: shared memory, of which every block takes `reserved_kib` more than it asks for.
         registers: 32-bit registers of all lanes together.
-        granule: the registers of a warp, of all its lanes, are rounded up to a multiple of this.
+        granule: the registers of all lanes of a warp are rounded up to its multiples.
     """
 
     warps: int

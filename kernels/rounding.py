@@ -45,7 +45,7 @@ def mix(x):
 
 @triton.jit
 def row_key(seed, parameter, step):
-    """Return the key of a row in a step, from which the noise of its elements is derived; all uint32."""
+    """Return the key of a row's noise in a step; all uint32."""
     return mix(mix(mix(seed) + parameter) + step)
 
 

@@ -225,7 +225,7 @@ def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
 
 
 def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
-    """Return whether every lane starts at a multiple of 16 bytes, also in the gradient if its first lane does."""
+    """Return whether every lane starts at a multiple of 16 bytes, in the gradient if its first one does."""
     tensors = (entry.p, *entry.states)
     lane_size = entry.p.numel() // entry.lanes
     lane_bytes = [lane_size * dtype.itemsize for dtype in (grad_dtype, *(t.dtype for t in tensors))]

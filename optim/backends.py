@@ -1,4 +1,4 @@
-"""The choice of the backend that updates a tensor: Triton's kernel, Numba's loops, or eager formulas."""
+"""The choice of a tensor's backend: Triton's kernel, Numba's loops, or eager formulas."""
 
 import functools
 import importlib

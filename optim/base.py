@@ -1,4 +1,4 @@
-"""The base class of all optimizers: a `torch.optim.Optimizer` that applies an update rule."""
+"""The base class of all optimizers, which applies an update rule."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -41,7 +41,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     """Names of all states, except step, that the optimizer's rules keep."""
 
     late_states: tuple[str, ...] = ()
-    """States that may be missing while others exist: the option that needs them can be switched on between steps."""
+    """States that may be missing: the option that needs them can be switched on between steps."""
 
     state: watch.States
     grad_scale: torch.Tensor | None
@@ -102,7 +102,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return {}
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group as torch does, after checks of its values, and of lane counts against shapes."""
+        """Add a group as torch does; check its values and lanes."""
         super().add_param_group(param_group)
         try:
             group = self.param_groups[-1]
@@ -116,7 +116,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @_disable_dynamo
     def state_dict(self) -> dict:
-        """Return the state as torch does; learning rates of lanes are plain tensors in it."""
+        """Return the state as torch does, with learning rates of lanes as plain tensors."""
         return lanes.to_save(super().state_dict())
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -223,7 +223,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             unscale_([g for g in grads if g is not None], grad_scale, found_inf)
 
     def _look_again(self, structure: list, params: list, grads: list) -> None:
-        """Build the tables anew unless they still fit; `_seen` becomes None if tensors need torch's own operations."""
+        """Build the tables anew unless they fit; `_seen` is then None if tensors need torch's operations."""
         present = [t for pair in zip(params, grads, strict=True) if pair[1] is not None for t in pair]
         if not all(watch.is_plain(memory.local(t)) for t in present):
             self._forget_tables()

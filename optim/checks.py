@@ -1,4 +1,4 @@
-"""Checks before a step changes anything, with errors that name the parameter. Each `optimizer` is a `RuleOptimizer`."""
+"""Checks before a step, with errors that name the parameter. Each `optimizer` is a `RuleOptimizer`."""
 
 import torch
 

@@ -70,12 +70,8 @@ def from_rule(
 
 
 class CustomOptimizer(RuleOptimizer):
-    """Base of the classes that `from_rule` returns, each for one rule of the user's own.
-
-    Attributes:
-        own_rule: the rule.
-        own_defaults: default values of the hyperparameters, in the order of the constructor's arguments.
-        own_initial: initial values of the states.
+    """Base of the classes that `from_rule` returns, with the rule, the defaults in the order of the constructor's
+    arguments, and the states' initial values.
     """
 
     own_rule: Rule

@@ -231,7 +231,7 @@ def is_count(value, p: torch.Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def is_laid_out_like(old: torch.Tensor, new: torch.Tensor) -> bool:
-    """Return whether a launch can use the old state as it is: it is laid out like the new one."""
+    """Return whether a launch can use a state as it is."""
     return not memory.lazy(old) and memory.layout(memory.real(old)) == memory.layout(memory.real(new))
 
 

@@ -90,7 +90,7 @@ def own(states: dict, p: torch.Tensor) -> dict:
 
 
 def describe(tensor: torch.Tensor) -> tuple:
-    """Return everything, except the address, that determines how a tensor's memory is read."""
+    """Return all that determines how a tensor's memory is read, except its address."""
     strides = tensor.stride() if tensor.layout == torch.strided else None
     kind = type(tensor), tensor.dtype, tensor.device, tensor.layout
     return *kind, tensor.shape, strides, tensor.is_neg(), not tensor.is_complex() and tensor.is_conj()
@@ -109,7 +109,7 @@ class Metadata:
             self._guards = guards
 
     def same(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Return whether the tensors are like those; may be False if only `requires_grad` or a context differs."""
+        """Return whether tensors are alike; may be False if only `requires_grad` or a context differs."""
         if len(tensors) != len(self.kinds):
             return False
         return self._guards.check(*tensors) if self._guards else self.kinds == [*map(describe, tensors)]

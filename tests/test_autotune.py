@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from experiments import autotune
-from experiments.tune import static_analysis
 from kernels import registry
 from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS
@@ -24,7 +23,7 @@ from tests.tune.fake_gpu import CASE, FakeGPU
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "sm_90"], "--target goes with --dry-run: what is measured is the GPU that is here"),
+        (["--target", "sm_90"], "--target goes with --dry-run: what is measured is the device that is here"),
         (["--dry-run", "--target", "sm90"], f"--target accepts {', '.join(LIMITS)}, not 'sm90'"),
         (["--dry-run", "--target", "sm_90", "--rule", "adamax"], "--rule accepts adam, amsgrad"),
         (["--dry-run", "--target", "sm_90", "--dtype", "float64"], "--dtype accepts float32, bfloat16"),
@@ -98,7 +97,7 @@ def test_the_atlas_of_all_candidates_keeps_the_default(target, warp_size, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr
     table = check_files(tmp_path, target, len(candidates(warp_size)))
-    launched = table[table["candidate"] == static_analysis.name(default(warp_size))]
+    launched = table[table["candidate"] == default(warp_size).label]
     assert list(launched["verdict"]) == ["kept"]
     assert {"kept", "narrow access", "spills"} <= set(table["verdict"])
     assert (table.loc[table["verdict"] == "kept", "elements per thread"] >= 4).all()
@@ -153,7 +152,10 @@ def test_a_tuning_that_is_interrupted_ends_with_page_tables_and_figure(tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tune"], "there is no GPU here to measure on; tune --dry-run --target ARCH needs none"),
+        (
+            ["tune"],
+            "there is no GPU here to measure on; --device cpu tunes the CPU, and --dry-run --target ARCH needs no GPU",
+        ),
         (["verify"], "there is no GPU here to measure on"),
         (["tune", "--target", "sm_90"], "--target goes with --dry-run"),
         (["--budget", "-3"], "--budget accepts seconds above 0, not -3"),

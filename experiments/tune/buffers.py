@@ -98,8 +98,7 @@ def expected(case: LaunchCase, device: torch.device) -> tuple[list[torch.Tensor]
 
 
 def check_update(case: LaunchCase, device: torch.device, chunk_size: int, launcher: Launcher) -> None:
-    """Raise Skipped unless a step updates as the eager formulas do, on at most 2^18 elements."""
-    case = case._replace(bucket=min(case.bucket, CHECKED))
+    """Raise Skipped unless a step updates as the eager formulas do."""
     before, after = expected(case, device)
     for old, right, found in zip(before, after, outcome(case, device, chunk_size, launcher), strict=True):
         update = (right.double() - old.double()).abs().max()

@@ -46,7 +46,8 @@ def sampler(case: LaunchCase) -> tuple[int, Callable[[CpuConfig], float]]:
 
     @functools.cache
     def step_of(config: CpuConfig) -> Launch:
-        buffers.check_update(case, CPU, config.chunk_size, functools.partial(launcher, config=config))
+        small = case._replace(bucket=min(case.bucket, buffers.CHECKED))
+        buffers.check_update(small, CPU, config.chunk_size, functools.partial(launcher, config=config))
         return launcher(buffers.table_of(case, one, config.chunk_size, config.piles), config)
 
     def sample(config: CpuConfig) -> float:

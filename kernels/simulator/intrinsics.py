@@ -65,7 +65,7 @@ FUNCTIONS = {
     "llvm.nvvm.d2i.hi": lambda x: words(x)[..., 1],
     "llvm.nvvm.lohi.i2d": double,
 }
-"""Functions that depend on their operands alone, by names without type suffixes. Approximations are exact here."""
+"""Functions of operands alone, by names without type suffixes. Approximations are exact here."""
 
 SUFFIX = re.compile(r"(\.(ftz|f|d|[if](16|32|64)|v\d+[if](16|32|64)))*$")
 
@@ -108,7 +108,7 @@ def matrix_places(launch, mask, address: np.ndarray, n: int, transposed: bool, w
 
 
 def load_matrices(n: int, transposed: bool) -> Callable:
-    """Return the function that executes ldmatrix; see `matrix_places`."""
+    """Decode ldmatrix; see `matrix_places`."""
 
     def loaded(launch, mask, address):
         found = []
@@ -122,7 +122,7 @@ def load_matrices(n: int, transposed: bool) -> Callable:
 
 
 def store_matrices(n: int, transposed: bool) -> Callable:
-    """Return the function that executes stmatrix, the reverse of ldmatrix; see `matrix_places`."""
+    """Decode stmatrix, the reverse of ldmatrix; see `matrix_places`."""
 
     def stored(launch, mask, address, *registers) -> None:
         all_places = matrix_places(launch, mask, address, n, transposed, "stmatrix")
@@ -135,7 +135,7 @@ def store_matrices(n: int, transposed: bool) -> Callable:
 
 
 def buffer_load(kind: str) -> Callable:
-    """Return the function that loads at an offset in a buffer; beyond its end it loads 0."""
+    """Decode a load at an offset in a buffer; beyond its end it loads 0."""
     dtype, n = dtype_of(kind)
     size = dtype.itemsize * max(1, n)
 
@@ -148,7 +148,7 @@ def buffer_load(kind: str) -> Callable:
 
 
 def buffer_store(kind: str) -> Callable:
-    """Return the function that stores at an offset in a buffer; beyond its end it does nothing."""
+    """Decode a store at an offset in a buffer; beyond its end it does nothing."""
     dtype, n = dtype_of(kind)
     size = dtype.itemsize * max(1, n)
 
@@ -167,7 +167,7 @@ def within(buffer: tuple, offset: np.ndarray, more: np.ndarray, size: int) -> tu
 
 
 def reflect(flushes: bool) -> Callable:
-    """Return the function that answers __nvvm_reflect: whether subnormal float32 numbers are flushed to 0."""
+    """Decode __nvvm_reflect, which asks whether subnormal float32 numbers are flushed to 0."""
 
     def answered(_launch, _mask, question: str):
         if question != "__CUDA_FTZ":
@@ -229,7 +229,7 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
 
 
 def asynchronous_copy(n_bytes: int) -> Callable:
-    """Return the function that executes cp.async of n_bytes to shared memory, where bytes from `size` on become 0."""
+    """Decode cp.async of n_bytes to shared memory, where bytes from `size` on become 0."""
 
     def copied(launch, mask, target, source, size=None):
         size = np.full((1, 1), n_bytes, np.uint32) if size is None else size

@@ -42,7 +42,7 @@ def shift(left: bool, arithmetic: bool) -> Callable:
 
 
 def signed_division(remainder: bool) -> Callable:
-    """Return the function for division, or remainder, rounded towards zero; numpy rounds down."""
+    """Decode a division or remainder that rounds towards zero; numpy rounds down."""
 
     def divided(_launch, _mask, x, by):
         x, by = signed(x), signed(by)
@@ -53,7 +53,7 @@ def signed_division(remainder: bool) -> Callable:
 
 
 def comparison(text: str, ordered_floats: bool) -> Callable:
-    """Return the function that executes icmp or fcmp."""
+    """Decode icmp or fcmp."""
     predicate = field(r"= [fi]cmp (?:(?:samesign|fast|nnan|ninf|nsz|arcp|contract|afn|reassoc) )*(\w+)", text)
     if not ordered_floats:
         compare = INTEGER_COMPARISONS[predicate[-2:]]
@@ -72,7 +72,7 @@ def comparison(text: str, ordered_floats: bool) -> Callable:
 
 
 def conversion(opcode: str, kind: str, of: str) -> Callable:
-    """Return the function that converts numbers to another type."""
+    """Decode a conversion of numbers to another type."""
     dtype, _ = dtype_of(kind)
     bfloat, from_bfloat = "bfloat" in kind, "bfloat" in of
 
@@ -99,7 +99,7 @@ def bitcast(kind: str) -> Callable:
 
 
 def element_pointer(text: str, n_operands: int) -> Callable:
-    """Return the function that executes getelementptr with one index."""
+    """Decode getelementptr with one index."""
     element = field(r"= getelementptr (?:(?:inbounds|nuw|nusw) )*(\w+), ptr", text)
     if n_operands != 2:
         raise NotImplementedError(text.strip())
@@ -168,7 +168,7 @@ def extract_element(_launch, _mask, vector, index):
 
 
 def shuffle(text: str, n: int) -> Callable:
-    """Return the function that executes shufflevector, whose mask of n elements is a constant in the text."""
+    """Decode shufflevector, whose mask of n elements is a constant in the text."""
     mask = field(r"<\d+ x i32> (zeroinitializer|poison|splat \(i32 \d+\)|<[^>]*>)[^>]*$", text)
     if mask.startswith("splat"):
         picks = [int(re.findall(r"\d+", mask)[-1])] * n
@@ -185,7 +185,7 @@ def shuffle(text: str, n: int) -> Callable:
 
 
 def of_struct(opcode: str, text: str) -> Callable:
-    """Return the function that executes insertvalue or extractvalue, one level deep."""
+    """Decode insertvalue or extractvalue, one level deep."""
     found = field(r"((?:, \d+)+)(?:, !|$)", text.strip()).split(", ")[1:]
     if len(found) != 1:
         raise NotImplementedError(text.strip())

@@ -152,8 +152,7 @@ class Program:
         Args:
             n_programs: the size of the one-dimensional grid.
             arguments: the kernel's arguments, in order; missing ones (Triton's scratch memory) are 0.
-            read, written: all CPU tensors, without gaps in memory, that it may read, and that it may also write;
-                arguments are not included by themselves.
+            read, written: CPU tensors without gaps that it may read, and that it may also write, arguments included.
         Raises: ValueError for tensors on other devices or with gaps; Fault.
         """
         values: list = [None] * (1 + max(self._numbers.values(), default=0))
@@ -166,7 +165,7 @@ class Program:
             self._run(launch, values)
 
     def _run(self, launch: Launch, values: list) -> None:
-        """Execute blocks until all threads are at the end, always the first block in the code that has threads.
+        """Execute the first block that has threads, until all are at the end.
 
         LLVM puts a loop before the code that follows it, where threads that leave early wait for the others.
         """

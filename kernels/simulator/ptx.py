@@ -24,7 +24,7 @@ class Registers:
         self.given = given
 
     def value(self, text: str) -> np.ndarray:
-        """Return the value of an operand such as `$3`, or of a number."""
+        """Return the value of `$3` or of a number."""
         if not text.startswith("$"):
             return np.full((1, 1), int(text, 0), np.uint64)
         i = int(text[1:])
@@ -40,7 +40,7 @@ class Registers:
         return from_bytes(to_bytes(x), f"i{n_bits}") if x.ndim == 3 else x.astype(wanted)
 
     def address(self, text: str) -> np.ndarray:
-        """Return the address that an operand such as `$1 + 16` stands for."""
+        """Return the address `$1 + 16`."""
         base, _, offset = text.partition("+")
         return self.value(base.strip()).astype(np.uint64) + np.uint64(int(offset or 0))
 
@@ -50,7 +50,7 @@ class Registers:
 
 
 def operands(text: str) -> list[tuple[str, list[str]]]:
-    """Return the operands in order: ("vector", registers), or ("address", [text]) or ("value", [text])."""
+    """Return the operands: ("vector", registers), ("address", [text]) or ("value", [text])."""
     found = []
     for match in OPERAND.finditer(text):
         if match[1] is not None:
@@ -76,7 +76,7 @@ def width(modifiers: list[str], name: str) -> tuple[int, int]:
 
 
 def memory_access(name: str, text: str) -> Callable:
-    """Return the function that executes ld or st, in global or shared memory."""
+    """Decode ld or st, in global or shared memory."""
     kind, *modifiers = name.split(".")
     n, bits = width(modifiers, name)
     is_shared, n_bytes = "shared" in modifiers, n * bits // 8

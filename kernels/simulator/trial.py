@@ -34,7 +34,7 @@ class Trial(NamedTuple):
 
 
 def sizes(config: Config) -> list[tuple[int, int, int]]:
-    """Return (lanes, elements per lane, offset from alignment in elements) for whole and partial chunks and blocks."""
+    """Return (lanes, elements per lane, misalignment in elements) for whole and partial chunks and blocks."""
     block, chunk = config.block_size, config.chunk_size
     return [(1, 2 * chunk + block + 3, 0), (1, chunk + 3, 1), (3, 48, 0), (3, 41, 1), (1, 1, 1), (1, 0, 0)]
 

@@ -49,7 +49,7 @@ def scalar(kind: str, text: str) -> np.generic:
 
 
 def constant(kind: str, text: str):
-    """Return a constant, the same for all threads, from its type and the text that follows it in LLVM."""
+    """Return a constant, the same for all threads, from LLVM's text after its type."""
     if kind.startswith("{") and text in ("poison", "undef", "zeroinitializer"):
         return tuple(constant(member, text) for member in kind[1:-1].strip().split(", "))
     dtype, n = dtype_of(kind)

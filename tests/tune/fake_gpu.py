@@ -65,7 +65,9 @@ class FakeGPU:
             return kept, {Config(8192, 16): "spills"}
 
         state = {"sm_mhz": 1980, "memory_mhz": 2619, "temperature_c": 40, "power_w": 300.0, "throttle": []}
-        return Machine(H100, compiled, sampler, lambda n_bytes: n_bytes / 3e12, lambda: state)
+        return Machine(
+            H100, compiled, sampler, lambda n_bytes: n_bytes / 3e12, lambda: state, default(), {"triton": "3.7.1"}
+        )
 
     def tune(self, cases, into, **options) -> tuner.TuningResult:
         return tuner.tune(self.machine(), cases, into=[into], clock=self.clock, progress=False, **options)

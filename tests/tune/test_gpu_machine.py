@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import optim
-from experiments.tune import gpu_machine, race
+from experiments.tune import buffers, gpu_machine, race
 from experiments.tune.race import LaunchCase, Skipped
-from kernels import rules
+from kernels import eager, rules
 from kernels import table as tables
 from kernels.codegen import VARIANTS
 from kernels.config import Config
@@ -20,15 +20,19 @@ from tests.tune.fake_gpu import CASE
 CPU = torch.device("cpu")
 
 
+def outcome(case: LaunchCase) -> list[torch.Tensor]:
+    return buffers.outcome(case, CPU, eager.CHUNK_SIZE, eager.launcher)
+
+
 @pytest.mark.parametrize("trial", [(), (0.25,) * 6])
 def test_a_rule_whose_hyperparameters_have_new_names_is_tried_with_values_of_its_own(monkeypatch, trial):
     names = ("rate", "first", "second", "floor", "shrink", "pull")
     assert len(names) == len(rules.adam.hyper)
     monkeypatch.setitem(rules.RULES, "mine", replace(rules.adam, name="mine", hyper=names, trial=trial))
     before = [
-        t for entry in gpu_machine.allocate(LaunchCase("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)
+        t for entry in buffers.allocate(LaunchCase("mine", "float32", "short", 8), CPU).entries for t in (entry.p,)
     ]
-    after = gpu_machine.outcome(LaunchCase("mine", "float32", "short", 8), CPU, None)
+    after = outcome(LaunchCase("mine", "float32", "short", 8))
     assert all(t.isfinite().all() for t in after)
     assert (after[0] != before[0]).all()
 
@@ -56,8 +60,8 @@ def test_a_rule_of_ones_own_is_tried_with_its_defaults_and_a_step_that_16_bits_s
 @pytest.mark.parametrize("name", rules.RULES)
 def test_every_rule_moves_every_element_when_it_is_tried(name):
     case = LaunchCase(name, "float32", "short", 8)
-    before = gpu_machine.allocate(case, CPU).entries
-    after = iter(gpu_machine.outcome(case, CPU, None))
+    before = buffers.allocate(case, CPU).entries
+    after = iter(outcome(case))
     for entry in before:
         for old in (entry.p, *entry.states):
             new = next(after)
@@ -70,7 +74,7 @@ def test_a_gpu_without_free_memory_says_what_did_not_fit(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(gpu_machine.gpu_timing, "copies", full)
-    monkeypatch.setattr(gpu_machine, "allocate", full)
+    monkeypatch.setattr(buffers, "allocate", full)
     with pytest.raises(MemoryError, match=r"a copy of 7.5 GB does not fit into the memory that is left"):
         gpu_machine.copy_seconds(28 * 2**28, torch.device("cpu"))
     with pytest.raises(MemoryError, match=r"7.5 GB do not fit into the memory that is free"):
@@ -89,7 +93,7 @@ def test_a_gpu_without_free_memory_says_what_did_not_fit(monkeypatch):
     ids=lambda case: case.work.key,
 )
 def test_the_tensors_of_a_case_are_what_its_key_says(case):
-    entries, grads = gpu_machine.allocate(case, torch.device("cpu"))
+    entries, grads = buffers.allocate(case, torch.device("cpu"))
     _, _, stochastic = VARIANTS[case.dtype]
     work = tables.work_of(rules.RULES[case.rule], entries, grads[0].dtype, 0 if stochastic else None)
     assert work.key == case.work.key
@@ -104,7 +108,7 @@ def test_every_default_case_can_be_made_and_the_most_telling_comes_first():
     assert cases[0].bucket == 24
     assert len({case.work.key for case in cases}) > 0.9 * len(cases)
     for case in cases:
-        sizes = gpu_machine.shapes(case.rows, case.bucket)
+        sizes = buffers.shapes(case.rows, case.bucket)
         total = sum(lanes * size for lanes, size in sizes)
         assert total.bit_length() - 1 == case.bucket
 
@@ -118,9 +122,7 @@ def test_the_check_passes_what_the_kernel_does(rule, aligned):
     for each in (case, case._replace(dtype="float32")):
         gpu_machine.check_update(each, device, Config(4096, 16))  # raises where the kernel differs
         # Of what is compared, parameters have moved, but for what rounding to bfloat16 holds in its place.
-        before, after = (
-            tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in gpu_machine.expected(each, device)
-        )
+        before, after = (tensors[:: 1 + len(rules.RULES[rule].states)] for tensors in buffers.expected(each, device))
         moved = torch.cat([(old != new).flatten() for old, new in zip(before, after, strict=True)])
         assert moved.float().mean() > 0.8
 

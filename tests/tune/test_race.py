@@ -35,7 +35,7 @@ def test_rounds_that_take_longer_than_they_seemed_to_end_at_twice_the_share(tmp_
     assert found.ended == "budget"
     assert len(found.seconds) == 1
     assert gpu.now < 2 * share + 4 * 100 * gpu.cost(CASE, ANCHOR)
-    assert race.entry_of(found, ANCHOR, dict.fromkeys(few, "code"), 1.0, "3.7.1") is None
+    assert race.entry_of(found, ANCHOR, dict.fromkeys(few, "code"), 1.0, {"triton": "3.7.1"}) is None
 
 
 def test_without_the_default_nothing_is_measured(tmp_path):
@@ -44,5 +44,5 @@ def test_without_the_default_nothing_is_measured(tmp_path):
 
     found = race.race([ANCHOR, Config(512, 4)], sample, ANCHOR, budget=1.0)
     assert found.ended == "nothing ran"
-    assert race.entry_of(found, ANCHOR, {}, 1.0, "3.7.1") is None
+    assert race.entry_of(found, ANCHOR, {}, 1.0, {"triton": "3.7.1"}) is None
     assert {row["fate"] for row in race.rows_of(CASE, found, None, {}, ANCHOR)} == {"its updates are wrong"}

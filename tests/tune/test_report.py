@@ -22,7 +22,7 @@ def test_page_and_figure_say_what_was_found(tmp_path):
     assert text.index("medium/16 ") < text.index("medium/20 ")
     assert "SM 1980 MHz" in text
     table = pd.read_csv(tmp_path / "search.csv")
-    drawn = report.search_figure(table, found.entries, H100.name, 32)
+    drawn = report.search_figure(table, found.entries, H100)
     assert drawn is not None
     (*maps, _), (gains,) = (part.axes for part in drawn.subfigs)
     assert [ax.get_title("left") for ax in maps][:2] == ["1 block", "1 block, evict_first"]
