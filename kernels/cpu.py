@@ -1,3 +1,6 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateImportUsage=false
+# Numba compiles these functions: pyright knows neither their types nor how Numba's intrinsics are called.
 """The rule on CPU tensors: the same function bodies, compiled by Numba, over the same address table.
 
 One call walks all rows on all threads at memory speed. `multi_tensor` is its twin for the GPU.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def test_packages_are_imported_from_this_repository():
     # Hugging Face publishes a package that is named `kernels` too.
     for package in (kernels, optim, experiments):
-        assert Path(package.__file__).parent == ROOT / package.__name__
+        assert Path(str(package.__file__)).parent == ROOT / package.__name__
 
 
 def test_top_level_folders_are_exactly_the_agreed_ones():

@@ -153,7 +153,7 @@ def test_chunks_cover_every_element_once():
     made = table.build(rules.adam, entries, torch.float32, chunk_size=64)
     covered = {}
     for row, index in zip(made.chunk_row.tolist(), made.chunk_index.tolist(), strict=True):
-        n = made.uploads.hosts[0][row, table.N_ELEMENTS].item()
+        n = int(made.uploads.hosts[0][row, table.N_ELEMENTS])
         elements = range(index * 64, min(n, index * 64 + 64))
         assert len(elements) > 0
         covered.setdefault(row, []).extend(elements)

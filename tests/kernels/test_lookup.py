@@ -8,6 +8,7 @@ import torch
 import optim
 from kernels import lookup, registry
 from kernels.config import Config, Device, default
+from optim import launches
 from tests.conftest import device_of
 from tests.kernels.devices import A100, H100, H200, HALF, VERSIONS, WALK, WORK, choose, entry, key
 
@@ -78,7 +79,7 @@ def test_buckets_are_octaves(n_elements):
 def test_a_step_says_its_rung_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.launches.debug_once.cache_clear()
+    launches.debug_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")

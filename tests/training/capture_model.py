@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,7 +12,7 @@ REFUSED = "CUDA error: operation not permitted when stream is capturing"
 GENERATOR = "Offset increment outside graph capture encountered unexpectedly."
 
 
-class Stream:
+class Stream(torch.cuda.Stream if TYPE_CHECKING else object):
     device, device_index = torch.device("cuda", 0), 0
 
     def wait_stream(self, other) -> None:
