@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 import optim
 from experiments import throughput
-from experiments.bench import contenders, gpu_timing, implementations, step_plan, step_report, step_time
+from experiments.bench import contenders, gpu_timing, implementations, measurements, step_plan, step_report, step_time
+from experiments.bench.cases import CASES, CUDA_SIZES, SIZES
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 from experiments.bench.step_plan import FLOAT32, Group
-from experiments.bench.step_time import CASES
 from experiments.common import preflight
 from tests import pretended as gpus
 
@@ -196,7 +196,7 @@ def test_rounds_end_at_the_deadline_but_not_before_a_few():
 
 
 def test_the_most_telling_groups_come_first():
-    sizes = {size: step_time.SIZES[size] for size in step_time.CUDA_SIZES}
+    sizes = {size: SIZES[size] for size in CUDA_SIZES}
     groups = step_time.groups(GPU, sizes, CASES)
     assert str(groups[0]) == "Adam float32 2^27"
     assert {"2^10", "2^28", "2^30"} <= {group.size for group in groups}
@@ -467,7 +467,7 @@ def pretended(monkeypatch, h100):
     monkeypatch.setattr(gpu_timing, "queued_seconds", queued_seconds)
     monkeypatch.setattr(gpu_timing, "graph_of", lambda calls, device: lambda: [call() for call in calls])
     monkeypatch.setattr(gpu_timing, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
-    monkeypatch.setattr(throughput, "matrix_rate", lambda device: 5e13)
+    monkeypatch.setattr(measurements, "matrix_rate", lambda device: 5e13)
     monkeypatch.setattr(preflight, "launch", lambda device: None)
     # So little L2 that two sets of tensors exceed it.
     gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=gpu_timing.SMALLEST_SET // gpu_timing.L2_MULTIPLE))

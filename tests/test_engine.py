@@ -20,6 +20,7 @@ import torch
 
 from experiments import sweep
 from experiments.common.errors import OptionError
+from experiments.reports import writer
 from experiments.sweeps import checkpoints, chunks, cost, plan, ray_runner, reading, results, run_keys
 from experiments.sweeps.config import SweepConfig
 from experiments.training import population
@@ -36,7 +37,7 @@ def write_report(out: Path, *result) -> list[Path]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Draw no figures, which take seconds."""
-    monkeypatch.setattr(sweep.writer, "write", write_report)
+    monkeypatch.setattr(writer, "write", write_report)
 
 
 def small_chunks(monkeypatch, lanes: int = 4) -> None:
@@ -99,7 +100,7 @@ def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path
         with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh"):
             train(tmp_path, **options)
     assert len(reading.load(tmp_path).runs) == 12
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
     sizes = spy_on_training(monkeypatch)
     train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
     assert sizes == [2]
@@ -321,7 +322,7 @@ def run_command(words: list[str], log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    sweep.writer.write = write_report  # this process has no fixtures
+    writer.write = write_report  # this process has no fixtures
     sys.exit(sweep.main(words))
 
 

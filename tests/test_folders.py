@@ -20,7 +20,7 @@ KEYS = ["optimizer", "lr", "beta1", "seed"]
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Draw no figures, which take seconds."""
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
 
 
 def train(out: Path | None, **options) -> results.Sweep:
@@ -171,7 +171,7 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
         assert (tmp_path / "convergence.png").exists()
         assert told in explorer.first_view(loaded).sentence
     assert tmp_path in explorer.folders(tmp_path)
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
     whole = train(tmp_path)
     both = loaded.runs.merge(whole.runs, on=["run_id", *KEYS], suffixes=("", "_now"))
     assert len(both) == 8
