@@ -9,20 +9,19 @@ from pathlib import Path
 
 from experiments import sweep
 from experiments.common.errors import DataError, OptionError
-from experiments.sweeps import space
 from experiments.sweeps.results import Sweep, Taken
 from kernels.commands import command
 
 # If MNIST is not available, a run on 5,000 digits has as many steps as an epoch of MNIST.
 SWEEPS = {
     "mnist": {
-        "lr": space.parse_axis("lr", ["1e-4..1:5"]),
+        "lr": "1e-4..1:5",
         "beta1": [0.0, 0.9, 0.99],
         "beta2": [0.9, 0.99, 0.999],
         "eps": [1e-8, 1e-4, 1.0],
     },
     "regression": {
-        "lr": space.parse_axis("lr", ["1e-4..1:9"]),
+        "lr": "1e-4..1:9",
         "beta1": [0.0, 0.5, 0.9, 0.99],
         "beta2": [0.9, 0.99, 0.999],
         "seeds": 3,

@@ -14,10 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from experiments.common import files, preflight, processes, run_info
+from experiments.common import files, processes, run_info
 from experiments.common.errors import OptionError
 from experiments.common.processes import ROOT, Outcome, Stage
 from experiments.common.tables import markdown_table
@@ -80,6 +79,8 @@ def take_rows(stage: Stage, out: Path) -> None:
     """Move the rows of the stage's table into throughput.csv, where they replace those of an earlier run."""
     if stage.rows is None or not (out / stage.rows).exists():
         return
+    import pandas as pd
+
     frames = [pd.read_csv(out / stage.rows)]
     frames[0].insert(0, "stage", stage.name)
     if (out / ROWS).exists():
@@ -157,6 +158,8 @@ def check_options(args: argparse.Namespace) -> torch.device:
 
     Raises: OptionError, one sentence, if there is no GPU that runs kernels or an option cannot be used.
     """
+    from experiments.common import preflight  # imports Triton
+
     vars(args).update(checked(vars(args), {"budget": SECONDS, "limit": SECONDS}))
     if not torch.cuda.is_available():
         raise OptionError("there is no GPU here: everything that this measures needs one")

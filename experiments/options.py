@@ -7,8 +7,10 @@ from typing import Any
 from experiments.common.values import FLAG, option
 from experiments.sweeps.config import SweepConfig
 from experiments.tasks import problems
-from experiments.training import optimizers
 from experiments.training.axes import AXES
+
+EXAMPLES = {**dict.fromkeys(AXES, "adam"), "momentum": "momentum"}
+"""An optimizer for each axis with the default of `AXES`, so that --help need not import the optimizers."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
             cli.add_argument(option(field.name), action="store_true", help=help)
             continue
         if field.name in AXES:
-            help += f" (default: the optimizer's own; {default_in_words(field.name)})"
+            help += f" (default: the optimizer's own; {EXAMPLES[field.name]} {AXES[field.name]:g})"
         several: dict[str, Any] = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
         text, metavar = help.replace("%", "%%"), field.metadata["metavar"]
         cli.add_argument(option(field.name), default=field.default, metavar=metavar, help=text, **several)
@@ -36,9 +38,3 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print what would be done and how long it would take, and stop"
     )
     return cli
-
-
-def default_in_words(axis: str) -> str:
-    """Return the default of the first optimizer that has the axis, for example "adam 0.001"."""
-    defaults = {name: optimizers.axes(entry) for name, entry in optimizers.OPTIMIZERS.items()}
-    return next(f"{name} {own[axis]:g}" for name, own in defaults.items() if axis in own)

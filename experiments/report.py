@@ -6,16 +6,44 @@ reads runs.parquet, curves.parquet and provenance.json, and trains nothing. repo
 which can be sent to somebody.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
 
 from experiments.common.errors import OptionError
-from experiments.reports import aggregation, markdown, writer
-from experiments.reports.aggregation import summarise
-from experiments.sweeps import reading, results
+from experiments.sweeps import results
 from experiments.training import targets
 from kernels.commands import command
+
+
+def read(folder: Path) -> results.Sweep:
+    from experiments.sweeps import reading
+
+    return reading.load(folder)
+
+
+def draw(folder: Path, found: results.Sweep, target: str | None) -> str:
+    """Write the report and figures of a sweep into its folder; return what to print. Raises: OptionError, OSError."""
+    from experiments.reports import aggregation, markdown, writer
+
+    runs, curves, provenance = found
+    summary = aggregation.summarise(runs)
+    paths = writer.write(folder, runs, curves, provenance, target, summary)
+    if (folder / results.PARTS).is_dir():
+        results.write_drawn(folder, paths)
+    reached = writer.target_of(runs, provenance, target, summary) or "none, because no run has trained"
+    left = markdown.unfinished_sentence(provenance)
+    return "\n".join(
+        [
+            aggregation.console_table(summary),
+            f"\n{markdown.DIVERGED}",
+            *([left] if left else []),
+            f"\ntarget: {reached}\n",
+            *map(str, paths),
+        ]
+    )
 
 
 @command
@@ -28,25 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     text = f"{targets.ACCEPTED} to count steps to (default: the sweep's)".replace("%", "%%")
     cli.add_argument("--target", metavar="T", help=text)
     args = cli.parse_args(argv)
-    folder = args.folder
     try:
-        runs, curves, provenance = reading.load(folder)
-        summary = summarise(runs)
-        paths = writer.write(folder, runs, curves, provenance, args.target, summary)
-        if (folder / results.PARTS).is_dir():
-            results.write_drawn(folder, paths)
+        text = draw(args.folder, read(args.folder), args.target)
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{cli.prog}: {folder} cannot be written to ({error.strerror})", file=sys.stderr)
+        print(f"{cli.prog}: {args.folder} cannot be written to ({error.strerror})", file=sys.stderr)
         return 2
-    print(aggregation.console_table(summary))
-    print(f"\n{markdown.DIVERGED}")
-    if left := markdown.unfinished_sentence(provenance):
-        print(left)
-    print(f"\ntarget: {writer.target_of(runs, provenance, args.target, summary) or 'none, because no run has trained'}")
-    print("\n" + "\n".join(map(str, paths)))
+    print(text)
     return 0
 
 

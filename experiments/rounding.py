@@ -6,24 +6,24 @@ Rounding to nearest loses a step that is smaller than half a unit in the last pl
 keeps it on average. Only the weights are bfloat16: losses and gradients are computed in float32 from their values.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
-from matplotlib import style
-from matplotlib.figure import Figure
 
-import optim
-from experiments.common import ambient, figure_style, files, run_info
+from experiments.common import ambient, files, run_info
 from experiments.common.errors import DataError, OptionError
-from experiments.common.figure_style import STYLE
-from experiments.common.progress import progress_bar
 from experiments.common.values import POSITIVE, checked, whole
-from experiments.tasks import model, problems
-from experiments.training import population
+from experiments.tasks import problems
 from kernels.commands import command
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 KINDS = {
     "float32": (torch.float32, {}),
@@ -57,6 +57,12 @@ def train(
     Returns: curves with columns seed, step, eval_loss and eval_accuracy; the share of the weights that moved; bytes per
         parameter of the weight and Adam's states.
     """
+    import pandas as pd
+
+    import optim
+    from experiments.tasks import model
+    from experiments.training import population
+
     start = model.stack(problem.model, range(seeds), 1)
     params = [p.detach().to(device, dtype).requires_grad_() for p in start]
     before = [p.detach().clone() for p in params]
@@ -96,6 +102,10 @@ def compare(
         eval_accuracy; and a row for each kind: bytes of the weight and Adam's states, share of the weights that moved,
         and median final loss and accuracy over seeds.
     """
+    import pandas as pd
+
+    from experiments.common.progress import progress_bar
+
     parts, table = [], {}
     with progress_bar(total=len(KINDS) * steps, unit="step") as bar:
         for kind, (dtype, options) in KINDS.items():
@@ -108,7 +118,6 @@ def compare(
     return pd.concat(parts, ignore_index=True), pd.DataFrame.from_dict(table, orient="index")
 
 
-@style.context(STYLE)
 def loss_figure(curves: pd.DataFrame, title: str) -> Figure:
     """Draw the evaluation loss of every kind against steps: median and inter-quartile range over seeds.
 
@@ -116,20 +125,26 @@ def loss_figure(curves: pd.DataFrame, title: str) -> Figure:
         curves: as `compare` returns them.
         title: of the figure.
     """
-    drawn = Figure(figsize=(7.2, 4.6))
-    ax = drawn.subplots()
-    for number, kind in enumerate(KINDS):
-        rows = curves[curves["kind"] == kind].groupby("step")["eval_loss"]
-        q25, median, q75 = (rows.quantile(q) for q in (0.25, 0.5, 0.75))
-        label = f"{kind}: {median.iloc[-1]:.3g}"
-        ax.plot(median.index, median, LINES.get(kind, "--"), color=f"C{number}", linewidth=2, label=label)
-        ax.fill_between(median.index, q25, q75, color=f"C{number}", alpha=0.2, linewidth=0)
-    ax.set(xlabel="step", ylabel="evaluation cross-entropy", yscale="log", title=title)
-    ax.yaxis.set_major_formatter("{x:.3g}")
-    ax.yaxis.set_minor_formatter("{x:.3g}")
-    n = curves["seed"].nunique()
-    band = f" (band: quartiles of {n} seeds)" if n > 1 else ""
-    drawn.legend(loc="outside lower center", ncols=1, title=f"weights: final median loss{band}")
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    from experiments.common.figure_style import STYLE
+
+    with style.context(STYLE):
+        drawn = Figure(figsize=(7.2, 4.6))
+        ax = drawn.subplots()
+        for number, kind in enumerate(KINDS):
+            rows = curves[curves["kind"] == kind].groupby("step")["eval_loss"]
+            q25, median, q75 = (rows.quantile(q) for q in (0.25, 0.5, 0.75))
+            label = f"{kind}: {median.iloc[-1]:.3g}"
+            ax.plot(median.index, median, LINES.get(kind, "--"), color=f"C{number}", linewidth=2, label=label)
+            ax.fill_between(median.index, q25, q75, color=f"C{number}", alpha=0.2, linewidth=0)
+        ax.set(xlabel="step", ylabel="evaluation cross-entropy", yscale="log", title=title)
+        ax.yaxis.set_major_formatter("{x:.3g}")
+        ax.yaxis.set_minor_formatter("{x:.3g}")
+        n = curves["seed"].nunique()
+        band = f" (band: quartiles of {n} seeds)" if n > 1 else ""
+        drawn.legend(loc="outside lower center", ncols=1, title=f"weights: final median loss{band}")
     return drawn
 
 
@@ -143,17 +158,10 @@ def parser() -> argparse.ArgumentParser:
     return cli
 
 
-@command
-def main(argv: list[str] | None = None) -> int:
-    cli = parser()
-    args = cli.parse_args(argv)
-    try:
-        vars(args).update(checked(vars(args), {"lr": POSITIVE, "steps": whole(1), "seeds": whole(1, 10**4)}))
-        args.out = files.check_folder(args.out)
-        problem = problems.make("mnist", "mlp", data_dir=args.data_dir)
-    except (OptionError, DataError) as error:
-        print(f"{cli.prog}: {error}", file=sys.stderr)
-        return 2
+def write(problem: problems.Problem, args: argparse.Namespace) -> str:
+    """Compare as the options say, and write table, figure and page; return the page."""
+    from experiments.common import figure_style
+
     provenance = run_info.provenance("cpu")
     curves, kinds = compare(problem, args.lr, args.seeds, args.steps)
     table = [
@@ -176,7 +184,21 @@ def main(argv: list[str] | None = None) -> int:
     files.replace(args.out / "rounding.csv", lambda path: curves.to_csv(path, index=False))
     files.replace(args.out / "rounding.png", lambda path: figure_style.save(loss_figure(curves, what), path))
     files.replace(args.out / "rounding.md", lambda path: path.write_text(text, encoding="utf-8"))
-    print(text)
+    return text
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    cli = parser()
+    args = cli.parse_args(argv)
+    try:
+        vars(args).update(checked(vars(args), {"lr": POSITIVE, "steps": whole(1), "seeds": whole(1, 10**4)}))
+        args.out = files.check_folder(args.out)
+        problem = problems.make("mnist", "mlp", data_dir=args.data_dir)
+    except (OptionError, DataError) as error:
+        print(f"{cli.prog}: {error}", file=sys.stderr)
+        return 2
+    print(write(problem, args))
     return 0
 
 

@@ -5,23 +5,26 @@ python -m experiments.sweep mnist --optimizer adam nadam sgd nesterov --lr 1e-4.
 python -m experiments.sweep regression --model linear --condition-number 1e4 --lr 1e-3..1:7 --out results/second
 """
 
+from __future__ import annotations
+
 import errno
 import inspect
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments import confirmation, options
+from experiments import options
 from experiments.common import ambient
 from experiments.common.errors import DataError, OptionError
 from experiments.common.interrupts import Terminated
-from experiments.reports import aggregation, comparison, markdown, writer
-from experiments.sweeps import cost, results, runner
+from experiments.sweeps import results
 from experiments.sweeps.config import SweepConfig
-from experiments.sweeps.dry_run import describe, estimate_seconds
-from experiments.sweeps.plan import Plan, make_plan
 from experiments.sweeps.results import Sweep
-from experiments.training import reference, targets
+from experiments.training import targets
 from kernels.commands import command
+
+if TYPE_CHECKING:
+    from experiments.sweeps.plan import Plan
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -80,34 +83,49 @@ sweep.__signature__ = inspect.Signature(
 @ambient.pinned()
 def run(config: SweepConfig) -> Sweep:
     """Train and draw the sweep of a config; see `sweep`."""
-    plan, folder = make_plan(config), config.out
+    from experiments.sweeps import runner
+    from experiments.sweeps.plan import make_plan
+
+    plan = make_plan(config)
     check_plan(plan)
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
-    with runner.opened(plan, folder, config.fresh):
-        result = runner.run(plan, folder)
-        result.provenance["target"] = config.target
-        if config.confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, config.confirm)):
-            confirmed = folder and folder / results.CONFIRMED
-            with runner.opened(again, confirmed, config.fresh):
-                result.provenance["confirmed"] = confirmation.record(runner.run(again, confirmed).runs)
-        try:
-            if config.compare_alone:
-                result.provenance["one_after_the_other"] = time_alone(plan)
-            if folder is not None:
-                results.write_provenance(folder, result.provenance)
-                results.write_drawn(folder, writer.write(folder, *result))
-        except KeyboardInterrupt:
-            if folder is None:
-                raise
-            raise KeyboardInterrupt(
-                f"the runs are complete, python -m experiments.report {folder} draws them"
-            ) from None
+    with runner.opened(plan, config.out, config.fresh):
+        return train_and_draw(plan)
+
+
+def train_and_draw(plan: Plan) -> Sweep:
+    """Train and draw a plan, whose folder is opened."""
+    # All before the training, so that what cannot be imported shows at once.
+    from experiments import confirmation
+    from experiments.reports import writer
+    from experiments.sweeps import runner
+
+    config, folder = plan.config, plan.config.out
+    result = runner.run(plan, folder)
+    result.provenance["target"] = config.target
+    if config.confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, config.confirm)):
+        confirmed = folder and folder / results.CONFIRMED
+        with runner.opened(again, confirmed, config.fresh):
+            result.provenance["confirmed"] = confirmation.record(runner.run(again, confirmed).runs)
+    try:
+        if config.compare_alone:
+            result.provenance["one_after_the_other"] = time_alone(plan)
+        if folder is not None:
+            results.write_provenance(folder, result.provenance)
+            results.write_drawn(folder, writer.write(folder, *result))
+    except KeyboardInterrupt:
+        if folder is None:
+            raise
+        raise KeyboardInterrupt(f"the runs are complete, python -m experiments.report {folder} draws them") from None
     return result
 
 
 def check_plan(plan: Plan) -> None:
     """Raise OptionError if a plan's results could not be compared, confirmed or measured against its target."""
+    from experiments.sweeps import cost
+    from experiments.training import reference
+
     for name in plan.n_runs if plan.config.compare_alone else ():
         reference.class_of(name)
     if plan.config.target is not None:
@@ -119,6 +137,8 @@ def check_plan(plan: Plan) -> None:
 
 def time_alone(plan: Plan, sample: int = 100) -> dict:
     """Estimate the seconds of a plan's runs one after the other from a sample of an ordinary run's steps."""
+    from experiments.training import reference
+
     identity, total, parts = plan.identity, 0.0, []
     for name, n_runs in plan.n_runs.items():
         first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
@@ -136,6 +156,8 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
 
 def show(result: Sweep, out: Path) -> None:
     """Print the best of every optimizer, the ten best configurations, the time taken and the files written."""
+    from experiments.reports import aggregation, comparison, markdown, writer
+
     provenance, summary = result.provenance, aggregation.summarise(result.runs)
     what = f"{provenance['data']['name']}, {provenance['sweep']['steps']} steps, {provenance['sweep']['model']}"
     if result.runs["optimizer"].nunique() > 1:
@@ -177,6 +199,18 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
     return 143 if isinstance(interrupt, Terminated) else 130
 
 
+def described(config: SweepConfig) -> str:
+    """Return what a sweep would do and how long it would take, as text. Raises: OptionError or DataError."""
+    from experiments.sweeps import dry_run
+    from experiments.sweeps.plan import make_plan
+
+    plan = make_plan(config)
+    check_plan(plan)
+    if config.out is not None:
+        results.check_out(config.out, plan.identity, config.fresh)
+    return dry_run.describe(plan, dry_run.estimate_seconds(plan))
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     cli = options.parser()
@@ -185,11 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = SweepConfig(**args)
         if dry_run:
-            plan = make_plan(config)
-            check_plan(plan)
-            if config.out is not None:
-                results.check_out(config.out, plan.identity, config.fresh)
-            print(describe(plan, estimate_seconds(plan)))
+            print(described(config))
             return 0
         if (out := config.out) is None:
             raise OptionError("--out needs a folder for the results, for example --out results/first")

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from experiments import demo, sweep
+from experiments.reports import writer
 
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Draw no figures, which take seconds."""
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
 
 
 @pytest.fixture

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import autotune, demo, rounding, sweep, throughput
+from experiments import autotune, demo, rounding, sweep
+from experiments.bench import measurements
 from experiments.reports import writer
+from experiments.sweeps import dry_run
 from kernels.commands import is_command
 from tests import pages
 from tests.pages import GUIDES, ROOT
@@ -29,11 +31,11 @@ SWEEPS = [one for one in SWEEPS if len(one.words) > 1]
 MADE_SMALL = {"experiments.sweep": ["--dry-run"], "kernels.codegen": ["--rule", "sgd", "--dtype", "float32"]}
 """Words that are added to those of a page. Where an option comes twice, the last counts."""
 WORK = [
-    (sweep, "estimate_seconds"),
+    (dry_run, "estimate_seconds"),
     (demo, "run"),
     (rounding, "compare"),
-    (throughput, "timed"),
-    *((throughput.COMMANDS, name) for name in throughput.COMMANDS),
+    (measurements, "timed"),
+    *((measurements.COMMANDS, name) for name in measurements.COMMANDS),
     (autotune, "dry_run"),
 ]
 """What commands begin with when they have read and checked their words."""

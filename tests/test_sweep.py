@@ -15,6 +15,7 @@ import torch
 
 from experiments import report, sweep
 from experiments.common import devices
+from experiments.reports import writer
 from experiments.sweeps import plan
 
 MODULE = [sys.executable, "-m", "experiments.sweep"]
@@ -231,7 +232,7 @@ def test_interrupting_the_drawing_says_that_the_runs_are_kept(tmp_path, capsys, 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep.writer, "write", interrupted)
+    monkeypatch.setattr(writer, "write", interrupted)
     assert sweep.main(["regression", "--steps", "3", "--out", str(out)]) == 130
     assert f"the runs are complete, python -m experiments.report {out} draws them" in capsys.readouterr().err
     monkeypatch.undo()

@@ -3,15 +3,17 @@
 An implementation that is not installed, or lacks a class, dtype or device, is left out with a reason.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-import optim
-from kernels.rule import Rule
+if TYPE_CHECKING:
+    from kernels.rule import Rule
 
 Params = list[torch.nn.Parameter]
 
@@ -29,6 +31,8 @@ class OptimizerCase(NamedTuple):
 
     @property
     def rule(self) -> Rule:
+        import optim
+
         optimizer = getattr(optim, self.name)([torch.zeros(1, requires_grad=True)], **self.arguments)
         return optimizer.rule(optimizer.param_groups[0])
 
@@ -65,7 +69,12 @@ def of_torch(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer
 
 
 def ours(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
-    return lambda case, params: getattr(optim, case.name)(params, **case.arguments, **flags)
+    def make(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
+        import optim  # and Triton with it, which the names of implementations do without
+
+        return getattr(optim, case.name)(params, **case.arguments, **flags)
+
+    return make
 
 
 def of_package(module: str, name: str, **flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import torch
 
 import optim
+from experiments.bench.cases import NOISE
 from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
 from experiments.common.tables import ENDS, brackets
@@ -19,7 +20,6 @@ SIZES = {
 }
 """Model, number of lanes and hidden width of each population; all train on MNIST with batches of 128."""
 
-NOISE = "noise of MNIST's shapes"
 BATCH = 128
 SOLO_STEPS = 16
 MATRIX = 2048

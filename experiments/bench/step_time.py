@@ -15,40 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.bench import gpu_info, gpu_timing, implementations, networks, step_plan, timing
+from experiments.bench import gpu_info, gpu_timing, implementations, step_plan, timing
 from experiments.bench.contenders import DEFINITIONS, LEAST_ROUNDS, Contender, ready_on_gpu, time_contenders
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 from experiments.bench.step_plan import FLOAT32, MOST_COPY, Group, NotEnoughMemory, Wanted
 from experiments.common import tables
 from kernels.rule import NUMPY, Rule, rebind
-
-CASES = (
-    OptimizerCase("Adam", {}),
-    OptimizerCase("Adam", {}, torch.bfloat16),
-    OptimizerCase("AdamW", {}),
-    OptimizerCase("AdamW", {}, torch.bfloat16),
-    OptimizerCase("NAdam", {}),
-    OptimizerCase("RAdam", {}),
-    OptimizerCase("SGD", {}),
-    OptimizerCase("SGD", {"momentum": 0.9}),
-    OptimizerCase("Adagrad", {}),
-    OptimizerCase("RMSprop", {}),
-    OptimizerCase("Adadelta", {}),
-    # The default eps, 1e-8, is 0 in float16, and torch divides by it except in its fused step.
-    OptimizerCase("Adam", {"eps": 1e-4}, torch.float16),
-    # The Triton kernel has no float64.
-    OptimizerCase("Adam", {}, torch.float64),
-)
-MODEL_CASES = CASES[:4]
-
-SIZES: dict[str, list[networks.Shape]] = {f"2^{power}": [(2**power,)] for power in range(10, 31)} | {
-    "ResNet-50": networks.resnet50()
-}
-MODELS = {name: make() for name, make in networks.LISTS.items()}
-
-CPU_SIZES = ["2^16", "2^20", "2^22", "2^24", "ResNet-50"]
-CUDA_SIZES = [f"2^{power}" for power in (27, 20, 24, 28, 29, 30, 16, 22, 12, 26, 18, 10, 14, 25)]
-"""Most informative first, because a time budget cuts off the last ones."""
 
 PLACEMENTS = 8
 """On a CPU all tensors are allocated anew this many times in the course of the rounds."""

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pandas as pd
 import torch
 
 PANDAS = {
@@ -30,6 +29,8 @@ def pinned() -> Iterator[None]:
 
     The number of threads, which affects speed and the last bits, stays as the caller has set it.
     """
+    import pandas as pd  # what only names the problems does without
+
     options = [item for name, value in PANDAS.items() for item in (name, value)]
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context

@@ -8,21 +8,27 @@ from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
-from scipy.stats import binom
 
 LEVEL = 0.95
+
+
+def levels(n: int, below: int | np.ndarray) -> np.ndarray:
+    """Return the level of the interval of n values that leaves out `below` of them at each end."""
+    from scipy.stats import binom  # takes longer to import than all else
+
+    return 1 - 2 * binom.cdf(below, n, 0.5)
 
 
 @cache
 def coverage(n: int, k: int = 1) -> float:
     """Return the probability that the median lies between the k-th lowest and the k-th highest of n values."""
-    return 1 - 2 * float(binom.cdf(k - 1, n, 0.5))
+    return float(levels(n, k - 1))
 
 
 @cache
 def rank(n: int, level: float = LEVEL) -> int:
     """Return the greatest k whose `coverage` is at least `level`; 0 if not even the range reaches it."""
-    return int((1 - 2 * binom.cdf(np.arange(n // 2), n, 0.5) >= level - 1e-12).sum())
+    return int((levels(n, np.arange(n // 2)) >= level - 1e-12).sum())
 
 
 def interval(samples: np.ndarray, level: float = LEVEL, axis: int = -1) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,6 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments.common.errors import OptionError
 
 MOST = 10**9
@@ -99,8 +97,12 @@ def plain(value: Any) -> Any:
     """Return the Python number in a 0-d tensor or array or a numpy scalar; return anything else unchanged."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
+    if not str(value.dtype).endswith("float32"):
+        return value.item()
+    import numpy as np  # as the value's own package has done
+
     # A float32 that prints as 0.1 means 0.1.
-    return float(str(np.float32(value.item()))) if str(value.dtype).endswith("float32") else value.item()
+    return float(str(np.float32(value.item())))
 
 
 def number(value: Any) -> float:

@@ -1,15 +1,18 @@
 """The files of a results folder: written whole or not at all."""
 
+from __future__ import annotations
+
 import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.common import files
 from experiments.common.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
@@ -54,6 +57,8 @@ def save(out: Path, runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table from the bytes of a file, because pyarrow opens no path that is not UTF-8."""
+    import pandas as pd
+
     return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 

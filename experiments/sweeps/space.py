@@ -1,22 +1,24 @@
 """The search space of a sweep: parses the values of its axes, and makes configurations of them."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from scipy.stats import qmc
+from typing import TYPE_CHECKING, Any
 
 from experiments.common import values as meant
 from experiments.common.errors import OptionError
 from experiments.common.values import Kind, option, several, shown
 from experiments.training import optimizers
 from experiments.training.axes import AXES, BETAS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,5}))?")
 ACCEPTED = {
@@ -143,6 +145,8 @@ def check_axis(axis: str, values: list[float]) -> list[float]:
 
 def grid_configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
     """Return every combination of the axes, one row each; columns as in `AXES`, NaN in those not among `axes`."""
+    import pandas as pd  # not to read words
+
     table = pd.DataFrame(list(itertools.product(*axes.values())), columns=list(axes), dtype=float)
     return table.reindex(columns=list(AXES))
 
@@ -178,7 +182,6 @@ def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str,
     return {name: {axis: of(name, axis, default) for axis, default in has.items()} for name, has in known.items()}
 
 
-SEQUENCES = {"sobol": qmc.Sobol, "halton": qmc.Halton}
 SAMPLE_ACCEPTED = "sobol:N with a power of two, or halton:N, and N below a million"
 
 
@@ -200,8 +203,13 @@ def sampled_configurations(axes: dict[str, list[float] | Range], sequence: str, 
 
     Reference: Owen 1998, doi:10.1006/jcom.1998.0487 (scrambling).
     """
+    import numpy as np
+    import pandas as pd
+    from scipy.stats import qmc
+
+    sequences = {"sobol": qmc.Sobol, "halton": qmc.Halton}
     varied = [axis for axis, values in axes.items() if isinstance(values, Range) or len(values) > 1]
-    points = SEQUENCES[sequence](max(1, len(varied)), scramble=True, rng=np.random.default_rng(0)).random(n)
+    points = sequences[sequence](max(1, len(varied)), scramble=True, rng=np.random.default_rng(0)).random(n)
     columns = dict(zip(varied, points.T, strict=False))
     table = {axis: between(axis, values, columns.get(axis, np.zeros(n))) for axis, values in axes.items()}
     return pd.DataFrame(table, dtype=float).drop_duplicates(ignore_index=True).reindex(columns=list(AXES))

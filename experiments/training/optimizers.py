@@ -1,49 +1,62 @@
 """The optimizers that a sweep can train, with the axes of each and their default values."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 
-import optim
 from experiments.common.errors import OptionError
 from experiments.common.values import Kind, several, shown, taken
 from experiments.training.axes import AXES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Entry(NamedTuple):
     """An optimizer that a sweep can train.
 
     Attributes:
-        lanes: class for populations, which takes `[K]` tensors as hyperparameters.
-        alone: torch's own class, for ordinary runs; None if torch has none.
+        of: name of its class in `optim` and, if torch has one, in `torch.optim`; or a user's class.
         fixed: arguments of the constructor that are not axes.
         defaults: default values of axes that replace the constructor's.
     """
 
-    lanes: type[torch.optim.Optimizer]
-    alone: type[torch.optim.Optimizer] | None = None
+    of: str | type[torch.optim.Optimizer]
     fixed: Mapping[str, Any] = {}
     defaults: Mapping[str, float] = {}
 
+    @property
+    def lanes(self) -> type[torch.optim.Optimizer]:
+        """The class for populations, which takes `[K]` tensors as hyperparameters."""
+        import optim  # and Triton with it, which the names of optimizers do without
+
+        return getattr(optim, self.of) if isinstance(self.of, str) else self.of
+
+    @property
+    def alone(self) -> type[torch.optim.Optimizer] | None:
+        """torch's own class, for ordinary runs; None if torch has none."""
+        return getattr(torch.optim, self.of, None) if isinstance(self.of, str) else None
+
 
 OPTIMIZERS = {
-    "adam": Entry(optim.Adam, torch.optim.Adam),
-    "adamw": Entry(optim.AdamW, torch.optim.AdamW),
-    "amsgrad": Entry(optim.Adam, torch.optim.Adam, {"amsgrad": True}),
-    "nadam": Entry(optim.NAdam, torch.optim.NAdam),
-    "radam": Entry(optim.RAdam, torch.optim.RAdam),
-    "sgd": Entry(optim.SGD, torch.optim.SGD, {"momentum": 0.0}),
-    "momentum": Entry(optim.SGD, torch.optim.SGD, defaults={"momentum": 0.9}),
-    "nesterov": Entry(optim.SGD, torch.optim.SGD, {"nesterov": True}, {"momentum": 0.9}),
-    "adagrad": Entry(optim.Adagrad, torch.optim.Adagrad),
+    "adam": Entry("Adam"),
+    "adamw": Entry("AdamW"),
+    "amsgrad": Entry("Adam", {"amsgrad": True}),
+    "nadam": Entry("NAdam"),
+    "radam": Entry("RAdam"),
+    "sgd": Entry("SGD", {"momentum": 0.0}),
+    "momentum": Entry("SGD", defaults={"momentum": 0.9}),
+    "nesterov": Entry("SGD", {"nesterov": True}, {"momentum": 0.9}),
+    "adagrad": Entry("Adagrad"),
     # A momentum of zero, given as a tensor over lanes, would need a state.
-    "rmsprop": Entry(optim.RMSprop, torch.optim.RMSprop, {"momentum": 0.0}),
-    "adadelta": Entry(optim.Adadelta, torch.optim.Adadelta),
-    "lion": Entry(optim.Lion),
+    "rmsprop": Entry("RMSprop", {"momentum": 0.0}),
+    "adadelta": Entry("Adadelta"),
+    "lion": Entry("Lion"),
 }
 GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
 """Optimizers that were given as classes, for example in a notebook, by their names in results."""

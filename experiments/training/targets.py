@@ -1,13 +1,16 @@
 """Targets: a loss to fall to, or an accuracy to rise to."""
 
+from __future__ import annotations
+
 import math
 import re
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.common import values
 from experiments.common.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ACCEPTED = "a loss (0.2) or an accuracy (95%)"
 TOO_HIGH = 10.0

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from experiments import throughput
-from experiments.bench import gpu_timing, implementations, step_time
+from experiments.bench import gpu_timing, implementations, measurements, step_time
+from experiments.bench.cases import CASES
 from experiments.bench.step_plan import FLOAT32, Group
-from experiments.bench.step_time import CASES
 from experiments.common import preflight
 from tests import pretended as gpus
 from tests.bench.steps import CPU, GPU, SHAPES, with_grads
@@ -31,7 +31,7 @@ def pretended(monkeypatch, h100):
     monkeypatch.setattr(gpu_timing, "queued_seconds", queued_seconds)
     monkeypatch.setattr(gpu_timing, "graph_of", lambda calls, device: lambda: [call() for call in calls])
     monkeypatch.setattr(gpu_timing, "event_seconds", lambda call, device: queued_seconds([call], device, 0))
-    monkeypatch.setattr(throughput, "matrix_rate", lambda device: 5e13)
+    monkeypatch.setattr(measurements, "matrix_rate", lambda device: 5e13)
     monkeypatch.setattr(preflight, "launch", lambda device: None)
     # So little L2 that two sets of tensors exceed it.
     gpus.put_in(monkeypatch, gpus.H100._replace(L2_cache_size=gpu_timing.SMALLEST_SET // gpu_timing.L2_MULTIPLE))

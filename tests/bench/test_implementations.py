@@ -7,8 +7,8 @@ import torch
 
 import optim
 from experiments.bench import implementations
+from experiments.bench.cases import CASES
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
-from experiments.bench.step_time import CASES
 from tests.bench.steps import CPU, SHAPES, with_grads
 
 ON_CPU = [name for name, known in IMPLEMENTATIONS.items() if "cpu" in known.devices and not known.compiles]

@@ -14,8 +14,8 @@ from experiments.bench import (
     step_report,
     step_time,
 )
+from experiments.bench.cases import CASES
 from experiments.bench.step_plan import Group
-from experiments.bench.step_time import CASES
 from tests.bench.steps import CPU, GPU
 
 

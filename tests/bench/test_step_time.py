@@ -12,9 +12,9 @@ from experiments.bench import (
     step_plan,
     step_time,
 )
+from experiments.bench.cases import CASES, CUDA_SIZES, SIZES
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 from experiments.bench.step_plan import FLOAT32, Group
-from experiments.bench.step_time import CASES
 from tests.bench.steps import CPU, GPU
 
 
@@ -104,7 +104,7 @@ def test_rounds_end_at_the_deadline_but_not_before_a_few():
 
 
 def test_the_most_telling_groups_come_first():
-    sizes = {size: step_time.SIZES[size] for size in step_time.CUDA_SIZES}
+    sizes = {size: SIZES[size] for size in CUDA_SIZES}
     groups = step_time.groups(GPU, sizes, CASES)
     assert str(groups[0]) == "Adam float32 2^27"
     assert {"2^10", "2^28", "2^30"} <= {group.size for group in groups}

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments import sweep
+from experiments.reports import writer
 from tests.sweeps.small import write_report
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """Draw no figures, which take seconds."""
-    monkeypatch.setattr(sweep.writer, "write", write_report)
+    monkeypatch.setattr(writer, "write", write_report)

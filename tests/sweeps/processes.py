@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from experiments import sweep
+from experiments.reports import writer
 from tests.sweeps.small import write_report
 
 COMMAND = ["regression", "--lr", "1e-3..1e-1:6", "--beta1", "0", "0.9", "--seeds", "2", "--batch-size", "64"]
@@ -19,7 +20,7 @@ def run_command(words: list[str], log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    sweep.writer.write = write_report  # this process has no fixtures
+    writer.write = write_report  # this process has no fixtures
     sys.exit(sweep.main(words))
 
 

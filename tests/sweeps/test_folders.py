@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import explorer, report, sweep
+from experiments import explorer, report
 from experiments.common.errors import OptionError
 from experiments.reports import markdown, writer
 from experiments.sweeps import checkpoints, cost, reading, results, space
@@ -139,7 +139,7 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
         assert (tmp_path / "convergence.png").exists()
         assert told in explorer.first_view(loaded).sentence
     assert tmp_path in explorer.folders(tmp_path)
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
     whole = train(tmp_path)
     both = loaded.runs.merge(whole.runs, on=["run_id", *KEYS], suffixes=("", "_now"))
     assert len(both) == 8

@@ -16,6 +16,7 @@ import pytest
 from experiments import sweep
 from experiments.common import interrupts, progress
 from experiments.common.errors import OptionError
+from experiments.reports import writer
 from experiments.sweeps import checkpoints, results
 from experiments.training import population
 from tests.sweeps.small import KEYS, interrupting, train
@@ -144,7 +145,7 @@ def test_the_folder_stays_this_process_own_until_it_is_drawn(tmp_path, monkeypat
         seen.append(out)
         return []
 
-    monkeypatch.setattr(sweep.writer, "write", write)
+    monkeypatch.setattr(writer, "write", write)
     train(tmp_path)
     assert seen == [tmp_path]
 

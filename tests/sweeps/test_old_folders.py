@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import report, sweep
+from experiments.reports import writer
 from experiments.sweeps import reading
 
 WRITTEN = Path(__file__).parents[1] / "data/sweep-before-folders"
@@ -26,7 +27,7 @@ def test_a_folder_of_before_is_drawn(folder):
 
 
 def test_the_same_sweep_gives_the_same_numbers_and_goes_on_in_the_folder(folder, monkeypatch):
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
     before, command = reading.load(folder), json.loads((folder / "provenance.json").read_text())["command"]
     words = command.split()[3:-2]
     assert sweep.main([*words, "--device", "cpu", "--out", str(folder)]) == 0

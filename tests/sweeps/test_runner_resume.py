@@ -8,6 +8,7 @@ import pytest
 
 from experiments import sweep
 from experiments.common.errors import OptionError
+from experiments.reports import writer
 from experiments.sweeps import checkpoints, cost, reading
 from experiments.training import population
 from tests.conftest import spy_on_training
@@ -50,7 +51,7 @@ def test_another_sweep_is_refused_and_fresh_removes_it_and_nothing_else(tmp_path
         with pytest.raises(OptionError, match=rf"holds another sweep \(it differs in {differing}\), which --fresh"):
             train(tmp_path, **options)
     assert len(reading.load(tmp_path).runs) == 12
-    monkeypatch.setattr(sweep.writer, "write", lambda *_: [])
+    monkeypatch.setattr(writer, "write", lambda *_: [])
     sizes = spy_on_training(monkeypatch)
     train(tmp_path, lr=1e-3, beta1=0.9, fresh=True)
     assert sizes == [2]
