@@ -71,7 +71,7 @@ def configuration(choice: Choice | None) -> CpuConfig:
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
     """`table.build` with chunks of the size that suits the processor and the work; see `lookup`."""
-    choice = lookup.choose(tables.work_of(rule, entries, grad_dtype, seed), torch.device("cpu"))
+    choice = lookup.choose_on_cpu(tables.work_of(rule, entries, grad_dtype, seed))
     config = configuration(choice)
     table = tables.build(rule, entries, grad_dtype, config.chunk_size, seed, config.piles)
     table.choice = choice

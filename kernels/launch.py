@@ -42,14 +42,10 @@ def shared_bytes(index: int) -> int:
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
     """Build a table with chunks of the size that suits device and work; see `lookup`, `table.build`."""
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
-    choice = Choice(lookup.default_of(device), "default", "Triton's interpreter gets no other")
-    if device.type == "cuda":
-        known = lookup.choose(work, device)
-        if isinstance(known.config, Config) and fits(known.config, work, len(rule.states), device):
-            choice = known
-        else:
-            why = f"what is known for {work.key} needs more shared memory than there is"
-            choice = choice._replace(why=why)
+    choice = lookup.choose(work, device)
+    if not isinstance(choice.config, Config) or not fits(choice.config, work, len(rule.states), device):
+        why = f"what is known for {work.key} needs more shared memory than there is"
+        choice = Choice(lookup.default_of(device), "default", why)
     table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
     table.choice = choice
     return table

@@ -69,8 +69,15 @@ def default_of(device: torch.device) -> Config:
 
 
 def choose(work: Work, device: torch.device) -> Choice:
-    """Choose the configuration for a launch on a GPU or, by `kernels.cpu`, on the CPU."""
+    """Choose the configuration of Triton's kernels for a launch on a device; its interpreter gets the default."""
+    if device.type != "cuda":
+        return Choice(default_of(device), "default", "Triton's interpreter gets no other")
     return choose_from(work, device_facts(device), registry.load())
+
+
+def choose_on_cpu(work: Work) -> Choice:
+    """Choose the configuration for a launch of `kernels.cpu`."""
+    return choose_from(work, device_facts("cpu"), registry.load())
 
 
 def explain(work: Work, device: torch.device | Device | None = None) -> str:

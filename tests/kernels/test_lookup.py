@@ -91,6 +91,7 @@ def test_a_step_says_its_rung_once_at_debug_level(caplog):
 
 
 def test_eager_formulas_look_nothing_up(monkeypatch):
+    monkeypatch.setattr(lookup, "choose_on_cpu", None)
     monkeypatch.setattr(lookup, "choose", None)
     monkeypatch.setattr(registry, "load", None)
     p = torch.zeros(8, requires_grad=True)
@@ -128,7 +129,7 @@ def test_a_file_of_a_cpu_with_configurations_of_a_gpu_is_ignored(folders, caplog
     registry.record(here, VERSIONS, {key(20): {**entry(), "config": CpuConfig(2**12), "ties": []}})
     (path,) = folders[0].glob("*.json")
     path.write_text(path.read_text().replace('"piles"', '"num_warps"'))
-    assert lookup.choose(WORK._replace(n_elements=2**20), torch.device("cpu")).level == "default"
+    assert lookup.choose_on_cpu(WORK._replace(n_elements=2**20)).level == "default"
     assert "has a configuration with other fields" in caplog.text
 
 
