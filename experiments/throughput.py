@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "step": "a step of every class and implementation over single tensors",
         "models": "a step of Adam and AdamW over the parameters of real networks",
     }
-    for name, rounds in {"sweep": 120, "host": 60, "step": 60, "models": 60}.items():
+    for name, rounds in {"sweep": 40, "host": 60, "step": 60, "models": 60}.items():
         command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
         command.add_argument("--rounds", default=rounds, metavar="N", help="rounds of timing (default %(default)s)")
         command.add_argument("--out", required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}")

@@ -33,7 +33,7 @@ from experiments.common.tables import markdown_table
 
 TITLES = {"step": "Steps of every implementation", "models": "Steps over the parameters of networks"}
 
-SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 """Environment variables that control how threads start and wait; reports show them with the command."""
 
 

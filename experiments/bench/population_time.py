@@ -1,11 +1,14 @@
 """Compare training a population with training its runs one after the other, with the roofline, and with JAX."""
 
+import functools
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 
 import optim
+from experiments.bench import population_peers
 from experiments.bench.cases import NOISE
 from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
@@ -21,6 +24,8 @@ SIZES = {
 """Model, number of lanes and hidden width of each population; all train on MNIST with batches of 128."""
 
 BATCH = 128
+STEPS = {"cpu": 60, "cuda": 1}
+"""How many steps a population takes in a round: on the CPU as many as are usual between two evaluations."""
 SOLO_STEPS = 16
 MATRIX = 2048
 COPY_ELEMENTS = 2**25
@@ -38,13 +43,9 @@ def step_work(model: Model, lanes: int) -> tuple[float, float]:
 def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
     """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
-    batches = population.batch_indices(len(x), BATCH, seed=0)
-    indices = [next(batches).to(device) for _ in range(256)]
-    turn = iter(range(10**9))
+    drawn = population.batch_indices(len(x), BATCH, seed=0)
+    batches = torch.stack([next(drawn) for _ in range(STEPS[device.partition(":")[0]])]).to(device)
     configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
-
-    def batch() -> torch.Tensor:
-        return indices[next(turn) % len(indices)]
 
     params = model.stack(problem.model, [0], lanes, device=device)
     ours = optim.Adam(params, **configs)
@@ -54,15 +55,16 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
         lambda: population.step_(params, ours, x[index], y[index], forward=problem.model.forward), device
     )
 
-    def population_step() -> None:
-        index.copy_(batch())
-        take()
+    def population_steps() -> None:
+        for batch in batches:
+            index.copy_(batch)
+            take()
 
     module, alone = reference.make(problem, axes.AXES, device=device)
 
     def solo_steps() -> None:
-        for _ in range(SOLO_STEPS):
-            own = batch()
+        for step in range(SOLO_STEPS):
+            own = batches[step % len(batches)]
             reference.step_(module, alone, x[own], y[own])
 
     n = sum(p.numel() for p in params)
@@ -78,53 +80,26 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
         update(*tensors, lr=1e-4, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)
 
     contenders = {
-        "population": population_step,
+        "population": population_steps,
         "solo": solo_steps,
         "update": ours.step,
         "fused update": fused_update,
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
     }
-    if is_mlp(problem) and find_spec("jax") and find_spec("optax") and device == "cpu":
-        contenders["jax"] = jax_step(problem, params, configs["lr"], batch)
+    if is_mlp(problem) and device == "cpu":
+        contenders |= {name: peer(problem, params, configs["lr"], batches) for name, peer in peers().items()}
     return contenders
 
 
-def jax_step(problem: problems.Problem, params, lrs: torch.Tensor, batch: Callable[[], torch.Tensor]):
-    """Return the same step in JAX: jit of vmap over lanes of value_and_grad and optax.adam, with donated buffers."""
-    import jax  # pyright: ignore[reportMissingImports]
-    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
-    import optax  # pyright: ignore[reportMissingImports]
-
-    x, y = (jnp.asarray(t.numpy()) for t in (problem.data.x_train, problem.data.y_train))
-
-    def loss_fn(p, xb, yb):
-        for w, b in zip(p[0:-2:2], p[1:-2:2], strict=True):
-            xb = jax.nn.relu(xb @ w.T + b)
-        return optax.softmax_cross_entropy_with_integer_labels(xb @ p[-2].T + p[-1], yb).mean()
-
-    def one_lane(p, state, lr, xb, yb):
-        loss, grads = jax.value_and_grad(loss_fn)(p, xb, yb)
-        updates, state = optax.adam(lr).update(grads, state, p)
-        return optax.apply_updates(p, updates), state, loss
-
-    @jax.jit
-    def start(p):
-        return jax.vmap(optax.adam(1e-3).init)(p)
-
-    step = jax.jit(
-        lambda p, state, lr, index: jax.vmap(one_lane, in_axes=(0, 0, 0, None, None))(p, state, lr, x[index], y[index]),
-        donate_argnums=(0, 1),
-    )
-    lanes = [jnp.array(p.detach().numpy()) for p in params]
-    carried = [lanes, start(lanes)]
-    lr = jnp.asarray(lrs.numpy())
-
-    def run() -> None:
-        *carried[:], loss = step(*carried, lr, jnp.asarray(batch().numpy()))
-        loss.block_until_ready()
-
-    return run
+def peers() -> dict[str, Callable[..., Callable[[], object]]]:
+    """Return what else can train a population of MLPs here, by name; see `population_peers`."""
+    found: dict[str, Callable[..., Callable[[], object]]] = {"torch.func": population_peers.torch_vmap}
+    if shutil.which("g++") or shutil.which("clang++"):
+        found["torch.func compiled"] = functools.partial(population_peers.torch_vmap, compiled=True)
+    if find_spec("jax") and find_spec("optax"):
+        found["jax"] = population_peers.jax_scan
+    return found
 
 
 def noise() -> data.Dataset:
@@ -164,6 +139,9 @@ def compare(
     problem = problem_of(kind, hidden, data_dir, download)
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     seconds = time_in_turn(population_contenders(problem, lanes, device), rounds, sync)
+    others = [name for name in ("jax", "torch.func", "torch.func compiled") if name in seconds]
+    for name in ("population", *others):
+        seconds[name] /= STEPS[device.partition(":")[0]]
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
     copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
     ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}
@@ -171,8 +149,7 @@ def compare(
         flops, update_bytes = step_work(problem.model, lanes)
         ratios["share of roofline"] = (flops / matrix_rate + update_bytes / copy_rate) / seconds["population"]
     ratios["update / torch's flat fused update"] = seconds["update"] / seconds["fused update"]
-    if "jax" in seconds:
-        ratios["speed-up over jax"] = seconds["jax"] / seconds["population"]
+    ratios |= {f"speed-up over {name}": seconds[name] / seconds["population"] for name in others}
     row = {"data": problem.data.name, "K": lanes, "model": problem.model.name, "device": device, "rounds": rounds}
     row["ms per step"] = seconds["population"].median() * 1e3
     row["configuration-steps per second"] = lanes / seconds["population"].median()
@@ -214,5 +191,8 @@ All contenders were timed in turn in every round.
 Runs one after the other: the ordinary `torch.nn` model with `torch.optim.Adam(fused=True)`, {SOLO_STEPS} steps a round.
 Roofline of an MLP: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
 plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
-JAX, where it is installed: `jit` of `vmap` of `value_and_grad` and `optax.adam`, buffers donated.
+On the CPU a population takes {STEPS["cpu"]} steps a round, as many as are usual between two evaluations, and so do
+these. jax, where it is installed: one jitted `lax.scan` over the steps of `vmap` of `value_and_grad` and `optax.adam`;
+data, indices and learning rates are on the device, parameters and states are donated. torch.func: a loop over `vmap`
+of `grad_and_value` and Adam's formula; compiled: through `torch.compile`, where there is a C++ compiler.
 """

@@ -35,7 +35,7 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
     monkeypatch.setattr(population_time.problems, "make", unreachable)
     for name in ("MATRIX", "COPY_ELEMENTS"):
         monkeypatch.setattr(population_time, name, 64)
-    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
+    monkeypatch.setattr(population_time, "peers", dict)
     kind, lanes, hidden = size
     row = population_time.compare(kind, lanes, hidden, None, device, 3)
     assert (row["data"], row["K"], row["model"].split()[0]) == ("noise of MNIST's shapes", 2, size[0])
@@ -49,7 +49,7 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
 def small_sweep(monkeypatch):
     """`sweep` of two sizes that take no time."""
     monkeypatch.setattr(population_time, "SIZES", {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))})
-    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
+    monkeypatch.setattr(population_time, "peers", dict)
     for name in ("MATRIX", "COPY_ELEMENTS"):
         monkeypatch.setattr(population_time, name, 64)
 
