@@ -1,10 +1,12 @@
-"""Which launch configuration suits a GPU?
+"""Which launch configuration suits a GPU, or a CPU?
 
     python -m experiments.autotune tune --budget 240
     python -m experiments.autotune show
     python -m experiments.autotune diff nvidia-a100-sxm4-40gb nvidia-h100-80gb-hbm3
     python -m experiments.autotune verify
     python -m experiments.autotune export
+
+    python -m experiments.autotune tune --device cpu --rule adam --dtype float32 --sizes 16 20 --budget 60
 
 `tune` races the candidates on buffers of its own, and records the fastest where optimizers look for it. Without a GPU
 
@@ -13,11 +15,14 @@
 compiles every candidate without running it, and says which are worth measuring (`static_analysis`).
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,19 +37,24 @@ from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
 
+if TYPE_CHECKING:
+    from experiments.tune.race import Machine
+
 BUCKETS = range(10, 32)
+SIZES = {"cuda": [16, 20, 24, 28], "cpu": [12, 16, 20, 24]}
 
 
 def parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(prog="python -m experiments.autotune", description="Launch configurations of a GPU.")
+    cli = argparse.ArgumentParser(prog="python -m experiments.autotune", description="Launch configurations.")
     commands = cli.add_subparsers(dest="what", metavar="{tune,show,diff,verify,export}")
-    tune = commands.add_parser("tune", help="race the candidates on this GPU, or only compile them (the default)")
+    tune = commands.add_parser("tune", help="race the candidates on this device, or only compile them (the default)")
+    tune.add_argument("--device", default="cuda", metavar="NAME", help="cuda (the default) or cpu")
     tune.add_argument("--dry-run", action="store_true", help="compile every candidate and measure none")
     tune.add_argument("--target", metavar="ARCH", help=f"of --dry-run: {', '.join(LIMITS)} (default: the GPU here)")
     tune.add_argument("--rule", nargs="+", default=["adam"], metavar="NAME", help=f"{', '.join(rules.RULES)} or all")
     tune.add_argument("--dtype", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)} or all")
     tune.add_argument("--rows", nargs="+", default=[*ROWS], metavar="KIND", help=f"{', '.join(ROWS)} (default all)")
-    tune.add_argument("--sizes", nargs="+", default=[16, 20, 24, 28], metavar="LOG2", help="of all elements")
+    tune.add_argument("--sizes", nargs="+", metavar="LOG2", help="of all elements (default 16 20 24 28, cpu 12 to 24)")
     tune.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     tune.add_argument("--into", metavar="DIR", help="folder of the tuned file (default: the user's cache)")
     tune.add_argument("--again", action="store_true", help="race what is recorded already, too")
@@ -55,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
     diff = commands.add_parser("diff", help="print where two files differ")
     diff.add_argument("a", metavar="A", help="a file, or a GPU's name in files")
     diff.add_argument("b", metavar="B")
-    verify = commands.add_parser("verify", help="time what is recorded for this GPU against the default")
+    verify = commands.add_parser("verify", help="time what is recorded for this GPU or CPU against the default")
     verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
+    verify.add_argument("--device", default="cuda", metavar="NAME", dest="on", help="cuda (the default) or cpu")
     verify.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     export = commands.add_parser("export", help="copy the user's cache into a folder where it can be reviewed")
     export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
@@ -67,11 +78,31 @@ def parser() -> argparse.ArgumentParser:
 def gpu() -> torch.device:
     """Return the current GPU. Raises: OptionError if there is none, or `occupancy.LIMITS` lacks its architecture."""
     if not torch.cuda.is_available():
-        raise OptionError("there is no GPU here to measure on; tune --dry-run --target ARCH needs none")
+        raise OptionError(
+            "there is no GPU here to measure on; --device cpu tunes the CPU, and --dry-run --target ARCH needs no GPU"
+        )
     device = torch.device("cuda", torch.cuda.current_device())
     if device_facts(device).arch not in LIMITS:
         raise OptionError(f"this GPU is a {device_facts(device).arch}, and known are {', '.join(LIMITS)}")
     return device
+
+
+def machine_of(name: str) -> Machine:
+    """Return the machine to measure on. Raises: OptionError if it is not there or cannot run a kernel."""
+    if named("device", [name], ["cuda", "cpu"]) == ["cpu"]:
+        from optim import backends
+
+        if not backends.has_numba():
+            raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
+        # Numba is not needed elsewhere, nor Triton here.
+        from experiments.tune import cpu_machine
+
+        return cpu_machine.machine()
+    device = gpu()
+    preflight.check_gpu()
+    from experiments.tune import gpu_machine
+
+    return gpu_machine.machine(device)
 
 
 def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
@@ -86,12 +117,16 @@ def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
 def check_tune(args: argparse.Namespace) -> None:
     """Convert the options in place. Raises: OptionError, one sentence, if one cannot be used."""
     args.rule = named("rule", args.rule, [*rules.RULES])
+    named("device", [args.device], ["cuda", "cpu"])
     measured = ["float32"] if args.dry_run else ["float32", "bfloat16-states"]
     args.dtype = named("dtype", args.dtype or measured, [*VARIANTS])
     args.rows = named("rows", args.rows, [*ROWS])
-    args.sizes = [taken("--sizes", size, whole(BUCKETS[0], BUCKETS[-1])) for size in args.sizes]
+    sizes = args.sizes or SIZES[args.device]
+    args.sizes = [taken("--sizes", size, whole(BUCKETS[0], BUCKETS[-1])) for size in sizes]
     args.budget = taken("--budget", args.budget, SECONDS)
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    if args.dry_run and args.device == "cpu":
+        raise OptionError("--dry-run compiles for a GPU, and does not go with --device cpu")
+    if args.device == "cuda" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise OptionError("TRITON_INTERPRET in the environment replaces the compiler: unset it")
     if args.dry_run:
         if args.target is None and not torch.cuda.is_available():
@@ -102,10 +137,7 @@ def check_tune(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise OptionError(f"--target {error}") from None
     elif args.target is not None:
-        raise OptionError("--target goes with --dry-run: what is measured is the GPU that is here")
-    else:
-        gpu()
-        preflight.check_gpu()
+        raise OptionError("--target goes with --dry-run: what is measured is the device that is here")
     args.out = files.check_folder(args.out)
     args.into = args.into and files.check_folder(args.into, "--into")
 
@@ -137,25 +169,25 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def tune(args: argparse.Namespace) -> int:
     check_tune(args)
-    return dry_run(args) if args.dry_run else measure(args)
+    return dry_run(args) if args.dry_run else measure(args, machine_of(args.device))
 
 
-def measure(args: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace, machine: Machine) -> int:
     """Race the candidates of each case, record the fastest, and write a page, tables and a figure."""
-    from experiments.tune import gpu_machine, race, report, tuner
+    from experiments.tune import race, report, tuner
 
     args.out.mkdir(parents=True, exist_ok=True)
-    device = gpu()
     found = tuner.tune(
-        gpu_machine.machine(device),
-        race.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=True),
+        machine,
+        # Alignment matters to no CPU.
+        race.cases(args.rule, args.dtype, args.rows, args.sizes, unaligned=args.device == "cuda"),
         budget=args.budget,
         into=[args.into] if args.into else registry.folders()[:-1],
         table=args.out / tuner.TABLE,
         again=args.again,
     )
     with interrupts():
-        text = report.write(found, device_facts(device), run_info.provenance(str(device)), args.out)
+        text = report.write(found, machine.facts, run_info.provenance(args.device), args.out)
     print(text)
     return 130 if found.interrupted else 0
 
@@ -195,52 +227,43 @@ def print_files(found: list[tuple[Path, tuple[Device, dict, dict]]]) -> int:
 def diff(args: argparse.Namespace) -> int:
     (a_path, (_, _, a)), *_ = files_of(args.a)
     (b_path, (_, _, b)), *_ = files_of(args.b)
-    rows = differences(a, b)
-    print(f"A: {a_path}\nB: {b_path}\n")
-    print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
-    return 0
-
-
-def differences(a: dict, b: dict) -> list[dict]:
-    """Return a row for each case for which the entries of two files name different configurations."""
-    from experiments.tune import static_analysis
-
-    return [
+    rows = [
         {
             "case": key,
-            "A": static_analysis.name(a[key]["config"]) if key in a else "-",
-            "B": static_analysis.name(b[key]["config"]) if key in b else "-",
+            "A": a[key]["config"].label if key in a else "-",
+            "B": b[key]["config"].label if key in b else "-",
             "A us": a.get(key, {}).get("median_us", "-"),
             "B us": b.get(key, {}).get("median_us", "-"),
         }
         for key in sorted(a.keys() | b.keys())
         if key not in a or key not in b or a[key]["config"] != b[key]["config"]
     ]
+    print(f"A: {a_path}\nB: {b_path}\n")
+    print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
+    return 0
 
 
 def verify(args: argparse.Namespace) -> int:
     """Race each entry against the default; return exit code 1 if the verdict on one is "slower"."""
     args.budget = taken("--budget", args.budget, SECONDS)
-    device = gpu()
-    preflight.check_gpu()
-    facts = device_facts(device)
+    machine = machine_of(args.on)
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)
     else:
-        _, entries = registry.load().get(facts.slug, (None, {}))
+        _, entries = registry.load().get(machine.facts.slug, (None, {}))
     if not entries:
-        raise OptionError(f"nothing was measured on {facts.name} yet, in {places_text()}")
-    rows = raced(device, entries, args.budget)
+        raise OptionError(f"nothing was measured on {machine.facts.name} yet, in {places_text()}")
+    rows = raced(machine, entries, args.budget)
     print(markdown_table(rows))
     return 1 if any(row["verdict"] == "slower" for row in rows) else 0
 
 
-def raced(device: torch.device, entries: dict, budget: float) -> list[dict]:
+def raced(machine: Machine, entries: dict, budget: float) -> list[dict]:
     """Race each entry against the default within a budget in seconds; return a row for each."""
     from experiments.common.progress import progress_bar
-    from experiments.tune import gpu_machine, tuner
+    from experiments.tune import tuner
 
-    machine, each = gpu_machine.machine(device), budget / len(entries)
+    each = budget / len(entries)
     return [
         tuner.verify(machine, key, entry, each) for key, entry in progress_bar(sorted(entries.items()), unit="entry")
     ]

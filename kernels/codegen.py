@@ -1,10 +1,10 @@
-"""Compile the kernel for a GPU that need not be there, and read what the machine code does.
+"""Compile the kernel for a GPU that need not be present, and read facts from its machine code.
 
     python -m kernels.codegen sm_90 gfx942 --rule adam nadam --dtype float32 --run
 
-prints one JSON object for each target, rule and dtype, by default all of ours; with --run the compiled step is also
-simulated on the CPU, and compared with the eager formulas. It is never timed.
-Must run without TRITON_INTERPRET, which replaces the compiler.
+prints one JSON object for each target, rule and dtype, by default for all rules and dtypes; with --run the compiled
+step is also simulated on the CPU and compared with the eager formulas. Nothing is timed.
+TRITON_INTERPRET must not be set: it replaces the compiler.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from triton.compiler import ASTSource, make_backend
 
 from kernels import multi_tensor, rules
 from kernels.commands import command
-from kernels.config import Config, default
+from kernels.config import Config, Dtypes, default
 from kernels.occupancy import LIMITS
 from kernels.rule import Rule
 
@@ -37,15 +37,15 @@ ALL_DESCRIBED = TRITON >= (3, 7)
 
 @dataclass(frozen=True)
 class MachineCode:
-    """Facts about one compiled kernel, out of its machine code.
+    """Facts about one compiled kernel, read from its machine code.
 
     Attributes:
         registers: vector registers of a thread.
         spills: bytes (NVIDIA: stack and local memory) or registers (AMD) that were spilled.
         shared: bytes of shared memory (AMD: LDS) of a program.
-        instructions: how many there are, the path of masked blocks included.
-        loads, stores: how often each width in bits occurs among global accesses.
-        digest: of the instructions; programs that share it, `shared` and `num_warps` are the same.
+        instructions: their number, including the path of masked blocks.
+        loads, stores: the number of global accesses of each width in bits.
+        digest: hash of the instructions; kernels with the same digest, `shared` and `num_warps` are the same.
     """
 
     target: str
@@ -62,7 +62,7 @@ class MachineCode:
 
 
 def parse_target(name: str) -> GPUTarget:
-    """`sm_90` or `gfx942` as Triton names it. Raises: ValueError for anything else."""
+    """Return Triton's target for `sm_90` or `gfx942`. Raises: ValueError for anything else."""
     if match := re.fullmatch(r"sm_([0-9]{2,3})", name):
         return GPUTarget("cuda", int(match[1]), WARP_SIZE["cuda"])
     if re.fullmatch(r"gfx9\w+", name):
@@ -71,32 +71,32 @@ def parse_target(name: str) -> GPUTarget:
 
 
 def check_target(name: str) -> None:
-    """Raise ValueError unless a target is known, and this Triton compiles for it: its own complaint is no sentence."""
+    """Raise ValueError unless a target is known and this Triton compiles for it."""
     if name not in LIMITS:
         raise ValueError(f"accepts {', '.join(LIMITS)}, not {name!r}")
-    if name == "sm_110" and TRITON < (3, 7):  # CUDA 12.9 has it by another name.
+    if name == "sm_110" and TRITON < (3, 7):  # CUDA 12.9 has another name for it.
         raise ValueError(f"accepts sm_110 from Triton 3.7 on, and this is {triton.__version__}")
 
 
 def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: dict, num_warps: int = 4):
-    """Compile a `@triton.jit` function for a GPU that need not be there. Nothing is run.
+    """Compile a `@triton.jit` function for a GPU that need not be present. Nothing is run.
 
     Args:
         target: sm_NN or gfx9NN.
-        arguments: names and Triton's types (as "*fp32" or "i32") of its arguments, in order. Of pointers the compiler
-            is told what launches say of small tensors, unless the function has them among its `do_not_specialize`:
-            that they are multiples of 16 and, on AMD, within 2 GiB.
+        arguments: names and Triton types (such as "*fp32" or "i32") of its arguments, in order. The compiler assumes
+            of pointers what a launch with small tensors would tell it, unless they are in `do_not_specialize`: that
+            they are multiples of 16 and, on AMD, within 2 GiB.
         constants: values of its `tl.constexpr` arguments, which come after the others, in order.
-        num_warps: of a program.
-    Returns: Triton's compiled kernel: `asm["ptx"]`, the text, and `asm["cubin"]`, its machine code (AMD:
-        `asm["amdgcn"]`), for `facts`; and `metadata`.
+        num_warps: warps of a program.
+    Returns: Triton's compiled kernel, with its text in `asm["ptx"]`, its machine code in `asm["cubin"]` (AMD:
+        `asm["amdgcn"]`), which `facts` reads, and its `metadata`.
     Raises: ValueError for an unknown target; RuntimeError under TRITON_INTERPRET, which replaces the compiler.
     """
     gpu, names = parse_target(target), [*arguments, *constants]
     if not isinstance(kernel, triton.JITFunction):
         raise RuntimeError("kernels are compiled only where TRITON_INTERPRET was not set when Triton was imported")
-    # As a launch describes its arguments, so that it finds in Triton's cache what is compiled here: Triton 3.6 names
-    # constants that are strings, 3.7 all.
+    # Described as by a launch, which then finds this kernel in Triton's cache: Triton 3.6 lists only constants that
+    # are strings, 3.7 all.
     described = [(names.index(name),) for name, value in constants.items() if ALL_DESCRIBED or isinstance(value, str)]
     pointers = [
         (i,)
@@ -115,7 +115,7 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
 
 
 def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None):
-    """The traversal of a rule, by default as it is launched where nothing was tuned; see `compile_kernel`.
+    """Compile the traversal of a rule, by default in the default configuration; see `compile_kernel`.
 
     Args:
         target: sm_NN or gfx9NN.
@@ -126,8 +126,8 @@ def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | N
     return traversal(rule, target, (p_dtype, p_dtype, state_dtype), stochastic, config)
 
 
-def traversal(rule: Rule, target: str, dtypes: tuple, stochastic: bool = False, config: Config | None = None):
-    """`compiled` for any dtypes of parameters, gradients and states."""
+def traversal(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool = False, config: Config | None = None):
+    """Compile the traversal for any dtypes of parameters, gradients and states."""
     config = config or default(parse_target(target).warp_size)
     constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
@@ -136,21 +136,21 @@ def traversal(rule: Rule, target: str, dtypes: tuple, stochastic: bool = False, 
 
 
 def prologue(rule: Rule, target: str):
-    """The kernel that makes a rule's coefficients; see `compile_kernel`."""
+    """Compile the kernel that computes a rule's coefficients; see `compile_kernel`."""
     arguments = {"rows_ptr": "*i64", "hyper_ptr": "*fp64", "coefficients_ptr": "*fp32", "keys_ptr": "*i32"}
     arguments |= {"grad_scale_ptr": "*fp32", "found_inf_ptr": "*fp32", "n_rows": "i32", "seed": "i32"}
     return compile_kernel(multi_tensor.prologue_kernel, target, arguments, multi_tensor.prologue_constants(rule))
 
 
 def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> MachineCode:
-    """What the machine code of `compiled` says; arguments and errors are the same."""
+    """Return facts about the machine code of `compiled`; arguments and errors are the same."""
     config = config or default(parse_target(target).warp_size)
     kernel = compiled(rule, target, dtype, config)
     return MachineCode(target, rule.name, dtype, config, kernel.metadata.shared, **facts(kernel.asm))
 
 
 def facts(asm: dict) -> dict:
-    """What a compiled kernel's machine code says: some of the fields of `MachineCode`."""
+    """Return some of the fields of `MachineCode`, from a compiled kernel."""
     return read_cubin(asm["cubin"]) if "cubin" in asm else read_amdgcn(asm["amdgcn"])
 
 
@@ -159,7 +159,7 @@ def digest(lines: list[str]) -> str:
 
 
 def read_cubin(cubin: bytes) -> dict:
-    """Registers, spills and access widths of an NVIDIA binary, through the cuobjdump that Triton ships."""
+    """Read registers, spills and access widths of an NVIDIA binary with the cuobjdump that Triton ships."""
     cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -175,7 +175,7 @@ def read_cubin(cubin: bytes) -> dict:
         bits = (re.search(r"\.(?:U|S|ENL2\.)?(8|16|64|128|256)\b", modifiers) for modifiers in found)
         return dict(sorted(Counter(int(match[1]) if match else 32 for match in bits).items()))
 
-    # An instruction is its text behind its address, and 128 bits of code on this line and the next.
+    # A line has an instruction's address and text, and 128 bits of code follow on it and the next line.
     code = [line.strip() for line in sass.splitlines() if re.match(r"\s+/\*", line)]
     return {
         "registers": used["REG"],
@@ -189,7 +189,7 @@ def read_cubin(cubin: bytes) -> dict:
 
 
 def read_amdgcn(assembly: str) -> dict:
-    """Registers, spills and access widths of AMD assembly."""
+    """Read registers, spills and access widths from AMD assembly."""
     bits = {"dword": 32, "dwordx2": 64, "dwordx3": 96, "dwordx4": 128, "ushort": 16, "short": 16, "ubyte": 8}
 
     def widths(kind: str) -> dict[int, int]:
@@ -215,7 +215,7 @@ VARIANTS = {
     "bfloat16-states": (torch.bfloat16, torch.bfloat16, True),
     "float16": (torch.float16, torch.float32, False),
 }
-"""Dtype of parameters and gradients, dtype of states, and whether bfloat16 is rounded stochastically."""
+"""The dtype of parameters and gradients, the dtype of states, and whether bfloat16 is rounded stochastically."""
 
 
 @command

@@ -1,4 +1,4 @@
-"""What `python -m` does with our modules: commands meet the shell alike, all others say that they are none."""
+"""What commands share, and an error where `python -m` is given a module that is none."""
 
 import functools
 import os
@@ -10,28 +10,28 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
 COMMAND = re.compile(r"^if __name__ == .__main__.:", re.MULTILINE)
-BROKEN_PIPE = 141  # as a shell has it for a process that SIGPIPE has ended
+BROKEN_PIPE = 141  # the shell's exit code for a process that SIGPIPE ended
 
 
 def is_command(name: str) -> bool:
-    """Whether a module does something when it is run; True if there is no source to say so."""
+    """Return whether a module does something when it is run; True if its source is not available."""
     spec = find_spec(name)
     source = spec and spec.loader and spec.loader.get_source(name)  # pyright: ignore[reportAttributeAccessIssue]
     return source is None or bool(COMMAND.search(source))
 
 
 def commands(package: str) -> list[str]:
-    """The names of a package's modules that are commands."""
+    """Return the names of a package's modules that are commands."""
     names = (f"{package}.{module.name}" for module in pkgutil.iter_modules(sys.modules[package].__path__))
     return [name for name in names if is_command(name)]
 
 
 def refuse_others(package: str) -> None:
-    """End the process, with a sentence, if it was started by `python -m` to run what is no command of the package.
+    """Exit with an error message if `python -m` was told to run a module of the package that is not a command.
 
-    To be called when the package is imported, which is before its module runs: that would say nothing, and succeed.
+    Called when the package is imported, before the module runs, which would do nothing and succeed.
     """
-    # Python's own argv while it looks for the module.
+    # What sys.argv holds while Python looks for the module.
     if sys.argv[:1] != ["-m"]:
         return
     word = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
@@ -46,12 +46,12 @@ def refuse_others(package: str) -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Have standard streams that take every character: a console that lacks one shows a question mark for it."""
+    """Let the standard streams take every character: one that the console lacks becomes a question mark."""
     opened, before = [], {}
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            # It was closed: what is printed is lost, and no file that is opened later gets its number.
+            # It was closed: output is discarded, and no file opened later gets its descriptor.
             opened.append(name)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure") and stream.errors == "strict":
@@ -68,10 +68,10 @@ def printing() -> Iterator[None]:
 
 
 def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """A decorator of the function that a command runs: what the shell and the disk can do to it ends it in a sentence.
+    """Decorate a command's function, so that interrupts, closed pipes and unusable files end it with a message.
 
-    Returns: a function of the same arguments, and the exit code: 2 where a file cannot be read or written, 130 after
-        Ctrl-C, 141 where nobody reads on, as behind `| head`.
+    Returns: a function with the same arguments that returns the exit code: 2 if a file cannot be read or written, 130
+        after Ctrl-C, 141 if its output is no longer read, as behind `| head`.
     """
 
     @functools.wraps(main)
@@ -84,7 +84,7 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
                 finally:
                     sys.stdout.flush()
             except BrokenPipeError:
-                # Python would complain once more as it ends.
+                # Otherwise Python would report the error again at exit.
                 silent = os.open(os.devnull, os.O_WRONLY)
                 for stream in (sys.stdout, sys.stderr):
                     with suppress(OSError):

@@ -1,6 +1,6 @@
-"""The rule on torch tensors of any device, one eager operation after another: slow, and free of compilers.
+"""The backend that applies a rule by torch's eager operations, on any device: slow, but without a compiler.
 
-It stands in for `cpu` where Numba is not installed, and takes the dtypes and devices that the others lack.
+It replaces `cpu` if Numba is not installed, and serves the dtypes and devices that the other backends lack.
 """
 
 import dis
@@ -29,7 +29,7 @@ def lift(function: Callable) -> Callable:
 
 
 def where(dtype: torch.dtype) -> Callable:
-    """`torch.where` that takes Python numbers as numbers of this dtype, and not of torch's default."""
+    """Return a `torch.where` that converts Python numbers to this dtype instead of torch's default."""
 
     def chosen(condition, *values):
         make = functools.partial(torch.full, (), dtype=dtype, device=condition.device)
@@ -39,10 +39,10 @@ def where(dtype: torch.dtype) -> Callable:
 
 
 def out_of_place(function: FunctionType) -> FunctionType:
-    """The function in which `x += y` makes a new x, as with numbers: torch would change what shares x's memory, too."""
+    """Return the function with `x += y` as `x = x + y`: torch would also change the tensors that share x's memory."""
     code = bytearray(function.__code__.co_code)
     for at in dis.get_instructions(function):
-        if at.opname == "BINARY_OP" and 13 <= (at.arg or 0) < 26:  # NB_INPLACE_ADD follows on the 13 others
+        if at.opname == "BINARY_OP" and 13 <= (at.arg or 0) < 26:  # the in-place twins of the first 13
             code[at.offset + 1] -= 13
         elif at.opname.startswith("INPLACE_"):  # Python 3.10
             code[at.offset] = dis.opmap[at.opname.replace("INPLACE", "BINARY")]
@@ -78,13 +78,13 @@ def stochastic(x: torch.Tensor, key: torch.Tensor, which: int) -> torch.Tensor:
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of this backend's size."""
+    """Build a table with chunks of this backend's size; see `table.build`."""
     return tables.build(rule, entries, grad_dtype, CHUNK_SIZE, seed)
 
 
 @functools.cache
 def functions(rule: Rule, dtype: torch.dtype) -> tuple[Callable, Callable]:
-    """Coefficients of a rule over float64 tensors, and its update over tensors of this dtype."""
+    """Return a rule's `coefficients` for float64 tensors, and its `update` for tensors of this dtype."""
 
     def over(function: Callable, dtype: torch.dtype) -> Callable:
         language = SimpleNamespace(**{**vars(LANGUAGE), "where": where(dtype)})
@@ -104,13 +104,13 @@ def advance(
     lanes: int = 1,
     grad_scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Return what p and its states become in one step; step and scalars advance in place.
+    """Return p and its states after one step; step and scalars are updated in place.
 
     Args:
         p, grad, states: real tensors of one shape, `[lanes, ...]` where lanes > 1; any dtypes.
         step, scalars: float32 tensors of `lanes` elements.
-        hyper: float64 tensors of `lanes` elements or one: the gradient's factor, then as `rule.hyper`.
-        grad_scale: what gradients are divided by, one element.
+        hyper: float64 tensors of `lanes` elements or one: the gradient's factor, then the values of `rule.hyper`.
+        grad_scale: a tensor of one element, by which gradients are divided.
     """
     dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
     coefficients_of, update = functions(rule, dtype)
@@ -127,17 +127,17 @@ def advance(
         coefficients = coefficients_of(tuple(values), steps)
     if grad_scale is not None:
         factor = factor / grad_scale.to(factor.device, torch.float64)
-    # float64 stays where it was made: not every device has it.
+    # float64 values stay on their device: not every device has float64.
     factor, *coefficients = (
         value.to(dtype).to(p.device).expand(lanes).reshape(shape) for value in (factor, *coefficients)
     )
-    # Copies: what a rule returns may be what it was given, which is then written before it is read.
+    # Copies, because a rule may return its inputs, which would be overwritten before they are read.
     p, *states = (t.to(dtype, copy=True) for t in (p, *states))
     return update(p, factor * grad.to(dtype), tuple(states), tuple(coefficients))
 
 
 def launcher(table: Table) -> Launch:
-    """See `table.Launch`. Raises: NotImplementedError if the rule calls what this backend lacks."""
+    """Return the table's `Launch`. Raises: NotImplementedError if the rule calls a function that this backend lacks."""
     rule = table.rule
     check_portable(rule)
 
@@ -149,7 +149,7 @@ def launcher(table: Table) -> Launch:
         for entry, grad in zip(table.entries, grads, strict=True):
             hyper = table.hyper[row : row + entry.lanes].unbind(1)
             row += entry.lanes
-            # Lanes are rows: [lanes, n] tensors in the order of the memory.
+            # Lanes are rows: [lanes, n] tensors in the order of memory.
             shape = (entry.lanes, entry.p.numel() // entry.lanes)
             p, grad, *states = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
             counts = entry.step, entry.scalars
@@ -168,5 +168,5 @@ def launcher(table: Table) -> Launch:
 
 
 def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
-    """The flat view of a tensor without gaps."""
+    """Return the flat view of a tensor without gaps."""
     return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,9 +1,9 @@
-"""Does a rule treat every element alone, in words that all backends understand?
+"""Check that a rule is elementwise and uses only operations that all backends have.
 
-Triton runs a rule on a block of elements, Numba on one, torch on a whole tensor: a sum would be of something else on
-each. So a rule is tried once on values that stand for any element: they take what is elementwise, and refuse the rest
-by name. That follows helpers, aliases and loops wherever they lead. What Python does unseen is refused before: what a
-function takes from around itself, and statements that Triton cannot compile.
+Triton runs a rule on a block of elements, Numba on one element and torch on a whole tensor, so that a sum would differ
+between them. A rule is therefore tried once on values that stand for any element: they accept elementwise operations
+and refuse all others by name, in helpers and loops too. What the values do not see is checked in the code before:
+names that a function takes from outside, and statements that Triton cannot compile.
 """
 
 import ast
@@ -23,8 +23,8 @@ OPERATIONS = {
     **dict.fromkeys(("minimum", "maximum", "div_rn", "fdiv"), 2),
     **dict.fromkeys(("where", "fma", "clamp"), 3),
 }
-"""Functions of `tl` that are elementwise, and how many arguments they take. Those that only Triton has are for rules
-on the GPU alone."""
+"""The elementwise functions of `tl` and how many arguments they take. Rules that call one that only Triton has run on
+GPUs alone."""
 
 FLOAT32_ONLY = ("sqrt_rn", "div_rn")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")
@@ -37,7 +37,7 @@ STATEMENTS = (
     *(ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Attribute, ast.Name, ast.Constant, ast.Tuple, ast.Subscript),
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
 )
-"""What Triton, too, can compile."""
+"""Statements and expressions that Triton can compile."""
 
 UNFIT = {
     **{"pow": "** (a product is x * x)", "abs": "abs (tl.abs)", "floordiv": "//", "mod": "%", "matmul": "@"},
@@ -50,11 +50,11 @@ UNFIT = {
 
 
 class Refused(Exception):
-    """What a rule does that it may not."""
+    """A rule does what it may not; the text says what."""
 
 
 class Value:
-    """Stands for one number, or one condition, of any element; of any tensor in `coefficients`."""
+    """Stands for a number, or a condition, of any element (in `coefficients`, of any tensor)."""
 
     def __init__(self, is_condition: bool = False):
         self._is_condition = is_condition
@@ -75,7 +75,7 @@ def is_condition(x) -> bool:
 
 
 def expect(x, what: str, condition: bool = False) -> None:
-    """Raise Refused unless x is a number, or else a condition."""
+    """Raise Refused unless x is a number or, with `condition`, a condition."""
     if is_condition(x) != condition or not (isinstance(x, Value) or type(x) in (int, float)):
         found = "a condition" if is_condition(x) else "what is no condition" if condition else repr(x)
         raise Refused(f"uses {what} with {found}")
@@ -97,8 +97,9 @@ def unfit(what: str) -> Callable:
     return operation
 
 
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "neg": "-"}
 OPERATORS = {
-    **{name: operator(symbol) for name, symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}.items()},
+    **{name: operator(symbol) for name, symbol in ARITHMETIC.items()},
     **{name: operator(symbol, True, True) for name, symbol in {"and": "&", "or": "|", "xor": "^"}.items()},
     **{name: unfit(what) for name, what in UNFIT.items()},
 }
@@ -107,11 +108,10 @@ for _name, _operation in OPERATORS.items():
     setattr(Value, f"__r{_name}__", _operation)
 for _name, _symbol in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
     setattr(Value, f"__{_name}__", operator(_symbol, gives_condition=True))
-Value.__neg__ = operator("-")
 
 
 class Language:
-    """What `tl` means in a rule that is tried."""
+    """Stands for `tl` in a rule that is tried."""
 
     def __init__(self, double: bool):
         self._double = double
@@ -130,7 +130,7 @@ class Language:
 
 
 def operate(name: str, arguments: tuple) -> Value:
-    """What a function of `tl` returns. Raises: Refused."""
+    """Return what a function of `tl` returns for values. Raises: Refused."""
     if len(arguments) != OPERATIONS[name]:
         raise Refused(f"calls tl.{name} with {len(arguments)} arguments instead of {OPERATIONS[name]}")
     if not any(isinstance(x, Value) for x in arguments):
@@ -143,7 +143,7 @@ def operate(name: str, arguments: tuple) -> Value:
 
 
 def names_of(code: CodeType) -> Iterator[str]:
-    """The names that a function takes from around itself."""
+    """Yield the global names that a function reads. Raises: Refused if it assigns or imports one."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"):
             raise Refused(f"changes or imports {instruction.argval}")
@@ -151,34 +151,37 @@ def names_of(code: CodeType) -> Iterator[str]:
             yield instruction.argval
 
 
-def is_jitted(x) -> bool:
-    """Whether this is what @triton.jit makes of a function."""
+def jitted(x) -> FunctionType | None:
+    """Return the Python function inside a `@triton.jit` function, else None."""
     function = getattr(x, "fn", None)
-    return isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime"))
+    if isinstance(function, FunctionType) and (x is function or type(x).__module__.startswith("triton.runtime")):
+        return function
+    return None
 
 
 def check_names(function: FunctionType, callers: tuple = ()) -> None:
-    """Raise Refused unless all that the function, or a helper of its, uses are its arguments, `tl` and helpers."""
+    """Raise Refused unless a function and its helpers use only arguments, `tl` and helpers."""
     code, namespace = function.__code__, function.__globals__
     if code.co_freevars:
         raise Refused(f"uses {', '.join(code.co_freevars)} of the function around it")
     for name in names_of(code):
         found = namespace.get(name)
+        body = getattr(found, "fn", found)
         if name == "tl":
             if found is not tl:
                 raise Refused("uses a tl that is not kernels.rule.tl, Triton's language")
-        elif isinstance(plain(found), FunctionType) and plain(found).__module__.startswith("triton."):
-            raise Refused(f"uses Triton's {plain(found).__name__} other than by tl")
-        elif is_jitted(found):
-            if found.fn in (*callers, function):
+        elif isinstance(body, FunctionType) and body.__module__.startswith("triton."):
+            raise Refused(f"uses Triton's {body.__name__} other than by tl")
+        elif helper := jitted(found):
+            if helper in (*callers, function):
                 raise Refused(f"calls {name}, which calls itself")
-            check_function(found.fn, (*callers, function))
+            check_function(helper, (*callers, function))
         elif name != "len" or name in namespace:
             raise Refused(f"uses {describe(name, found)}")
 
 
 def describe(name: str, found) -> str:
-    """What a name of the module is, and what would do instead."""
+    """Describe what a global name stands for, and what to write instead."""
     if isinstance(found, ModuleType):
         return f"the module {name}"
     if isinstance(found, FunctionType):
@@ -189,7 +192,7 @@ def describe(name: str, found) -> str:
 
 
 def check_function(function: FunctionType, callers: tuple = ()) -> None:
-    """Raise Refused if a function does what a trial does not show."""
+    """Raise Refused if a function does what a trial on values cannot show."""
     code = function.__code__
     kinds = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
     kinds |= inspect.CO_ASYNC_GENERATOR
@@ -211,13 +214,13 @@ def check_function(function: FunctionType, callers: tuple = ()) -> None:
 
 
 def simple(targets: list[ast.expr]) -> bool:
-    """Whether Triton can assign to that: to one name, or to one tuple of names."""
+    """Return whether Triton can assign to these targets: one name, or one tuple of names."""
     within = targets[0].elts if isinstance(targets[0], ast.Tuple) else ()
     return len(targets) == 1 and not any(isinstance(one, ast.Tuple) for one in within)
 
 
 def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The definition of a function, or None if it is a lambda, or its source is nowhere to be read."""
+    """Return the definition of a function; None if it is a lambda or its source cannot be read."""
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, SyntaxError, ValueError):
@@ -226,17 +229,17 @@ def source_of(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef 
 
 
 def helpers_of(function: FunctionType) -> Iterator[FunctionType]:
-    """The function and all helpers below it."""
+    """Yield the function and all helpers that it calls, directly or not."""
     yield function
     for name in names_of(function.__code__):
-        if is_jitted(helper := function.__globals__.get(name)):
-            yield from helpers_of(helper.fn)
+        if helper := jitted(function.__globals__.get(name)):
+            yield from helpers_of(helper)
 
 
 def call(function: Callable, what: str, name: str, n_arguments: int, arguments: tuple, double: bool):
-    """What a function of a rule returns for values. Raises: ValueError, a sentence, if it does what it may not."""
+    """Return what a function of a rule returns for values. Raises: ValueError if it does what it may not."""
     body = plain(function)
-    if not isinstance(body, FunctionType) or not (body is function or is_jitted(function)):
+    if not isinstance(body, FunctionType) or not (body is function or jitted(function)):
         raise ValueError(f"{what} of {name} must be a function made by def, not {type(function).__name__}")
     if body.__code__.co_argcount != n_arguments:
         raise ValueError(f"{what} of {name} must take {n_arguments} arguments, not {body.__code__.co_argcount}")
@@ -252,8 +255,7 @@ def call(function: Callable, what: str, name: str, n_arguments: int, arguments: 
 def check(rule: Rule) -> None:
     """Try a rule on values that stand for any element.
 
-    Raises: ValueError, a sentence, if it is not elementwise, if a backend could not run it, or if what it returns
-        does not fit its states.
+    Raises: ValueError if it is not elementwise, if a backend could not run it, or if its results do not fit its states.
     """
 
     def values(names) -> tuple:

@@ -1,4 +1,4 @@
-"""Launches of the Triton kernels: a step of a table's tensors with the launch configuration that suits them."""
+"""The backend that launches the Triton kernels, in the configuration that suits the work."""
 
 import contextlib
 import functools
@@ -6,6 +6,7 @@ import subprocess
 
 import torch
 import triton
+from triton.compiler.compiler import max_shared_mem
 
 from kernels import codegen, lookup, registry
 from kernels import table as tables
@@ -25,7 +26,7 @@ __all__ = ["DTYPES", "build", "launcher"]
 
 
 def fits(config: Config, work: Work, n_states: int, device: torch.device) -> bool:
-    """Whether the blocks of a walk that are on their way have room in the device's shared memory."""
+    """Return whether the blocks in flight fit into the device's shared memory."""
     if config.num_stages == 1 or device.type != "cuda":
         return True
     p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
@@ -34,25 +35,28 @@ def fits(config: Config, work: Work, n_states: int, device: torch.device) -> boo
 
 
 def shared_bytes(index: int) -> int:
-    """Shared memory that one program can have on a GPU."""
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    """Return the shared memory of a program on a GPU, at most, in bytes."""
+    return max_shared_mem(index)
 
 
 def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None = None) -> Table:
-    """`table.build` with chunks of the size that suits the device and the work; see `lookup`."""
+    """Build a table with chunks of the size that suits device and work; see `lookup`, `table.build`."""
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
-    choice = lookup.choose(work, device)
-    if not fits(choice.config, work, len(rule.states), device):
-        choice = Choice(
-            lookup.default_of(device), "default", f"what is known for {work.key} needs more shared memory than there is"
-        )
+    choice = Choice(lookup.default_of(device), "default", "Triton's interpreter gets no other")
+    if device.type == "cuda":
+        known = lookup.choose(work, device)
+        if isinstance(known.config, Config) and fits(known.config, work, len(rule.states), device):
+            choice = known
+        else:
+            why = f"what is known for {work.key} needs more shared memory than there is"
+            choice = choice._replace(why=why)
     table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
     table.choice = choice
     return table
 
 
 def check_code(compiled, choice: Choice) -> None:
-    """Warn, once, if a configuration was measured with other machine code than this Triton makes of it."""
+    """Warn once if a configuration was measured with other machine code than this Triton compiles it to."""
     entry = choice.entry or {}
     try:
         same = codegen.facts(compiled.asm)["digest"] == entry.get("machine_code")
@@ -68,26 +72,27 @@ def check_code(compiled, choice: Choice) -> None:
 
 @functools.cache
 def constant(value: float, device: torch.device) -> torch.Tensor:
-    """A float32 number on the device, where kernels can read it."""
+    """Return a float32 tensor of one value on the device."""
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def launcher(table: Table) -> Launch:
-    """See `table.Launch`. Two launches on the current stream, no synchronisation.
+    """Return the table's `Launch`: two kernels on the current stream, without synchronisation.
 
-    Nothing about the hyperparameters or the sizes is compiled in: each (rule, dtypes, rounding) compiles once for
-    each configuration that was chosen.
+    Hyperparameters and sizes are not compiled in: each (rule, dtypes, rounding, configuration) compiles once.
     """
     rule, device = table.rule, table.rows.device
     n_rows, n_chunks, seed = len(table.rows), len(table.chunk_row), table.seed
     one, zero = constant(1.0, device), constant(0.0, device)
     first_constants = prologue_constants(rule)
-    config = table.choice.config if table.choice else lookup.default_of(device)
+    choice = table.choice
+    config = choice.config if choice and isinstance(choice.config, Config) else lookup.default_of(device)
     table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    constants = update_constants(rule, *dtypes, seed is not None, config)
-    measured = table.choice.entry if table.choice else None
-    unchecked = measured is not None and measured.get("triton") != triton.__version__ and device.type == "cuda"
+    constants = {**update_constants(rule, *dtypes, seed is not None, config), "num_warps": config.num_warps}
+    entry = choice.entry if choice else None
+    was_measured_with_another = entry is not None and entry.get("triton") != triton.__version__
+    unchecked = choice if was_measured_with_another and device.type == "cuda" else None
 
     def launch(grads, grad_scale, found_inf) -> None:
         nonlocal unchecked
@@ -112,10 +117,9 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.keys,
                     **constants,
-                    num_warps=config.num_warps,
                 )
                 if unchecked:
-                    unchecked = False
-                    check_code(compiled, table.choice)
+                    check_code(compiled, unchecked)
+                    unchecked = None
 
     return launch

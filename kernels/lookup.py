@@ -1,11 +1,11 @@
 """Choose the launch configuration of a table.
 
-Each GPU's measurements lie in a file of its own (see `registry`). The choice is made when a table is built, from
+Each device's measurements lie in a file of its own (see `registry`). The choice is made when a table is built, from
 entries for the same kind of work, at the first fallback level that has one:
 
     exact     this device, the same number of elements to a factor of two
     bucket    this device, up to four times as many elements, or down to a quarter
-    relative  another device of the same architecture, the one with the nearest bandwidth per multiprocessor
+    relative  another GPU of the same architecture, the one with the nearest bandwidth per multiprocessor
     default   no such entry: the default configuration
 """
 
@@ -14,7 +14,7 @@ import math
 import torch
 
 from kernels import registry
-from kernels.config import Choice, Config, Device, Work, default, device_facts
+from kernels.config import Choice, Config, Device, Work, default, default_for, device_facts
 
 MOST_OCTAVES = 2
 
@@ -46,7 +46,7 @@ def choose_from(work: Work, device: Device, files: dict[str, tuple[Device, dict]
         return Choice(entry["config"], "bucket" if octaves else "exact", f"measured on {device.name} at {size}", entry)
     relatives = []
     for slug, (other, entries) in sorted(files.items()):
-        if slug != device.slug and other.arch == device.arch and (found := nearest(entries, work)):
+        if "cpu" != device.arch == other.arch and slug != device.slug and (found := nearest(entries, work)):
             bandwidths = device.bandwidth_per_multiprocessor, other.bandwidth_per_multiprocessor
             apart = abs(math.log(bandwidths[0] / bandwidths[1])) if all(bandwidths) else math.inf
             relatives.append((apart, slug, other, found[1]))
@@ -60,7 +60,7 @@ def choose_from(work: Work, device: Device, files: dict[str, tuple[Device, dict]
             entry,
         )
     why = f"nothing like {work.key} was measured on {device.name} or another {device.arch}"
-    return Choice(default(device.warp_size), "default", why)
+    return Choice(default_for(device), "default", why)
 
 
 def default_of(device: torch.device) -> Config:
@@ -69,9 +69,7 @@ def default_of(device: torch.device) -> Config:
 
 
 def choose(work: Work, device: torch.device) -> Choice:
-    """Choose the configuration for a launch on a device; Triton's interpreter gets the default."""
-    if device.type != "cuda":
-        return Choice(default_of(device), "default", f"{device.type} is no GPU")
+    """Choose the configuration for a launch on a GPU or, by `kernels.cpu`, on the CPU."""
     return choose_from(work, device_facts(device), registry.load())
 
 
@@ -80,20 +78,19 @@ def explain(work: Work, device: torch.device | Device | None = None) -> str:
 
     Args:
         work: for example `Work("adam", 2**24)`.
-        device: a GPU, or facts about a GPU that is not present; by default the current one.
+        device: a GPU or the CPU, or facts about one that is not present; by default the current GPU, if there is one.
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(device, torch.device):
-        choice, name = choose(work, device), device_facts(device).name if device.type == "cuda" else str(device)
-    else:
-        choice, name = choose_from(work, device, registry.load()), device.name
-    lines = [f"{work.key} on {name}", str(choice)]
+        device = device_facts(device)
+    choice = choose_from(work, device, registry.load())
+    lines = [f"{work.key} on {device.name}", str(choice)]
     if choice.entry:
         lines.append(registry.measured(choice.entry))
     known = [
         f"{found.name} ({len(entries)} entr{'y' if len(entries) == 1 else 'ies'})"
         for found, entries in registry.load().values()
     ]
-    lines.append(f"Measured so far: {', '.join(known) or 'no GPU'}, in {', '.join(map(str, registry.folders()))}")
+    lines.append(f"Measured so far: {', '.join(known) or 'nothing'}, in {', '.join(map(str, registry.folders()))}")
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""One launch applies a rule to any list of tensors, each with hyperparameters and a step of its own.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# Triton compiles these functions: `tl.constexpr` arguments are plain values there, and `tl.range` a loop.
+"""Triton kernels that apply a rule to a list of tensors, each with its own hyperparameters and step count.
 
-The list is an address table (`table`). Two launches make a step: a prologue of one element a row,
-in float64, and the traversal of all elements, in float32. `cpu` is its twin for CPU tensors.
+The list is an address table (`table`). A step is two launches: a prologue over rows, in float64, and the traversal of
+all elements, in float32. `cpu` is the counterpart for CPU tensors.
 """
 
 import torch
@@ -26,10 +28,10 @@ STATES = tl.constexpr(tables.STATES)
 def prologue_kernel(
     rows_ptr,  # int64 [n_rows, N_COLUMNS]
     hyper_ptr,  # float64 [n_rows, 1 + N_HYPER]: the gradient's factor, then the rule's
-    coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS], written: likewise
-    keys_ptr,  # int32 [n_rows], written: of this step's stochastic rounding
+    coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS], written: the gradient's factor, then the rule's
+    keys_ptr,  # int32 [n_rows], written: keys of this step's stochastic rounding
     grad_scale_ptr,  # float32: gradients are divided by it
-    found_inf_ptr,  # float32: unless it is 0 the step is left out, and not counted
+    found_inf_ptr,  # float32: if it is not 0, the step is skipped and not counted
     n_rows,
     seed,
     coefficients: tl.constexpr,
@@ -40,7 +42,7 @@ def prologue_kernel(
     N_COEFFICIENTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
-    """Advance every row's step count and scalars, and derive its coefficients."""
+    """Advance every row's step count and scalars, and compute its coefficients."""
     row = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
     mask = row < n_rows
     apply = tl.load(found_inf_ptr) == 0.0
@@ -78,7 +80,7 @@ def prologue_kernel(
 
 @triton.jit
 def block_pointers(address, start, offsets, DTYPE: tl.constexpr, FULL: tl.constexpr):
-    """Pointers to `offsets` behind element `start` of a tensor; of a full block the address is a multiple of 16."""
+    """Return pointers to the elements `start + offsets` of a tensor, whose address is a multiple of 16 if FULL."""
     pointer = address.to(tl.pointer_type(DTYPE))
     if FULL:
         pointer = tl.multiple_of(pointer, 16)
@@ -115,9 +117,9 @@ def update_block(
     STATE_DTYPE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     EVICTION: tl.constexpr,
-    FULL: tl.constexpr,  # all of the block are elements, and every address is a multiple of 16
+    FULL: tl.constexpr,  # the row fills the block, and every address is a multiple of 16
 ):
-    """Apply `update` to what the block from element `start` on has of the row's elements."""
+    """Apply `update` to a row's elements in the block from element `start` on, in place."""
     # Without a mask and with every address a multiple of 16, loads and stores are 128 bits wide.
     mask = None if FULL else start + offsets < n_elements
     other = None if FULL else 0.0
@@ -158,7 +160,7 @@ def multi_tensor_kernel(
     LOOP_STAGES: tl.constexpr,
     EVICTION: tl.constexpr,
 ):
-    """Apply `update` to one chunk of one row: parameters and states in place."""
+    """Apply `update` to a chunk of a row; parameters and states change in place."""
     chunk = tl.program_id(0)
     row = tl.load(chunk_row_ptr + chunk)
     start = tl.load(chunk_index_ptr + chunk).to(tl.int64) * (BLOCK_SIZE * BLOCKS_PER_CHUNK)
@@ -166,7 +168,7 @@ def multi_tensor_kernel(
     p_address = tl.load(row_ptr + P)
     grad_address = tl.load(row_ptr + GRAD)
     factor = tl.load(coefficients_ptr + row * (1 + N_COEFFICIENTS))
-    # A row whose step is left out has no elements.
+    # A row whose step is skipped counts as empty.
     n_elements = tl.where(factor == 0.0, 0, tl.load(row_ptr + N_ELEMENTS))
     key = tl.load(keys_ptr + row).to(tl.uint32, bitcast=True) if STOCHASTIC else 0
 
@@ -188,11 +190,11 @@ def multi_tensor_kernel(
         else:
             update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
     else:
-        # Of a row without elements a late chunk has so few left that 32 bits could not hold it.
+        # Clamped before the cast: in late chunks of an empty row the difference is below the range of 32 bits.
         left = tl.minimum(tl.maximum(n_elements - start, 0), BLOCK_SIZE * BLOCKS_PER_CHUNK).to(tl.int32)
         n_blocks = (left + BLOCK_SIZE - 1) // BLOCK_SIZE
         n_full = tl.where(all_addresses % 16 == 0, left // BLOCK_SIZE, 0)
-        # Two loops, for the compiler starts loads of a later block early only where no branch surrounds them.
+        # Two loops, because the compiler loads blocks ahead only where no branch surrounds the loads.
         for block in tl.range(0, n_full, num_stages=LOOP_STAGES):
             at = start + block * BLOCK_SIZE
             update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=True)
@@ -202,7 +204,7 @@ def multi_tensor_kernel(
 
 
 def prologue_constants(rule: Rule) -> dict:
-    """All that `prologue_kernel` is specialised for."""
+    """Return the constants that `prologue_kernel` is compiled for."""
     return {
         "coefficients": rule.coefficients,
         "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),
@@ -222,7 +224,7 @@ def update_constants(
     stochastic: bool,
     config: Config,
 ) -> dict:
-    """All that `multi_tensor_kernel` is specialised for: each combination compiles once."""
+    """Return the constants that `multi_tensor_kernel` is compiled for."""
     return {
         "update": rule.update,
         "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),

@@ -1,4 +1,4 @@
-"""How many warps of a kernel a multiprocessor can hold at once, from what its architecture has of everything.
+"""Occupancy: how many warps of a kernel a multiprocessor can hold at once, from the limits of its architecture.
 
 NVIDIA: `arch_traits` of CCCL (libcudacxx/include/cuda/__device/arch_traits.h) and the arithmetic of cuda_occupancy.h of
 the CUDA toolkit: a multiprocessor has four parts, each with a quarter of the registers, dealt to warps 256 at a time.
@@ -18,13 +18,13 @@ SOURCES = {
 
 
 class Limits(NamedTuple):
-    """What a multiprocessor (compute unit) has.
+    """The limits of a multiprocessor (AMD: compute unit).
 
     Attributes:
-        warps, blocks: that it holds at most.
-        shared_kib: shared memory, of which every block costs `reserved_kib` more than it asks for.
-        registers: 32-bit registers of all lanes.
-        granule: registers of all lanes by which a warp's are rounded up.
+        warps, blocks: the most that are resident at once.
+        shared_kib: shared memory, of which every block takes `reserved_kib` more than it asks for.
+        registers: 32-bit registers of all lanes together.
+        granule: the registers of all lanes of a warp are rounded up to its multiples.
     """
 
     warps: int
@@ -55,7 +55,7 @@ LIMITS = {
 
 
 class Occupancy(NamedTuple):
-    """Blocks and warps that are resident at once, their share of all warps, and what allows no more."""
+    """Resident blocks and warps, the share of the most possible warps, and the resource that limits them."""
 
     blocks: int
     warps: int
@@ -64,10 +64,10 @@ class Occupancy(NamedTuple):
 
 
 def occupancy(limits: Limits, registers: int, shared: int, num_warps: int) -> Occupancy:
-    """Of a kernel that takes so many registers a thread, and bytes of shared memory and warps a block."""
+    """Return a kernel's occupancy, given its registers per thread, and bytes of shared memory and warps per block."""
     of_warp = -(-max(1, registers) * limits.warp_size // limits.granule) * limits.granule
     of_block = -(-shared // 128) * 128 + limits.reserved_kib * 1024
-    # A wave that is a workgroup of its own needs no barrier.
+    # A workgroup of a single wave needs no barrier.
     blocks = limits.warps if limits.warp_size == 64 and num_warps == 1 else limits.blocks
     most = {
         "warps": limits.warps // num_warps,
@@ -75,7 +75,7 @@ def occupancy(limits: Limits, registers: int, shared: int, num_warps: int) -> Oc
         "blocks": blocks,
         "shared memory": limits.shared_kib * 1024 // of_block if of_block else limits.warps,
     }
-    # The first of equals: warps limit where all are resident.
+    # The first of equal limits, which is warps if all are resident.
     limited_by = min(most, key=lambda name: most[name])
     resident = most[limited_by]
     return Occupancy(resident, resident * num_warps, resident * num_warps / limits.warps, limited_by)

@@ -1,4 +1,4 @@
-"""Files of measured launch configurations, one a GPU: found, checked, merged, written.
+"""Files of measured launch configurations, one a GPU or CPU: found, checked, merged, written.
 
 They lie in the folder that the environment variable ADAM_SANDBOX_TUNED names, in the user's cache
 ($XDG_CACHE_HOME or ~/.cache)/adam-sandbox/tuned, and in kernels/tuned; where several have an entry, the first counts.
@@ -22,19 +22,20 @@ import logging
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from kernels.config import Config, Device
+from kernels import files
+from kernels.config import Config, CpuConfig, Device
 
 SCHEMA = 1
 VARIABLE = "ADAM_SANDBOX_TUNED"
 PACKAGED = Path(__file__).with_name("tuned")
 KEY = re.compile(r".+/\w+/\w+/\w+/(nearest|stochastic)/(aligned|unaligned)/(short|medium|long)/\d{1,2}")
 NUMBERS = {"median_us": 1, "copy_share": 1, "samples": 1, "interval_us": 2, "default_over_this": 3}
-TEXTS = ("machine_code", "triton")
+TEXTS = ("machine_code", "triton", "numba")
 LOG = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ def warn_once(message: str) -> None:
 
 def overlay() -> Path:
     """The folder of what this user's machines have measured."""
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "tuned")
+    return files.cache_folder("tuned")
 
 
 def folders() -> list[Path]:
@@ -59,7 +60,7 @@ def expect(condition: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def checked(content: object) -> tuple[Device, dict, dict]:
+def checked(content: Any) -> tuple[Device, dict, dict]:
     """Device, versions and entries of a file's content, configurations made `Config`s.
 
     Raises: ValueError, saying what is wrong, for anything but a file of this schema.
@@ -73,10 +74,11 @@ def checked(content: object) -> tuple[Device, dict, dict]:
     for name, value in facts.items():
         fits = type(value) is kinds[name] and (isinstance(value, str) or 0 <= value < 2**63)
         expect(fits, f"its {name} is {value!r}")
-    return Device(**facts), versions, {key: checked_entry(key, entry) for key, entry in entries.items()}
+    kind = CpuConfig if facts["arch"] == "cpu" else Config
+    return Device(**facts), versions, {key: checked_entry(key, entry, kind) for key, entry in entries.items()}
 
 
-def checked_entry(key: str, entry: object) -> dict:
+def checked_entry(key: str, entry: Any, kind: type[Config] | type[CpuConfig]) -> dict:
     expect(KEY.fullmatch(key) is not None, f"an entry is named {key!r}")
     expect(isinstance(entry, dict) and isinstance(entry.get("config"), dict), f"{key} has no configuration")
     ties = entry.get("ties", [])
@@ -87,7 +89,7 @@ def checked_entry(key: str, entry: object) -> dict:
         expect(len(values) == count and all(type(v) in (int, float) for v in values), f"{name} of {key} is no number")
     expect(all(isinstance(entry.get(name, ""), str) for name in TEXTS), f"{' or '.join(TEXTS)} of {key} is no text")
     try:
-        return {**entry, "config": Config(**entry["config"]), "ties": [Config(**tie) for tie in ties]}
+        return {**entry, "config": kind(**entry["config"]), "ties": [kind(**tie) for tie in ties]}
     except TypeError:
         raise ValueError(f"{key} has a configuration with other fields than this version's") from None
 
@@ -143,8 +145,7 @@ def measured(entry: dict) -> str:
         parts.append(f"the default takes {ratio:.3f} [{low:.3f}, {high:.3f}] times as long")
     if entry.get("ties"):
         parts.append(f"{len(entry['ties'])} others could not be told from it")
-    if entry.get("triton"):
-        parts.append(f"Triton {entry['triton']}")
+    parts += [f"{name.title()} {entry[name]}" for name in ("triton", "numba") if entry.get(name)]
     return "; ".join(parts)
 
 
@@ -175,16 +176,7 @@ def write(path: Path, device: Device, versions: dict, entries: dict) -> None:
         }
         content = {"schema": SCHEMA, "device": asdict(device), "versions": versions, "entries": plain}
         checked(content)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        files.write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def record(device: Device, versions: dict, entries: dict, into: list[Path] | None = None) -> Path | None:

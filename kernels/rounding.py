@@ -1,11 +1,11 @@
-"""float32 to bfloat16 by integer arithmetic, to nearest or stochastically.
+"""Rounding of float32 to bfloat16 by integer arithmetic, to nearest or stochastically.
 
-Triton's interpreter truncates this cast and the GPU rounds it; the bits below are the same on both.
-`cpu` has the same arithmetic for Numba, which cannot read bit casts of Triton's.
+For this cast, Triton's interpreter truncates and the GPU rounds; the functions below give the same bits on both.
+`cpu` repeats the arithmetic for Numba, which does not know Triton's bit casts.
 
-The noise of stochastic rounding is a hash of what is rounded, not of who rounds it: seed, parameter, step, which of
-the parameter's tensors, and element. So it depends neither on block sizes nor on the device's grid, lanes of a
-population share it, and a resumed run goes on as if it had not stopped.
+The noise of stochastic rounding is a hash of seed, parameter, step, which of the parameter's tensors, and element.
+Therefore it does not depend on block sizes or the grid, the lanes of a population share it, and a resumed run continues
+as if it had not stopped.
 """
 
 from kernels.rule import tl, triton
@@ -13,7 +13,7 @@ from kernels.rule import tl, triton
 
 @triton.jit
 def bfloat16_nearest(x):
-    """Round a float32 block to bfloat16, to nearest, ties to even. NaN stays NaN, infinities stay."""
+    """Round a float32 block to nearest bfloat16, ties to even. NaN stays NaN; infinities stay."""
     bits = x.to(tl.uint32, bitcast=True)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     # A NaN whose payload sits in the low half would round into an infinity.
@@ -23,7 +23,7 @@ def bfloat16_nearest(x):
 
 @triton.jit
 def bfloat16_stochastic(x, noise):
-    """Round a float32 block up with the probability of its distance from below; unbiased. NaN and infinities stay.
+    """Round a float32 block to bfloat16, up or down at random, without bias. NaN and infinities stay.
 
     noise: uint32, of which the low 16 bits are used.
     """
@@ -35,7 +35,7 @@ def bfloat16_stochastic(x, noise):
 
 @triton.jit
 def mix(x):
-    """A bijection of uint32 that leaves no pattern: lowbias32 of Wellons' hash-prospector."""
+    """Hash uint32 numbers, bijectively, by lowbias32 of Wellons' hash-prospector."""
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D
     x = x ^ (x >> 15)
@@ -45,13 +45,13 @@ def mix(x):
 
 @triton.jit
 def row_key(seed, parameter, step):
-    """The part of the noise that a tensor's elements share in a step; all uint32."""
+    """Return the key of a row's noise in a step; all uint32."""
     return mix(mix(mix(seed) + parameter) + step)
 
 
 @triton.jit
 def noise(key, which, start, offsets):
-    """uint32 noise of the elements `offsets` behind element `start` (int64) of one of a row's tensors.
+    """Return uint32 noise for the elements `start + offsets` of one of a row's tensors; start is int64.
 
     which: 0 for the parameter, 1, 2, ... for its states. A block must not cross a multiple of 2^32.
     """

@@ -1,4 +1,4 @@
-"""The family: each optimizer's maths in a dozen lines. What a rule is stands in `rule`."""
+"""The rules of all optimizers, a dozen lines each; see `rule` for what a rule is."""
 
 from kernels.rule import Rule, tl, triton
 
@@ -56,7 +56,7 @@ adam = Rule("adam", adam_coefficients, adam_update, ADAM_HYPER, ("exp_avg", "exp
                   - lr / (1 - beta1^t) * exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
 """
 amsgrad = Rule("amsgrad", adam_coefficients, amsgrad_update, ADAM_HYPER, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
-"""Adam whose denominator uses the largest exp_avg_sq so far, max_exp_avg_sq."""
+"""Adam with the largest exp_avg_sq so far, max_exp_avg_sq, in the denominator."""
 
 
 # NAdam: Dozat 2016, with the momentum schedule 1 - 0.96^(t * momentum_decay) / 2.
@@ -127,7 +127,7 @@ def radam_update(p, grad, state, coefficients):
 
 
 radam = Rule("radam", radam_coefficients, radam_update, ADAM_HYPER, ("exp_avg", "exp_avg_sq"))
-"""Adam that goes without the denominator until its variance can be estimated (rho > 5)."""
+"""Adam without the denominator until its variance can be estimated (rho > 5)."""
 
 
 # SGD, with momentum (Polyak) or Nesterov's: Sutskever et al. 2013.
@@ -148,7 +148,7 @@ def sgd_update(p, grad, state, coefficients):
 @triton.jit
 def momentum_coefficients(hyper, step):
     lr, l2, momentum, dampening, nesterov = hyper
-    # The first gradient fills the buffer whole; without momentum there is nothing to dampen.
+    # The first gradient enters the buffer undampened, and so does every one without momentum.
     whole = (step == 1.0) | (momentum == 0.0)
     return (
         l2,
@@ -316,7 +316,7 @@ def lion_update(p, grad, state, coefficients):
     (exp_avg,) = state
     decay, lr, one_minus_beta1, one_minus_beta2 = coefficients
     direction = average(exp_avg, one_minus_beta1, grad)
-    # A direction of NaN keeps it; of zero, too.
+    # The sign of NaN is NaN, that of zero is zero.
     sign = tl.where(direction > 0.0, 1.0, tl.where(direction < 0.0, -1.0, direction))
     return decay * p - lr * sign, (average(exp_avg, one_minus_beta2, grad),)
 

@@ -1,7 +1,7 @@
-"""The address table: which tensors a launch works on, and with which hyperparameters.
+"""The address table: which tensors a launch updates, and with which hyperparameters.
 
-A *row* is one run of memory: a whole parameter, or one lane of a parameter that is stacked
-`[lanes, ...]`. Every backend walks the same rows.
+A *row* is contiguous memory: a whole parameter, or one lane of a parameter that is stacked
+`[lanes, ...]`. Every backend works on the same rows.
 """
 
 import operator
@@ -15,27 +15,26 @@ from kernels.config import Choice, Config, Work, rows_class
 from kernels.rule import Rule
 
 N_PILES = 64
-"""Into how many equally loaded stretches the chunks are dealt: at least as many as threads."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""How far a step may be from another backend's, of a value and the largest update: a few roundings of float32, one of
-the others."""
+"""The tolerance between the steps of two backends, relative to a value plus the largest update: a few roundings in
+float32, one in the other dtypes."""
 
 P, GRAD, STEP, N_ELEMENTS, PARAMETER, STATES = range(6)
-"""Columns of the table; one column for each state and then each scalar follows from `STATES` on."""
+"""Columns of the table; from `STATES` on, one column for each state, then one for each scalar."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter, what the optimizer keeps for it, and how many lanes it is stacked of.
+    """A parameter, its states, and the number of lanes that are stacked in it.
 
     Attributes:
         p: real tensor without gaps in memory, any shape; `[lanes, ...]` where lanes > 1.
         states: tensors shaped and laid out like p, in the order of the rule's `states`.
         step: float32 tensor of `lanes` elements on p's device; the number of steps taken.
         scalars: tensors like step, in the order of the rule's `scalars`.
-        lanes: how many rows it makes.
-        group: which row of hyperparameters it uses (see `Table.set_hyper`).
+        lanes: the number of its rows.
+        group: its parameter group, whose hyperparameters it uses (see `Table.set_hyper`).
         parameter: its number in the optimizer, which stochastic rounding depends on.
     """
 
@@ -49,7 +48,7 @@ class Entry:
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All that a step updates."""
+        """All tensors that a step updates."""
         return (self.p, *self.states, self.step, *self.scalars)
 
 
@@ -57,52 +56,52 @@ N_UPLOADS = 4
 
 
 class Uploads:
-    """The rows in pinned host memory, `N_UPLOADS` times: while one is read by the device, the next can be written.
+    """`N_UPLOADS` copies of the rows in pinned host memory: while the device reads one, the next can be written.
 
-    So the host waits only if it is that many steps ahead of the device, in each of which a gradient has moved.
+    The host waits only if it is that many steps ahead of the device, counting those before which a gradient moved.
     """
 
     def __init__(self, rows: torch.Tensor, device: torch.device):
-        """rows: int64 [n_rows, n_columns], pinned if they are to go to a GPU."""
+        """Keep the rows, int64 [n_rows, n_columns], pinned if the device is a GPU."""
         self.device, self.turn = device, 0
         on_gpu = device.type == "cuda"
         self.hosts = [rows, *(rows.clone().pin_memory() for _ in range(N_UPLOADS - 1))] if on_gpu else [rows]
         self.read: list = [None] * len(self.hosts)
 
     def send(self, target: torch.Tensor, column: int, values: np.ndarray) -> None:
-        """Copy the rows to target on its device's current stream, with other values in a column."""
+        """Copy the rows to target on its device's current stream, after writing values into a column."""
         host, read = self.hosts[self.turn], self.read[self.turn]
         if read is not None:
             read.synchronize()
         host.numpy()[:, column] = values
         target.copy_(host, non_blocking=True)
         if self.device.type == "cuda":
-            # Of the device that the copy goes to, which need not be the current one.
+            # The stream of the copy's device, which need not be the current one.
             self.read[self.turn] = torch.cuda.current_stream(self.device).record_event(read)
         self.turn = (self.turn + 1) % len(self.hosts)
 
 
 @dataclass
 class Table:
-    """Rows of one launch: tensors that share a rule, device and dtypes.
+    """The rows of a launch: tensors that share a rule, device and dtypes.
 
     Attributes:
         rows: int64 [n_rows, 5 + n_states + n_scalars], on the device; see the column names above.
-        hyper: float64 [n_rows, 1 + n_hyper], on the device; first the factor of the gradient, 1 or -1.
+        hyper: float64 [n_rows, 1 + n_hyper], on the device; first the gradient's factor, 1 or -1.
         coefficients: [n_rows, 1 + n_coefficients] scratch, on the device, of the compute dtype; first the
-            factor of the gradient, which is 0 where the step is left out.
-        keys: int32 [n_rows] scratch, on the device: seeds of this step's stochastic rounding.
-        chunk_row, chunk_index: int32 [n_chunks], on the device: chunk c is block
-            `chunk_index[c]` of row `chunk_row[c]`.
-        uploads: the same rows in host memory, from where they are uploaded.
-        entry_of_row, lane_offset: for each row its entry, and its distance in bytes from where the gradient starts.
+            gradient's factor, which is 0 if the step is skipped.
+        keys: int32 [n_rows] scratch, on the device: keys of this step's stochastic rounding.
+        chunk_row, chunk_index: int32 [n_chunks], on the device: chunk c is the
+            `chunk_index[c]`-th of row `chunk_row[c]`.
+        uploads: copies of the rows in host memory.
+        entry_of_row, lane_offset: for each row its entry, and its offset in the gradient in bytes.
         groups, lane_of_row: row r takes its hyperparameters from lane `lane_of_row[r]` of the lanes
             of `groups` laid end to end.
-        seed: of stochastic rounding; None rounds to nearest.
-        choice: how a GPU is to walk it; None where no configuration was looked up.
-        grad_bytes: of each entry, how many bytes its gradient has.
+        seed: the seed of stochastic rounding; None rounds to nearest.
+        choice: the launch configuration; None if none was looked up.
+        grad_bytes: the size of each entry's gradient in bytes.
         captured: arguments of the launch that a CUDA graph has captured, if one has; see `pin`.
-        pinned: the memory that it reads and writes, also where a tensor has been moved to other memory since.
+        pinned: the memory that the captured launch reads and writes, even if tensors have moved since.
     """
 
     rule: Rule
@@ -140,9 +139,9 @@ class Table:
         return self.coefficients.dtype
 
     def point_at(self, grads: list[torch.Tensor]) -> None:
-        """Let the rows read these gradients, one an entry, laid out like its parameter.
+        """Point the rows at these gradients, one per entry, laid out like its parameter.
 
-        Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has.
+        Gradients move whenever `zero_grad` frees them; nothing is uploaded unless one has moved.
         Raises: RuntimeError if one has moved while a CUDA graph is being captured, or its storage is too small.
         """
         addresses = [*map(torch.Tensor.data_ptr, grads)]
@@ -168,7 +167,7 @@ class Table:
             raise RuntimeError("The memory of a gradient has been freed or made smaller")
 
     def pin(self, grads: list[torch.Tensor], grad_scale: torch.Tensor | None, found_inf: torch.Tensor | None) -> None:
-        """Keep all that a CUDA graph reads which has captured a launch; from now on nothing here may change."""
+        """Keep alive what replays of a captured launch read and write; the table may not change afterwards."""
         self.captured = grads, grad_scale, found_inf
         updated = (t for entry in self.entries for t in entry.tensors)
         self.pinned = tuple(t.untyped_storage() for t in (*updated, *grads))
@@ -181,9 +180,9 @@ class Table:
             )
 
     def set_hyper(self, groups: list[tuple]) -> None:
-        """Set the hyperparameters of each group: the gradient's factor, then as `rule.hyper`; floats or `[lanes]`."""
+        """Set each group's values: the gradient's factor, then those of `rule.hyper`; floats or `[lanes]` tensors."""
         used, lanes = [groups[group] for group in self.groups], {entry.group: entry.lanes for entry in self.entries}
-        # Values that live on the device stay there: reading them would wait for it.
+        # Values on the device stay there: reading them would wait for it.
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for values in used for v in values)
         device = self.hyper.device if on_device else torch.device("cpu")
         blocks = []
@@ -191,7 +190,7 @@ class Table:
             columns = [
                 v.to(device, torch.float64).reshape(-1)
                 if isinstance(v, torch.Tensor)
-                # Filling it in, unlike copying it, can be captured into a CUDA graph.
+                # Unlike a copy, a fill can be captured into a CUDA graph.
                 else torch.full((1,), v, dtype=torch.float64, device=device)
                 for v in values
             ]
@@ -199,18 +198,18 @@ class Table:
         if self.lane_of_row.device != device:
             self.lane_of_row = self.lane_of_row.to(device)
         rows = torch.cat(blocks)[self.lane_of_row]
-        # From pageable memory the copy would wait for all that the device has still to do.
+        # From pageable memory the copy would wait for all pending work of the device.
         self.hyper.copy_(rows.pin_memory() if self.hyper.is_cuda and not on_device else rows, non_blocking=True)
 
 
 Launch = Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None], None]
 """`launch(grads, grad_scale, found_inf)` advances every row of a table by one step, in place: parameters, states,
-scalars and step counts. grads holds one gradient an entry, laid out like its parameter; the others are those of a
-GradScaler, tensors of one element on the device, or None. Each backend's `launcher(table)` makes one."""
+scalars and step counts. grads has one gradient per entry, laid out like its parameter; the others come from a
+GradScaler, tensors of one element on the device, or None. Each backend's `launcher(table)` returns one."""
 
 
 def capturing(device: torch.device) -> bool:
-    """Whether work on the device is being recorded into a CUDA graph."""
+    """Return whether work on the device is being captured into a CUDA graph."""
     if device.type != "cuda":
         return False
     if device.index in (None, torch.cuda.current_device()):
@@ -220,41 +219,53 @@ def capturing(device: torch.device) -> bool:
 
 
 def row_addresses(tensor: torch.Tensor, lanes: int) -> np.ndarray:
-    """Address of each lane of a tensor without gaps, int64 [lanes]."""
+    """Return the address of each lane of a tensor without gaps, int64 [lanes]."""
     lane_bytes = tensor.numel() // lanes * tensor.element_size()
     return tensor.data_ptr() + lane_bytes * np.arange(lanes, dtype=np.int64)
 
 
 def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
-    """Whether every lane starts at multiples of 16 bytes, its gradient included if the first lane's does."""
+    """Return whether every lane starts at a multiple of 16 bytes, in the gradient if its first one does."""
     tensors = (entry.p, *entry.states)
     lane_size = entry.p.numel() // entry.lanes
     lane_bytes = [lane_size * dtype.itemsize for dtype in (grad_dtype, *(t.dtype for t in tensors))]
-    # The first lane of all starts where the tensor does.
+    # The first lane starts where the tensor does.
     return all(n % 16 == 0 for n in ([] if entry.lanes == 1 else lane_bytes) + [t.data_ptr() for t in tensors])
 
 
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def work_of(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int | None) -> Work:
-    """What the launch over these entries does, as far as its speed depends on it."""
+    """Return the properties of a launch over these entries that its speed depends on."""
     n_elements = sum(entry.p.numel() for entry in entries)
     n_wide = sum(entry.p.numel() for entry in entries if takes_wide_path(entry, grad_dtype))
     p_dtype = entries[0].p.dtype
-    dtypes = (p_dtype, grad_dtype, entries[0].states[0].dtype if rule.states else p_dtype)
+    state_dtype = entries[0].states[0].dtype if rule.states else p_dtype
     return Work(
         rule=rule.name,
         n_elements=n_elements,
-        dtypes=tuple(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        dtypes=(name_of(p_dtype), name_of(grad_dtype), name_of(state_dtype)),
         rounding="nearest" if seed is None else "stochastic",
         aligned=2 * n_wide >= n_elements,
         rows=rows_class(n_elements, sum(entry.lanes for entry in entries)),
     )
 
 
-def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size: int, seed: int | None = None) -> Table:
-    """Lay out the table of entries that share device and dtypes; gradients and hyperparameters come later.
+def build(
+    rule: Rule,
+    entries: list[Entry],
+    grad_dtype: torch.dtype,
+    chunk_size: int,
+    seed: int | None = None,
+    piles: int = N_PILES,
+) -> Table:
+    """Build the table of entries that share a device and dtypes; gradients and hyperparameters are set later.
 
     Args:
         chunk_size: elements that one program (GPU) or one task (CPU) works on; a power of two.
+        piles: into how many equally loaded stretches the chunks are dealt: at least as many as there are threads.
     """
     device, p_dtype = entries[0].p.device, entries[0].p.dtype
     compute_dtype = torch.float64 if p_dtype == torch.float64 else torch.float32
@@ -280,13 +291,13 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, chunk_size:
     chunk_row = np.repeat(np.arange(len(rows), dtype=np.int32), n_chunks)
     first_chunk = np.cumsum(n_chunks) - n_chunks
     chunk_index = (np.arange(len(chunk_row)) - np.repeat(first_chunk, n_chunks)).astype(np.int32)
-    # Threads take equal stretches of this list, so every stretch must hold its share of full chunks.
+    # Threads take equal parts of this list, so each part needs its share of full chunks.
     size = np.minimum(rows[chunk_row, N_ELEMENTS] - chunk_index * np.int64(chunk_size), chunk_size)
     # Full chunks stay in the order of their addresses.
     full, rest = np.flatnonzero(size == chunk_size), np.flatnonzero(size < chunk_size)
     rest = rest[np.argsort(-size[rest], kind="stable")]
     dealt = np.concatenate(
-        [part for i, run in enumerate(np.array_split(full, N_PILES)) for part in (run, rest[i::N_PILES])]
+        [part for i, run in enumerate(np.array_split(full, piles)) for part in (run, rest[i::piles])]
     )
     chunk_row, chunk_index = chunk_row[dealt], chunk_index[dealt]
 

@@ -1,4 +1,4 @@
-"""Drop-in optimizers: torch's constructors and `state_dict`s over one launch a step."""
+"""Drop-in optimizers with torch's constructors and `state_dict`s, whose step is one launch."""
 
 from kernels import __version__ as __version__
 from kernels.commands import refuse_others

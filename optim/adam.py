@@ -1,4 +1,4 @@
-"""Adam and what came of it: AdamW, NAdam, RAdam."""
+"""Adam and its variants AdamW, NAdam and RAdam."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from optim.base import RuleOptimizer
 
 
 class AdamLike(RuleOptimizer):
-    """What Adam, NAdam and RAdam share: lr, betas, eps, and weight decay of either kind."""
+    """Base of Adam, NAdam and RAdam: lr, betas, eps, and coupled or decoupled weight decay."""
 
     def hyper(self, group: dict) -> tuple:
         decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
@@ -108,7 +108,7 @@ class AdamW(Adam):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        # Whatever is loaded into AdamW decays as AdamW does.
+        # Loaded groups decay as AdamW's do, whatever they say.
         for group in self.param_groups:
             group["decoupled_weight_decay"] = True
 
@@ -116,8 +116,8 @@ class AdamW(Adam):
 class NAdam(AdamLike):
     """Adam with Nesterov momentum: `torch.optim.NAdam` in one launch a step. Arguments as of `Adam`, and
 
-    momentum_decay: psi in the momentum mu_t = beta1 * (1 - 0.96^(t * psi) / 2), of which the state mu_product is
-        the product.
+    momentum_decay: psi in the momentum mu_t = beta1 * (1 - 0.96^(t * psi) / 2); the state mu_product is the product
+        of all mu_t.
 
         p <- p - lr * ((1 - mu_t) / (1 - mu_product_t) * grad + mu_(t+1) / (1 - mu_product_(t+1)) * exp_avg)
                / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
@@ -162,7 +162,7 @@ class NAdam(AdamLike):
 class RAdam(AdamLike):
     """Rectified Adam: `torch.optim.RAdam` in one launch a step. Arguments as of `Adam`.
 
-    While the variance of the denominator is unbounded (the first steps) it is left out:
+    The denominator is left out while its variance is unbounded, in the first steps:
 
         rho_t = rho_inf - 2 t beta2^t / (1 - beta2^t),    rho_inf = 2 / (1 - beta2) - 1
         p <- p - lr / (1 - beta1^t) * exp_avg * r_t sqrt(1 - beta2^t) / (sqrt(exp_avg_sq) + eps)    if rho_t > 5

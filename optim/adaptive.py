@@ -1,4 +1,4 @@
-"""Adagrad, RMSprop and Adadelta: learning rates of each element's own, before Adam."""
+"""Adagrad, RMSprop and Adadelta, which adapt each element's learning rate and precede Adam."""
 
 from collections.abc import Mapping
 
@@ -40,7 +40,7 @@ class Adagrad(RuleOptimizer):
         **own,
     ):
         super().__init__(params, options(locals()), **own)
-        # As torch's, which has its states from the start.
+        # Like torch's class, which makes its states at once.
         launches.make_states(self)
 
     def share_memory(self) -> None:
@@ -68,7 +68,7 @@ class RMSprop(RuleOptimizer):
 
     square_avg <- alpha * square_avg + (1 - alpha) * grad^2               grad includes weight_decay * p
     denom       = sqrt(square_avg) + eps
-               or sqrt(square_avg - grad_avg^2) + eps                     centered, grad_avg being an average likewise
+               or sqrt(square_avg - grad_avg^2) + eps                     centered; grad_avg averages grad likewise
     p          <- p - lr * grad / denom
                or p - lr * momentum_buffer                                with momentum, where
     momentum_buffer <- momentum * momentum_buffer + grad / denom

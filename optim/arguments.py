@@ -1,4 +1,4 @@
-"""What constructors take, and what they refuse, in torch's words."""
+"""Checks of the arguments of constructors, with torch's error messages."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ Value = float | torch.Tensor
 
 
 def accepted(value, name: str, values: tuple) -> None:
-    """Raise ValueError unless the value is one of those."""
+    """Raise ValueError unless the value is one of `values`."""
     if value not in values:
         raise ValueError(f"Invalid {name}: {value!r} (one of {', '.join(map(str, values))})")
 
 
 def refused(value: Value, accepts: Callable) -> list[float]:
-    """The elements of the value that are not accepted; none of a tensor that has no values to look at."""
+    """Return the elements of a value that are not accepted; none for a tensor whose values cannot be read."""
     if not isinstance(value, torch.Tensor):
         return [] if accepts(value) else [value]
     if not watch.is_plain(value) or watch.in_a_mode():
@@ -45,5 +45,5 @@ def check_betas(betas: tuple[Value, Value]) -> None:
 
 
 def options(arguments: dict) -> dict:
-    """The defaults of a group: all arguments of a constructor but what is not an option of groups."""
+    """Return the defaults of groups: all arguments of a constructor except `params` and `own`."""
     return {k: v for k, v in arguments.items() if k not in ("self", "params", "own", "__class__")}

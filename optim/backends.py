@@ -1,4 +1,4 @@
-"""Which module updates a tensor: Triton's kernel, Numba's loops, or eager formulas."""
+"""The choice of a tensor's backend: Triton's kernel, Numba's loops, or eager formulas."""
 
 import functools
 import importlib
@@ -14,11 +14,11 @@ from optim.arguments import accepted
 
 BACKENDS = {"triton": "kernels.launch", "cpu": "kernels.cpu", "eager": "kernels.eager"}
 COMPILED = "compiled:"
-"""Begins the names of those that simulate what Triton compiles for a GPU, as in compiled:sm_90."""
+"""The prefix of backends that simulate what Triton compiles for a GPU, such as compiled:sm_90."""
 
 
 def check_name(name: str | None) -> None:
-    """Raise ValueError unless there is a backend of that name."""
+    """Raise ValueError unless there is a backend of this name."""
     if not (isinstance(name, str) and name.startswith(COMPILED)):
         accepted(name, "backend", (*BACKENDS, None))
     elif (target := name.removeprefix(COMPILED)) not in LIMITS:
@@ -26,7 +26,7 @@ def check_name(name: str | None) -> None:
 
 
 def backend_of(optimizer, p: torch.Tensor, grad: torch.Tensor):
-    """The module that updates p: the one asked for, or else the fastest that takes the tensors."""
+    """Return the module that updates p: the one asked for, or else the fastest that takes the tensors."""
     if optimizer.backend:
         return backend_module(optimizer.backend)
     module = backend_module({"cuda": "triton", "cpu": "cpu"}.get(p.device.type, "eager"))
@@ -44,7 +44,7 @@ def backend_module(name: str):
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is installed, and compiles; says once what it means if not."""
+    """Return whether Numba is installed and compiles; warn, once, if it is not installed."""
     if find_spec("numba"):
         return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
     warnings.warn(

@@ -1,9 +1,10 @@
-"""From an update rule to a `torch.optim.Optimizer`."""
+"""The base class of all optimizers, which applies an update rule."""
 
 from collections.abc import Mapping
 from itertools import chain
 
 import torch
+from torch._compile import _disable_dynamo
 
 from kernels import table as tables
 from kernels.rule import Rule
@@ -20,27 +21,32 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     A subclass names the `rule` of a parameter group and translates the group into its hyperparameters.
 
-    Any hyperparameter may be a `[K]` tensor when every parameter of its group is stacked
-    `[K, ...]`: lane k of each parameter is then updated with value k and counts steps of its own.
+    A hyperparameter may be a `[K]` tensor if every parameter of its group is stacked `[K, ...]`: lane k of each
+    parameter is then updated with value k and has its own step count.
 
     Args:
         params: iterable of parameters or of group dictionaries, as in torch.
         defaults: hyperparameters of groups that do not set their own.
         backend: "triton" (GPU; CPU tensors under TRITON_INTERPRET=1), "cpu" (Numba) or "eager"; for CPU tensors also
-            "compiled:sm_90" and the like: what Triton compiles for that GPU, simulated, slowly.
-            None chooses triton for CUDA tensors, cpu for CPU tensors, and eager where those lack the dtype.
-        state_dtype: torch.float32 or torch.bfloat16, in which to keep states; None is float32 (float64 for float64
+            "compiled:sm_90" and the like, which simulate what Triton compiles for that GPU, slowly.
+            None chooses triton for CUDA tensors, cpu for CPU tensors, and eager if those lack the dtype.
+        state_dtype: dtype of states, torch.float32 or torch.bfloat16; None is float32 (float64 for float64
             parameters) for new states, and for loaded ones the dtype in which they were saved.
-        rounding: "nearest" or "stochastic", for all that is stored in bfloat16.
-        seed: of stochastic rounding, an int in [0, 2^31).
+        rounding: "nearest" or "stochastic", for everything that is stored in bfloat16.
+        seed: seed of stochastic rounding, an int in [0, 2^31).
     Raises: ValueError if a hyperparameter is out of range, or lanes and shapes do not fit.
     """
 
     state_names: tuple[str, ...]
-    """Names of all states, beside step, that any of the optimizer's rules keeps."""
+    """Names of all states, except step, that the optimizer's rules keep."""
 
     late_states: tuple[str, ...] = ()
-    """Those that may be missing beside others: an option that needs them can be switched on between two steps."""
+    """States that may be missing: the option that needs them can be switched on between steps."""
+
+    state: watch.States
+    grad_scale: torch.Tensor | None
+    found_inf: torch.Tensor | None
+    """Both are set by a GradScaler before a step, and deleted after it."""
 
     # Kept in __dict__ as torch keeps it.
     param_groups = property(  # pyright: ignore[reportAssignmentType]
@@ -68,19 +74,19 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.state = watch.States.of(self.state)
         if defaults.get("fused"):
-            # GradScaler then leaves it to the step to divide by its scale.
+            # Then GradScaler leaves the division by its scale to the step.
             self._step_supports_amp_scaling = True
 
     def rule(self, group: dict) -> Rule:
-        """The rule that the group's parameters are updated by."""
+        """Return the rule that updates the group's parameters."""
         raise NotImplementedError
 
     def hyper(self, group: dict) -> tuple:
-        """The rule's hyperparameters of a group, in the order of `rule.hyper`: floats or tensors."""
+        """Return the group's hyperparameters, floats or tensors, in the order of `rule.hyper`."""
         raise NotImplementedError
 
     def check_group(self, group: dict) -> None:
-        """Raise ValueError if a hyperparameter of the group is out of range; subclasses add to it."""
+        """Raise ValueError if a hyperparameter of the group is out of range; subclasses add checks."""
         if group.get("fused") and group.get("differentiable"):
             raise RuntimeError("`fused` does not support `differentiable`")
         if group.get("fused") and group.get("foreach"):
@@ -92,11 +98,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             )
 
     def initial(self, group: dict) -> Mapping[str, Value]:
-        """Values that states start from, by name, where that is not 0."""
+        """Return the initial values of states, by name, if they are not 0."""
         return {}
 
     def add_param_group(self, param_group: dict) -> None:
-        """As torch's; also checks the values, and lane counts against shapes."""
+        """Add a group as torch does; check its values and lanes."""
         super().add_param_group(param_group)
         try:
             group = self.param_groups[-1]
@@ -108,21 +114,21 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
         self._forget_tables()
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def state_dict(self) -> dict:
-        """As torch's; whatever lanes are in a group, they are plain tensors here."""
+        """Return the state as torch does, with learning rates of lanes as plain tensors."""
         return lanes.to_save(super().state_dict())
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, except that states keep the dtype in which they were saved, and are copies.
+        """Load a state as torch does, except that states keep the dtype in which they were saved, and are copies.
 
-        What a state has beside step and `state_names` is loaded as torch loads it, and never looked at.
+        Entries of a state other than step and `state_names` are loaded as torch loads them, and never used.
         Raises: ValueError if the states are those of another optimizer; nothing has been changed then.
         """
         found = {}
 
         def inspect(_, final: dict) -> None:
-            # The last hook to be called: it sees what the others made of the dictionary.
+            # Called after all other hooks, on the dictionary that they return.
             for i, state in final["state"].items():
                 saved.check_names(self, i, state)
             found.update(final)
@@ -132,7 +138,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        # Nobody else has these dictionaries, nor the copies of states that go into them.
+        # New dictionaries, which nothing else refers to, and into which copies of states go.
         self.state = watch.States(
             dict, {p: dict(state) if isinstance(state, dict) else state for p, state in dict.items(self.state)}
         )
@@ -142,7 +148,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for name, value in found["state"].get(i, {}).items():
                     if name in own and isinstance(value, torch.Tensor):
                         watch.own(self.state, p)[name] = value.to(device=p.device, copy=True)
-                    elif isinstance(value, str):  # Of which torch would make a generator.
+                    elif isinstance(value, str):  # torch would make a generator of it.
                         watch.own(self.state, p)[name] = value
         self._forget_tables()
 
@@ -151,7 +157,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Take one step: parameters, states and step counts change in place, gradients do not.
 
         Args:
-            closure: re-evaluates the model and returns the loss, which is then returned.
+            closure: evaluates the model again and returns the loss, which `step` then returns.
         Raises: ValueError, TypeError or RuntimeError for tensors that the rule cannot be applied
             to; nothing has been changed then.
         """
@@ -195,7 +201,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._refresh_hyper(hyper)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         taken = [part.taken(grads) for part in self._parts]
-        if len(taken) > 1:  # A launch checks its own, when others may have changed something.
+        if len(taken) > 1:  # Before the first: each launch checks only its own.
             for part, own in zip(self._parts, taken, strict=True):
                 part.table.check_memory(own)
         for (table, launch, _, _, gaps), own in zip(self._parts, taken, strict=True):
@@ -209,7 +215,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 table.pin(own, *scaler)
             for copy, p in gaps:
                 p.copy_(copy)
-        # As torch's operations do: autograd notices that what it may have kept for a backward pass has changed.
+        # As torch's operations do, so that autograd notices changes of tensors that it saved for a backward pass.
         torch.autograd.graph.increment_version(self._seen.written)
         if not self._seen.is_untold(self.state):
             torch.autograd.graph.increment_version(self._seen.states)
@@ -217,7 +223,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             unscale_([g for g in grads if g is not None], grad_scale, found_inf)
 
     def _look_again(self, structure: list, params: list, grads: list) -> None:
-        """Lay the tables out anew, unless those that there are fit; `_seen` is None where tables cannot serve."""
+        """Build the tables anew unless they fit; `_seen` is then None if tensors need torch's operations."""
         present = [t for pair in zip(params, grads, strict=True) if pair[1] is not None for t in pair]
         if not all(watch.is_plain(memory.local(t)) for t in present):
             self._forget_tables()
@@ -227,27 +233,28 @@ class RuleOptimizer(torch.optim.Optimizer):
             for group in self.param_groups
             for _ in group["params"]
         ]
-        before, now = self._seen, None
-        if before is not None:
-            now = watch.Seen(structure, params, grads, self.state, names)
-        if before is None or not before.agrees(now):
+
+        def look() -> watch.Seen:
+            return watch.Seen(structure, params, grads, self.state, names)
+
+        if self._seen is None or not self._seen.agrees(now := look()):
             self._forget_tables()
             checks.check(self, params, grads)
             self._lay_out(params, grads)
-            now = watch.Seen(structure, params, grads, self.state, names)
+            now = look()
         self._seen = now
 
     def _lay_out(self, params: list, grads: list) -> None:
-        # What is made here is also for steps outside of inference mode.
+        # Tensors made here are also used in steps outside of inference mode.
         with torch.inference_mode(False), torch.no_grad():
             self._parts = launches.build(self, params, grads)
 
     def _leave_captured(self, params: list, grads: list, hyper: list[tuple]) -> None:
-        """Lay tables out anew if those that a CUDA graph has captured would have to change.
+        """Build the tables anew if those that a CUDA graph has captured would have to change.
 
-        Its replays go on with the gradients and hyperparameters that were captured, which stay alive with the
-        optimizer; hyperparameters on the device are read anew. Parameters, states and step counts are the same for
-        both, so that replays and steps may alternate.
+        Replays continue with the gradients and hyperparameters that were captured, which live as long as the
+        optimizer; hyperparameters on the device are read anew. Both use the same parameters, states and step
+        counts, so that replays and steps may alternate.
         """
         if any(tables.capturing(part.table.rows.device) for part in self._parts):
             return
@@ -259,7 +266,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._hyper_seen = None
 
     def _refresh_hyper(self, hyper: list[tuple]) -> None:
-        """Bring the tables up to date with the groups' values, if one has changed."""
+        """Update the tables' hyperparameters if one has changed."""
         on_device = any(isinstance(v, torch.Tensor) and v.is_cuda for row in hyper for v in row)
         changed = self._hyper_seen is None or not all(map(watch.same_values, hyper, self._hyper_seen))
         if not changed and not on_device:
@@ -280,12 +287,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             ]
 
     def _forget_tables(self) -> None:
-        # Graphs that have captured a launch read its tables, and what these point to, at every replay.
+        # Each replay of a captured launch reads its table and what that points to.
         captured = [part for part in getattr(self, "_parts", []) if part.table.captured]
         self._captured = [*getattr(self, "_captured", []), *captured]
         self._parts, self._seen, self._hyper_seen = [], None, None
         params = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
-        self._sharded = any(hasattr(p, "to_local") for p in params)
+        self._sharded = any(map(memory.is_distributed, params))
 
     def __getstate__(self) -> dict:
         own = {name: getattr(self, name) for name in ("backend", "state_dtype", "rounding", "seed")}
@@ -302,7 +309,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 
 def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: torch.Tensor | None) -> None:
-    """Divide gradients by a GradScaler's scale, unless the step was left out, as torch's fused steps do."""
+    """Divide gradients by a GradScaler's scale, in place, unless the step was skipped, as torch's fused steps do."""
     for grad in grads:
         scale = (
             grad_scale if found_inf is None else torch.where(found_inf == 0, grad_scale, torch.ones_like(grad_scale))
@@ -310,7 +317,7 @@ def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: tor
         grad.div_(scale.to(grad.device, grad.dtype.to_real()))
 
 
-@torch._disable_dynamo
+@_disable_dynamo
 def untraced_step(optimizer: RuleOptimizer) -> None:
-    """The step in a function under torch.compile, which cannot trace a launch over addresses."""
+    """Take the step of a function under torch.compile, which cannot trace a launch over addresses."""
     optimizer._step()

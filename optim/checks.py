@@ -1,4 +1,4 @@
-"""What a step refuses, by name and before anything changes. An `optimizer` is a `RuleOptimizer` everywhere here."""
+"""Checks before a step, with errors that name the parameter. Each `optimizer` is a `RuleOptimizer`."""
 
 import torch
 
@@ -7,7 +7,7 @@ from optim.backends import backend_of
 
 
 def check(optimizer, params: list, grads: list) -> None:
-    """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `build`."""
+    """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `launches.build`."""
     lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
     for i, grad in enumerate(grads):
         if grad is not None:
@@ -15,7 +15,7 @@ def check(optimizer, params: list, grads: list) -> None:
 
 
 def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
-    """Raise if p or its gradient is of a kind that the backend cannot update."""
+    """Raise RuntimeError or TypeError if the backend cannot update p with this gradient."""
 
     def name() -> str:
         return name_of(optimizer, p, i)
@@ -34,7 +34,7 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
         if is_freed(tensor):
             raise RuntimeError(f"{name()}: the memory of the {what} has been freed or made smaller")
     if p.is_inference() and not torch.is_inference_mode_enabled():
-        raise RuntimeError(f"{name()} was made in inference mode, and can be updated nowhere else")
+        raise RuntimeError(f"{name()} was made in inference mode, and can only be updated there")
     backend = backend_of(optimizer, p, grad)
     for tensor, what in ((p, "parameter"), (grad, "gradient")):
         if memory.real_dtype(tensor) not in backend.DTYPES:
@@ -42,25 +42,25 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
             raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
     if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
         raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
-    if lanes > 1 and hasattr(p, "to_local"):
+    if lanes > 1 and memory.is_distributed(p):
         raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
 
 
 def is_freed(tensor: torch.Tensor) -> bool:
-    """Whether the tensor's storage has been freed or made too small for it."""
+    """Return whether the tensor's storage has been freed or made too small for it."""
     tensor = memory.local(tensor)
     return watch.is_plain(tensor) and not memory.has_memory(tensor)
 
 
 def name_of(optimizer, p: torch.Tensor, i: int) -> str:
-    """What messages call parameter i of all groups laid end to end."""
+    """Return the name in messages of parameter i of all groups laid end to end."""
     names = [name for group in optimizer.param_groups for name in group.get("param_names", group["params"])]
     called = f" ({names[i]})" if isinstance(names[i], str) else ""
     return f"parameter {i}{called} of shape {list(p.shape)}"
 
 
 def lanes_of(optimizer, group: dict) -> int:
-    """The number of lanes of a group: 1 where all its hyperparameters are single values.
+    """Return the number of lanes of a group: 1 if all its hyperparameters are single values.
 
     Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
     """

@@ -1,4 +1,4 @@
-"""An optimizer class from an update rule of your own."""
+"""Optimizer classes made from the user's own update rules."""
 
 import inspect
 import keyword
@@ -19,7 +19,7 @@ TAKEN = (
     *("backend", "state_dtype", "rounding", "seed"),
     *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
 )
-"""What groups and constructors have beside a rule's own hyperparameters, torch's schedulers' entries among it."""
+"""Names that groups and constructors already use, including those of torch's schedulers."""
 
 
 def from_rule(
@@ -29,27 +29,27 @@ def from_rule(
     states: Iterable[str] | Mapping[str, Value] = (),
     defaults: Mapping[str, Any],
     name: str | None = None,
-) -> type[RuleOptimizer]:
-    """An optimizer class that applies your rule: CPU and GPU, lanes, groups, `state_dict`, dtypes, sweeps.
+) -> "type[CustomOptimizer]":
+    """Return an optimizer class that applies your rule: CPU and GPU, lanes, groups, `state_dict`, dtypes, sweeps.
 
     Args:
         update: `(p, grad, state, coefficients) -> (p, state)`, for one element; state is a tuple in the order of
-            `states`, coefficients what `coefficients` returned, all float32 (float64 for float64 parameters).
-            Written with def, elementwise, out of what `kernels.elementwise` lists: a sum over elements is refused.
+            `states`, coefficients is what `coefficients` returned, all float32 (float64 for float64 parameters).
+            Made by def, of the operations in `kernels.elementwise`; a sum over elements is refused.
         coefficients: `(hyper, step) -> tuple`, in float64, once per tensor and step; hyper is a tuple of the defaults
             in their order, betas one after the other, and step counts from 1.
         states: names of the states, zeros at first, or a mapping of names to initial values.
         defaults: names and default values of the hyperparameters, the arguments of the class; lr is one of them.
             Numbers or tuples of numbers; all have to be 0 or more, betas less than 1.
-        name: of the class; by default update's name.
-    `maximize` and the options of `RuleOptimizer` come of themselves.
-    Raises: ValueError, a sentence, if the functions do what they may not, or return what they should not, or if names
-        or values cannot be those of states and hyperparameters.
+        name: name of the class; by default update's name.
+    The class also takes `maximize` and the options of `RuleOptimizer`.
+    Raises: ValueError if the functions do or return what they may not, or if names or values are not possible for
+        states and hyperparameters.
     """
-    name = name or getattr(update, "__name__", "the rule")
+    name = name or str(getattr(update, "__name__", "the rule"))
     initial, defaults = initial_values(name, states), dict(defaults)
     hyper = hyper_names(name, defaults)
-    # A step of the default lr may be one that 16 bits do not show.
+    # A step with the default lr may be too small to change 16-bit parameters.
     trial = tuple(TRIAL["lr"] if key == "lr" else v for key, v in zip(hyper, flat(defaults.values()), strict=True))
     rule = Rule(name, coefficients, update, hyper, tuple(initial), trial=trial)
     elementwise.check(rule)
@@ -57,38 +57,50 @@ def from_rule(
         raise ValueError(f"coefficients of {name} may not call tl.{', tl.'.join(sorted(names))}")
     own = replace(rule, coefficients=jit(coefficients), update=jit(update))
 
-    class Custom(RuleOptimizer):
-        state_names = own.states
+    class Custom(CustomOptimizer):
+        state_names, own_rule, own_defaults, own_initial = own.states, own, defaults, initial
+        __module__, __doc__ = update.__module__, update.__doc__
 
         def __init__(self, params, *args, maximize: bool = False, **options):
-            chosen = dict(zip(defaults, args, strict=False))
-            if len(args) > len(defaults) or set(chosen) & set(options):
-                raise TypeError(f"{name} takes {', '.join(defaults)} (in this order, or by name), each once")
-            chosen |= {key: options.pop(key) for key in list(options) if key in defaults}
-            super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
-
-        def rule(self, group: dict) -> Rule:
-            return own
-
-        def hyper(self, group: dict) -> tuple:
-            return flat(group[key] for key in defaults)
-
-        def initial(self, group: dict) -> Mapping[str, Value]:
-            return initial
-
-        def check_group(self, group: dict) -> None:
-            super().check_group(group)
-            check_values(group, defaults)
+            super().__init__(params, *args, maximize=maximize, **options)
 
     Custom.__init__.__signature__ = signature(defaults)
     Custom.__name__ = Custom.__qualname__ = name
-    Custom.__module__ = update.__module__
-    Custom.__doc__ = update.__doc__
     return Custom
 
 
+class CustomOptimizer(RuleOptimizer):
+    """Base of the classes that `from_rule` returns, with the rule, the defaults in the order of the constructor's
+    arguments, and the states' initial values.
+    """
+
+    own_rule: Rule
+    own_defaults: Mapping[str, Any]
+    own_initial: Mapping[str, Value]
+
+    def __init__(self, params, *args, maximize: bool = False, **options):
+        defaults, chosen = self.own_defaults, dict(zip(self.own_defaults, args, strict=False))
+        if len(args) > len(defaults) or set(chosen) & set(options):
+            raise TypeError(f"{self.own_rule.name} takes {', '.join(defaults)} (in this order, or by name), each once")
+        chosen |= {key: options.pop(key) for key in list(options) if key in defaults}
+        super().__init__(params, {**defaults, **chosen, "maximize": maximize}, **options)
+
+    def rule(self, group: dict) -> Rule:
+        return self.own_rule
+
+    def hyper(self, group: dict) -> tuple:
+        return flat(group[key] for key in self.own_defaults)
+
+    def initial(self, group: dict) -> Mapping[str, Value]:
+        return self.own_initial
+
+    def check_group(self, group: dict) -> None:
+        super().check_group(group)
+        check_values(group, self.own_defaults)
+
+
 def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
-    """What `help` shows of the class, and where sweeps look for the hyperparameters that it has."""
+    """Return the constructor's signature, which `help` shows and from which sweeps take the hyperparameters."""
     named = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, named) for name in ("self", "params")]
     parameters += [inspect.Parameter(key, named, default=value) for key, value in defaults.items()]
@@ -97,7 +109,7 @@ def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
 
 
 def flat(values: Iterable) -> tuple:
-    """The values, with those of a tuple one after the other."""
+    """Return the values, with those of a tuple one after the other."""
     return tuple(v for value in values for v in (value if isinstance(value, (tuple, list)) else (value,)))
 
 
@@ -106,7 +118,7 @@ def width(value) -> int:
 
 
 def check_values(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a group's hyperparameters are of the kind of the defaults, and in their range."""
+    """Raise ValueError unless a group's hyperparameters are numbers or tuples like the defaults, and in range."""
     for key, default in defaults.items():
         value = group[key]
         if width(value) != width(default) or isinstance(value, (tuple, list)) != isinstance(default, (tuple, list)):
@@ -119,7 +131,7 @@ def check_values(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def check_name(what: str, name, taken: Iterable[str]) -> None:
-    """Raise ValueError unless the name can be that of a state or a hyperparameter."""
+    """Raise ValueError unless a state or a hyperparameter can have this name."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in taken:
         raise ValueError(
             f"{what} may not be called {name!r}: it takes names as of variables, except {', '.join(taken)}"
@@ -127,7 +139,7 @@ def check_name(what: str, name, taken: Iterable[str]) -> None:
 
 
 def initial_values(name: str, states: Iterable[str] | Mapping[str, Value]) -> dict[str, Value]:
-    """The states' names and what they start from. Raises: ValueError."""
+    """Return the states' names and initial values. Raises: ValueError."""
     names = [states] if isinstance(states, str) else [*states]
     for state in names:
         check_name(f"A state of {name}", state, ("step",))
@@ -141,7 +153,7 @@ def initial_values(name: str, states: Iterable[str] | Mapping[str, Value]) -> di
 
 
 def hyper_names(name: str, defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    """A name for each number among the defaults: beta1, beta2 for betas. Raises: ValueError."""
+    """Return a name for each number of the defaults: beta1 and beta2 for betas. Raises: ValueError."""
     hyper = []
     for key, value in defaults.items():
         check_name(f"A hyperparameter of {name}", key, TAKEN)
@@ -167,5 +179,5 @@ def is_number(value) -> bool:
 
 
 def jit(function: Callable) -> Callable:
-    """The function as Triton compiles it."""
+    """Return the function decorated with `@triton.jit`."""
     return function if hasattr(function, "fn") else triton.jit(function)

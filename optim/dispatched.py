@@ -1,7 +1,7 @@
 """A step by torch's own operations, for tensors and modes that a launch over addresses would bypass.
 
-Fake and meta tensors have no memory, subclasses and modes (FakeTensorMode, tracing, counting) want to see every
-operation. What happens here is slow, and visible to all of them.
+Fake and meta tensors have no memory, and subclasses and modes (FakeTensorMode, tracing, counting) must see every
+operation. This step is slow, and visible to all of them.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
         optimizer: a `RuleOptimizer`.
         params: all its parameters, groups laid end to end.
         grads: their gradients, None where there is none.
-        hyper: of each group, the gradient's factor and the rule's hyperparameters.
-    Raises: RuntimeError inside a transform of torch.func or where `rounding` cannot be done; nothing has been changed.
+        hyper: for each group, the gradient's factor and the rule's hyperparameters.
+    Raises: RuntimeError inside a transform of torch.func, or for stochastic rounding; nothing has been changed then.
     """
     name = type(optimizer).__name__
     if watch.in_a_transform():
         raise RuntimeError(f"{name}.step() does not work inside torch.func transforms: take the step outside of them")
     if optimizer.rounding == "stochastic":
-        raise RuntimeError(f"{name} cannot round stochastically in a mode, or what is no plain tensor in memory")
+        raise RuntimeError(f"{name} cannot round stochastically in a mode, or if tensors are not plain memory")
     grad_scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
     if found_inf is not None and watch.is_plain(found_inf) and found_inf.item() != 0:
         return
-    # Fake parameters may be stepped outside of the mode that made them, and nothing real goes with them.
+    # Fake parameters may be stepped outside of their mode, but do not mix with real tensors.
     fake = next((p.fake_mode for p in params if isinstance(p, FakeTensor)), None)
     with fake or contextlib.nullcontext():
         checks.check(optimizer, params, grads)

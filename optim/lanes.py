@@ -1,23 +1,24 @@
 """Learning rates that differ between lanes, under torch's schedulers.
 
-A scheduler computes new values as it does for a float, with `[K]` tensors lane by lane, and then writes them with
-`lr.fill_`, which torch's own tensors refuse for more than one value.
+With a `[K]` tensor a scheduler computes each lane's value as it would a float, and then writes all of them with
+`lr.fill_`, which torch's tensors refuse for more than one value.
 """
 
 import sys
+from typing import TypeGuard
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, _format_param
 
-FORMAT_PARAM = _format_param.__code__  # where torch's schedulers look at an argument that replaces a hyperparameter
-FLATTENS = "lanes differ in {0}, and one number for all of them would end that: pass {1} as a tensor of {2} values"
+FORMAT_PARAM = _format_param.__code__  # by which torch's schedulers check arguments that replace hyperparameters
+FLATTENS = "lanes differ in {0}, and one number would replace all their values: pass {1} as a tensor of {2} values"
 
 
 class Lanes(torch.Tensor):
-    """A `[K]` learning rate, whose `fill_` takes `[K]` values; computed with or saved, it is a plain tensor."""
+    """A `[K]` learning rate whose `fill_` takes `[K]` values; what is computed from it, or saved, is a plain tensor."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
-    _reduced: tuple[float, torch.Tensor] | None = None  # what ReduceLROnPlateau is about to write, and what it means
+    _reduced: tuple[float, torch.Tensor] | None = None  # what ReduceLROnPlateau will write, and the lanes' values
 
     def fill_(self, value) -> torch.Tensor:
         """Set every lane's value, in place. Raises: ValueError if one value would replace different ones."""
@@ -32,7 +33,7 @@ class Lanes(torch.Tensor):
         return self.copy_(values.expand(self.shape) if values.numel() == 1 else values.reshape(self.shape))
 
     def __float__(self) -> float:
-        """The largest lane's value for ReduceLROnPlateau, which then writes what becomes of it; else as of a tensor."""
+        """Return the largest lane's value to ReduceLROnPlateau, which writes the reduced one; else as a tensor does."""
         caller = sys._getframe(1)
         scheduler = caller.f_locals.get("self")
         if not isinstance(scheduler, ReduceLROnPlateau):
@@ -42,7 +43,7 @@ class Lanes(torch.Tensor):
         if isinstance(least, torch.Tensor) and least.numel() > 1:
             raise ValueError(f"ReduceLROnPlateau takes one min_lr for all lanes of a group, not {least.numel()}")
         new = (old * scheduler.factor).clamp(min=float(least))
-        # A lane whose value would hardly change keeps it. If any changes, the largest does.
+        # As for a float, a value that would hardly change is kept. If any changes, the largest does.
         largest = old.nan_to_num(0.0, 0.0).max().item()
         expected = max(largest * scheduler.factor, float(least))
         if largest - expected > scheduler.eps:
@@ -56,30 +57,30 @@ class Lanes(torch.Tensor):
         return memo.setdefault(id(self), self.detach().clone().as_subclass(Lanes))
 
 
-def differ(value) -> bool:
-    """Whether this is a tensor of several values that are not all the same."""
+def differ(value) -> TypeGuard[torch.Tensor]:
+    """Return whether this is a tensor of several values that are not all the same."""
     return isinstance(value, torch.Tensor) and value.numel() > 1 and bool((value != value.reshape(-1)[0]).any())
 
 
 def param_groups(optimizer: torch.optim.Optimizer) -> list[dict]:
-    """The getter of `optimizer.param_groups`: whoever looks at the groups finds each `[K]` lr as `Lanes`."""
+    """Return `optimizer.param_groups`, of which it is the getter, with each `[K]` lr as `Lanes`."""
     groups = vars(optimizer).get("param_groups")
     if groups is None:
         raise AttributeError("param_groups")
     for group in groups:
-        kind = type(lr := group.get("lr"))  # each step pays for this
+        kind = type(lr := group.get("lr"))  # kept short, because each step runs it
         if kind is not float and kind is not Lanes and isinstance(lr, torch.Tensor) and lr.numel() > 1:
             group["lr"] = lr.as_subclass(Lanes)
     caller = sys._getframe(1)
-    if caller.f_code is FORMAT_PARAM:
+    if caller.f_code is FORMAT_PARAM and caller.f_back:
         check_argument(groups, caller.f_back.f_locals.get("self"), caller.f_locals["name"], caller.f_locals["param"])
     return groups
 
 
 def check_argument(groups: list[dict], scheduler: LRScheduler | None, name: str, argument) -> None:
-    """Raise ValueError if an argument that replaces a hyperparameter is one number, and lanes have several.
+    """Raise ValueError if a scheduler's argument would replace different values of lanes by one number.
 
-    Called while a scheduler is being made, before it has changed a group.
+    Called while the scheduler is constructed, before it changes a group.
     """
     arguments = argument if isinstance(argument, (list, tuple)) else [argument] * len(groups)
     for group, value in zip(groups, arguments, strict=False):
@@ -99,9 +100,9 @@ def check_argument(groups: list[dict], scheduler: LRScheduler | None, name: str,
 
 
 def adopt(optimizer: torch.optim.Optimizer, group: dict) -> None:
-    """Check a new group's `[K]` lr, and leave a copy to the defaults: schedulers change the group's in place.
+    """Check a new group's `[K]` lr, and put a copy into the defaults, because schedulers change the group's in place.
 
-    Raises: ValueError if it is of integers, which could not be scaled.
+    Raises: ValueError if its dtype is not a floating-point one.
     """
     lr, default = group.get("lr"), optimizer.defaults.get("lr")
     if not isinstance(lr, Lanes):
@@ -113,7 +114,7 @@ def adopt(optimizer: torch.optim.Optimizer, group: dict) -> None:
 
 
 def to_save(state_dict: dict) -> dict:
-    """The state of an optimizer in which each lr is a plain tensor, over the same memory."""
+    """Replace each lr in an optimizer's state, in place, by a plain tensor over the same memory."""
     for group in state_dict.get("param_groups", []):
         if isinstance(group.get("lr"), Lanes):
             group["lr"] = group["lr"].as_subclass(torch.Tensor)

@@ -1,4 +1,4 @@
-"""From parameters and gradients to launches: which tensors go together, with which states, over which copies."""
+"""The launches of a step: which tensors they update together, with which states and which copies."""
 
 import functools
 import logging
@@ -15,14 +15,14 @@ LOG = logging.getLogger("optim")
 
 
 class Part(NamedTuple):
-    """One launch of a step.
+    """A launch of a step.
 
     Attributes:
         launch: see `kernels.table.Launch`.
-        index: which of the gradients it takes.
-        special: (position in index, buffer) of gradients that are complex, or laid out in memory otherwise than
-            their parameter: those are copied into the buffer first.
-        gaps: (copy, parameter) of parameters that have gaps in memory: the copy is what is updated.
+        index: which of all gradients it reads.
+        special: (position in index, buffer) of gradients that are complex, or not laid out like their parameter:
+            the latter are copied into the buffer first.
+        gaps: (copy, parameter) of parameters with gaps in memory, whose copies are updated.
     """
 
     table: tables.Table
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     gaps: list[tuple[torch.Tensor, torch.Tensor]]
 
     def taken(self, grads: list) -> list:
-        """Its gradients, out of all, as its launch reads them. Raises: RuntimeError if one that is copied was freed."""
+        """Return those of all gradients that the launch reads. Raises: RuntimeError if one to be copied was freed."""
         if len(self.index) == len(grads) and not self.special:
             return grads
         own = [grads[i] for i in self.index]
@@ -44,7 +44,7 @@ class Part(NamedTuple):
         return own
 
     def moves(self, grads: list) -> bool:
-        """Whether one of its gradients, which are not copied into a buffer, is elsewhere than in the last step."""
+        """Return whether a gradient that is not copied into a buffer has moved since the last step."""
         buffered = {i for i, buffer in self.special if buffer is not None}
         before = self.table.grad_addresses or []
         return any(
@@ -54,15 +54,15 @@ class Part(NamedTuple):
         )
 
 
-def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[Part]:
-    """Make the states that are missing, and lay the tables out; to be called after `checks.check`.
+def build(optimizer, params: list, grads: list) -> list[Part]:
+    """Make missing states and build the tables; `checks.check` must come first.
 
     Args:
         optimizer: a `RuleOptimizer`, as in all functions here.
-        params: all its parameters, groups laid end to end. A number i is a place in this list.
+        params: all its parameters, groups laid end to end. A number i is an index into this list.
         grads: their gradients, None where there is none.
-    Raises: ValueError, TypeError, RuntimeError or NotImplementedError for what no launch can do; nothing has been
-        changed then.
+    Raises: ValueError, TypeError, RuntimeError or NotImplementedError for tensors that no launch can update; nothing
+        has been changed then.
     """
     if any(tables.capturing(p.device) for p in params):
         raise RuntimeError(
@@ -111,10 +111,10 @@ def build(optimizer: torch.optim.Optimizer, params: list, grads: list) -> list[P
 
 
 class Member(NamedTuple):
-    """A parameter that has a gradient, and what it is updated by.
+    """A parameter that has a gradient, and what its update needs.
 
     Attributes:
-        i: its place among all parameters; group: the number of its group; state: all that the rule needs.
+        i: its index among all parameters; group: the number of its group; state: all states that the rule needs.
     """
 
     i: int
@@ -127,9 +127,9 @@ class Member(NamedTuple):
 
 
 def members_of(optimizer, params: list, grads: list) -> list[Member]:
-    """Every parameter that has a gradient, with the states that it has or lacks; arguments as of `build`.
+    """Return every parameter that has a gradient, with its states, made if missing; arguments as of `build`.
 
-    Nothing is changed: `keep` puts the states where they belong.
+    Nothing is changed: `keep` stores the states.
     """
     groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
     lanes_of_group = [checks.lanes_of(optimizer, group) for group in optimizer.param_groups]
@@ -145,7 +145,7 @@ def members_of(optimizer, params: list, grads: list) -> list[Member]:
 
 
 def keep(optimizer, members: list[Member]) -> None:
-    """Put the states that were made into `optimizer.state`."""
+    """Put the members' states into `optimizer.state`."""
     for member in members:
         watch.own(optimizer.state, member.p).update(member.state)
 
@@ -161,14 +161,15 @@ def make_states(optimizer) -> None:
 
 
 def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i: int) -> dict[str, torch.Tensor]:
-    """The state of p as a launch needs it, made or mended where it is not.
+    """Return the state of p as a launch needs it, with entries made or converted where necessary.
 
-    Step and scalars are float32 on p's device, one a lane; states are laid out like p, or without gaps if p has.
-    Raises: ValueError if the state is of another shape, or lacks a part of what the rule keeps; RuntimeError if its
-        memory has been freed.
+    Step and scalars are float32 on p's device, one per lane; states are laid out like p, or without gaps if p has
+    gaps.
+    Raises: ValueError if the state has another shape, or lacks some of the rule's states; RuntimeError if its memory
+        has been freed.
     """
     state, initial = dict.get(optimizer.state, p) or {}, optimizer.initial(group)
-    state = {name: value for name, value in state.items() if value is not None}  # torch.optim.SGD of old saved None.
+    state = {name: value for name, value in state.items() if value is not None}  # older torch.optim.SGD saved None
     found = [name for name in rule.states if name in state]
     for name in ("step", *rule.states, *rule.scalars):
         if isinstance(state.get(name), torch.Tensor) and checks.is_freed(state[name]):
@@ -182,7 +183,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
             f"{called}: its state has {', '.join(begun)} and lacks {', '.join(lacking)}: it is not what {kind} keeps"
         )
     fresh = not (found if rule.states else begun)
-    # torch.optim.SGD does not count: it has taken a step if it has a momentum buffer.
+    # torch.optim.SGD does not count steps: it has taken one if it has a momentum buffer.
     made: dict = {"step": 0.0 if fresh else state.get("step", 1.0)}
     made |= {name: state.get(name, initial.get(name, 0.0)) for name in rule.scalars}
     for name, value in made.items():
@@ -190,7 +191,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
         if is_count(value, p, shape):
             continue
         value = torch.as_tensor(value, dtype=torch.float32, device=p.device).detach().reshape(-1)
-        if lanes == 1 and value.numel() > 1 and (value == value[0]).all():  # There were lanes before.
+        if lanes == 1 and value.numel() > 1 and (value == value[0]).all():  # saved with lanes
             value = value[:1]
         if value.numel() not in (1, lanes):
             raise ValueError(
@@ -220,7 +221,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
 
 
 def is_count(value, p: torch.Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether the value is a step count or a scalar as launches need it."""
+    """Return whether a launch can use the value as a step count or a scalar."""
     return (
         isinstance(value, torch.Tensor)
         and (value.dtype, value.device, value.shape) == (torch.float32, p.device, shape)
@@ -230,7 +231,7 @@ def is_count(value, p: torch.Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def is_laid_out_like(old: torch.Tensor, new: torch.Tensor) -> bool:
-    """Whether a launch may use a state as it is."""
+    """Return whether a launch can use a state as it is."""
     return not memory.lazy(old) and memory.layout(memory.real(old)) == memory.layout(memory.real(new))
 
 

@@ -1,4 +1,4 @@
-"""Lion: the sign of an average."""
+"""Lion, which steps by the sign of an average of gradients."""
 
 from kernels import rules
 from optim.arguments import Value, check_betas, check_non_negative, options

@@ -1,47 +1,55 @@
-"""How tensors lie in memory: what has to hold before a launch may walk them as flat runs of numbers."""
+"""The layout of tensors in memory, which a launch updates as flat arrays."""
 
 import itertools
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # which takes long to import
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What states may be kept in."""
+"""The dtypes of states."""
+
+
+def is_distributed(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
+    return hasattr(tensor, "to_local")
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The shard of a DTensor that is here; any other tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    """Return the local shard of a DTensor; any other tensor itself."""
+    return tensor.to_local() if is_distributed(tensor) else tensor
 
 
 def aligned(grad: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """The local part of a gradient that belongs to the local part of its parameter: sums still pending are made."""
-    if hasattr(grad, "placements") and grad.placements != p.placements:
+    """Return the part of a gradient that belongs to its parameter's local shard, after pending reductions."""
+    if is_distributed(grad) and is_distributed(p) and grad.placements != p.placements:
         grad = grad.redistribute(p.device_mesh, p.placements)
     return local(grad)
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
-    """The local tensor as real numbers `[..., 2]` if it is complex; a copy where it is `lazy`."""
+    """Return the local tensor, viewed as real numbers `[..., 2]` if it is complex; a copy if it is `lazy`."""
     tensor = local(tensor).resolve_conj().resolve_neg()
-    # torch.utils.swap_tensors refuses a tensor that a view holds, and detached ones hold the memory alone.
+    # Detached, because torch.utils.swap_tensors refuses a tensor that has views.
     return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor
 
 
 def real_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The dtype of the tensor's real numbers."""
+    """Return the dtype of the tensor's real numbers."""
     return tensor.dtype.to_real()
 
 
 def lazy(tensor: torch.Tensor) -> bool:
-    """Whether what lies in memory are not the tensor's values, but their negatives or conjugates."""
+    """Return whether memory holds not the tensor's values but their negatives or conjugates."""
     return tensor.is_neg() or tensor.is_conj()
 
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:
-    """Whether two elements share one place in memory."""
+    """Return whether two elements share a location in memory."""
     reached = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride <= reached:  # Rows may interlock without meeting, which is rare.
+        if size > 1 and stride <= reached:  # Rows may interleave without overlap, which is rare.
             places = torch.arange(extent(tensor), device="cpu").as_strided(tensor.shape, tensor.stride())
             return places.unique().numel() < tensor.numel()
         reached += (size - 1) * stride
@@ -49,33 +57,33 @@ def overlaps_itself(tensor: torch.Tensor) -> bool:
 
 
 def extent(tensor: torch.Tensor) -> int:
-    """How many elements lie between the first one and the end of the last one, those that are skipped included."""
+    """Return the number of elements in memory from the first one through the last one, gaps included."""
     if tensor.numel() == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def has_memory(tensor: torch.Tensor) -> bool:
-    """Whether the storage holds all elements, which it does not after it has been made smaller or freed."""
+    """Return whether the storage holds all elements, which it does not after it has been made smaller or freed."""
     end = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
     return not extent(tensor) or end <= tensor.untyped_storage().nbytes()
 
 
 def layout(tensor: torch.Tensor) -> tuple:
-    """Equal for tensors whose elements follow each other in the same order at the same distances."""
+    """Return a key that is equal for tensors whose elements have the same order and strides in memory."""
     if tensor.numel() == 0:
         return ()
     return tuple((size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1)
 
 
 def like(p: torch.Tensor, dtype: torch.dtype, lanes: int) -> torch.Tensor:
-    """Zeros shaped like p and without gaps: in p's order of memory if p has none either, lane after lane."""
+    """Return zeros shaped like p, without gaps: lane by lane; without lanes, in p's order if p has no gaps."""
     order = torch.contiguous_format if lanes > 1 else torch.preserve_format
     return torch.zeros_like(p, dtype=dtype, memory_format=order, requires_grad=False)
 
 
 def state_dtype(p_dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
-    """The dtype of a state of a parameter: the one wanted, by default float32 or wider; complex if p is.
+    """Return the dtype of a parameter's states: the one wanted, by default float32 or wider; complex if p is.
 
     Raises: TypeError if there is no such complex dtype.
     """
@@ -87,9 +95,9 @@ def state_dtype(p_dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype
 
 
 def waves(tensors: list[torch.Tensor]) -> list[int]:
-    """In which of several launches, one after the other, each tensor is updated: 0 unless it shares memory.
+    """Return which of several successive launches updates each tensor: 0 unless it shares memory with an earlier one.
 
-    Tied parameters, and views of one another, take their updates in turn, as they do in torch.
+    Tied parameters and views of each other are updated one after the other, as in torch.
     """
     spans = []
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""What other versions of torch, and other optimizers, have written into a `state_dict`."""
+"""`state_dict`s that other versions of torch or other optimizers have saved."""
 
 from kernels.rules import RULES
 
@@ -7,14 +7,14 @@ ABSENT = {
     **dict.fromkeys(("foreach", "fused"), None),
     **{"decoupled_weight_decay": False, "momentum": 0, "initial_accumulator_value": 0},
 }
-"""What torch takes groups to mean that were saved before there were these options."""
+"""The values that torch assumes for options that saved groups lack, because they are older."""
 FAMILY_STATES = {name for rule in RULES.values() for name in (*rule.states, *rule.scalars)}
 
 
 def check_names(optimizer, parameter: int | str, state: dict) -> None:
-    """Raise ValueError if a loaded state is one that another optimizer of the family keeps.
+    """Raise ValueError if a loaded state belongs to another optimizer of this package.
 
-    Names that nobody here knows are a wrapper's. SGD accepts all: it needs no state.
+    Unknown names belong to wrappers. SGD accepts all states, because it needs none.
     """
     own = optimizer.state_names
     if not isinstance(state, dict) or any(name in state for name in own) or set(own) <= set(optimizer.late_states):

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent: plain, with momentum, with Nesterov's."""
+"""Stochastic gradient descent: plain, with momentum, or with Nesterov's momentum."""
 
 import torch
 

@@ -1,56 +1,58 @@
-"""What may change between two steps without the optimizer being told, and how a step notices.
+"""Detection of changes between two steps of which the optimizer is not told.
 
-A launch reads and writes addresses that were laid out in an earlier step. Before each launch `RuleOptimizer` compares,
-with what they were when the tables were laid out,
+A launch reads and writes addresses that an earlier step put into a table. Before each launch `RuleOptimizer` compares
+with their values of that time:
 
-- groups: which rule each wants, how many parameters it owns and how many lanes its hyperparameters have, and the
-  optimizer's own options;
+- groups: the rule, the number of parameters and the lanes of the hyperparameters of each, and the optimizer's own
+  options;
 - parameters: that they are the same objects, and their addresses and `Metadata`;
 - gradients: which parameters have one, their `Metadata` and, in `Table.point_at`, their addresses;
-- states: that `optimizer.state` holds them under the same names, their addresses and `Metadata`. While nobody has asked
-  for them (`States`), nobody can have changed them, and this is left out;
-- hyperparameters: their values. Those on a GPU are read anew in every step, by the GPU.
+- states: that `optimizer.state` holds them under the same names, and their addresses and `Metadata`. This is skipped
+  as long as nothing has asked for them (`States`), because then nothing can have changed them;
+- hyperparameters: their values. The GPU itself reads those on a GPU in every step.
 
-Of parameters without a gradient only who they are counts. This suffices: an address, a dtype, sizes and strides say
-which bytes a tensor is, and its dispatch keys say how they are to be read (conjugated, negated, through a subclass).
-Memory that was freed cannot lie at the same address, unless it is what the tensor has now. Whether a storage holds all
-elements is looked at when it has moved, as it does when it is freed or made smaller. A storage that is freed and then
-allocated too small, all between two steps, is not seen if the allocator returns the same address.
+For parameters without a gradient only their identity is compared. This suffices: address, dtype, sizes and strides
+determine a tensor's bytes, and dispatch keys how to read them (conjugated, negated, through a subclass). Freed memory
+cannot be at the same address unless it is what the tensor has now. Whether a storage holds all elements is checked if
+it has moved, as it does when it is freed or made smaller. A storage that is freed and then allocated too small between
+two steps goes unnoticed if the allocator returns the same address.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import is_, itemgetter
+from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from optim import memory
 
 try:
-    # What torch.compile guards its graphs by: one C++ call compares all of it, in a fifth of the time of Python.
+    # torch.compile's guards: one C++ call compares everything, in a fifth of the time that Python takes.
     from torch._C._dynamo.guards import TensorGuards
 except ImportError:
     TensorGuards = None
 
 
-class States(defaultdict):
-    """`optimizer.state`: a defaultdict(dict) that remembers whether anybody has asked for what it holds.
+class States(defaultdict[torch.Tensor, Any]):
+    """`optimizer.state`: a defaultdict(dict) that records whether its contents have been accessed.
 
     Attributes:
-        handed_out: whether a state, or the dictionary of a parameter's states, may be known outside of the optimizer.
+        handed_out: whether code outside of the optimizer may hold a state, or the dictionary of a parameter's states.
     """
 
     handed_out = False
 
     @classmethod
     def of(cls, states: dict) -> "States":
-        """The same states, which somebody else may know already."""
+        """Return the same states, which count as handed out unless there are none."""
         made = cls(dict, states)
         made.handed_out = bool(states)
         return made
 
-    # Where this is not dict's own, dict(states) and {**states} fetch what they copy through the methods below.
+    # Overridden, so that dict(states) and {**states} copy through the methods below.
     def __iter__(self):
         return super().__iter__()
 
@@ -59,12 +61,12 @@ class States(defaultdict):
 
 
 def handing_out(name: str) -> Callable:
-    """A method of `States` that does what defaultdict's does, and is remembered."""
+    """Return a method of `States` that does what defaultdict's does, and sets `handed_out`."""
     method = getattr(defaultdict, name)
 
     def remembered(self, *args, **kwargs):
         if not self and name in ("items", "values"):
-            return getattr({}, name)()  # A view of what is there now, not of what will be.
+            return getattr({}, name)()  # An empty view, also later: nothing is handed out.
         self.handed_out = True
         return method(self, *args, **kwargs)
 
@@ -79,7 +81,7 @@ for _name in (
 
 
 def own(states: dict, p: torch.Tensor) -> dict:
-    """`states[p]`, made if there is none, without handing it out."""
+    """Return `states[p]`, made if there is none, without setting `handed_out`."""
     found = dict.get(states, p)
     if found is None:
         found = {}
@@ -88,42 +90,43 @@ def own(states: dict, p: torch.Tensor) -> dict:
 
 
 def describe(tensor: torch.Tensor) -> tuple:
-    """All that says how a tensor's memory is to be read, but for where it is."""
+    """Return all that determines how a tensor's memory is read, except its address."""
     strides = tensor.stride() if tensor.layout == torch.strided else None
     kind = type(tensor), tensor.dtype, tensor.device, tensor.layout
     return *kind, tensor.shape, strides, tensor.is_neg(), not tensor.is_complex() and tensor.is_conj()
 
 
 class Metadata:
-    """Types, dtypes, devices, sizes, strides and dispatch keys (negative and conjugate bits among them) of tensors."""
+    """Types, dtypes, devices, sizes, strides and dispatch keys (with negative and conjugate bits) of tensors."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         self.kinds = [*map(describe, tensors)]
         self._guards = None
         if TensorGuards is not None and tensors and all(t.layout == torch.strided for t in tensors):
-            # Given a tensor's own sizes and strides, it compares all of them.
+            # Given a tensor's own sizes and strides, it compares all of them; its stub expects those of one tensor.
             sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
-            self._guards = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+            guards = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)  # pyright: ignore[reportArgumentType]
+            self._guards = guards
 
     def same(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether as many tensors are as those were. May say no where only `requires_grad` or a context differs."""
+        """Return whether tensors are alike; may be False if only `requires_grad` or a context differs."""
         if len(tensors) != len(self.kinds):
             return False
         return self._guards.check(*tensors) if self._guards else self.kinds == [*map(describe, tensors)]
 
 
 class Seen:
-    """What groups, parameters, gradients and states were like when the tables were laid out."""
+    """Groups, parameters, gradients and states as they were when the tables were built."""
 
     def __init__(self, structure: list, params: list, grads: list, state: dict, names: list[tuple[str, ...]]):
-        """Look at everything; arguments as of `same`, and names: of the states that each parameter's rule keeps.
+        """Record everything; arguments as of `same`, and the names of the states that each parameter's rule keeps.
 
         Raises: RuntimeError if a tensor has no address.
         """
         present = [
             (p, grad, own_names) for p, grad, own_names in zip(params, grads, names, strict=True) if grad is not None
         ]
-        self.sharded = any(hasattr(p, "to_local") for p in params)
+        self.sharded = any(map(memory.is_distributed, params))
         self.structure, self.params, self.absent = structure, params, [grad is None for grad in grads]
         self.written = [p for p, *_ in present]
         places = self._local(self.written)
@@ -144,10 +147,10 @@ class Seen:
         self.state_addresses, self.state_metadata = addresses(self.states), Metadata(self.states)
 
     def same(self, structure: list, params: list, grads: list, state: dict) -> bool:
-        """Whether all is as it was; may say no where it is. By C functions alone, for each step pays for it.
+        """Return whether nothing has changed; may be False even so. By C functions alone, because each step calls it.
 
         Args:
-            structure: what is compared as it is.
+            structure: properties of groups and optimizer, compared with ==.
             params: all parameters, groups laid end to end.
             grads: their gradients, None where there is none.
             state: `optimizer.state`.
@@ -168,7 +171,7 @@ class Seen:
         )
 
     def agrees(self, other: "Seen") -> bool:
-        """Whether tables that were laid out then fit now. Looks closer than `same`, and takes as long as it takes."""
+        """Return whether tables that were built then still fit: an exact but slower comparison than `same`."""
         return (
             other.structure == self.structure
             and len(other.params) == len(self.params)
@@ -181,7 +184,7 @@ class Seen:
         )
 
     def is_untold(self, state: dict) -> bool:
-        """Whether nobody outside can know a tensor among the states."""
+        """Return whether no code outside of the optimizer can hold one of the states."""
         return state is self.state and type(state) is States and not state.handed_out
 
     def _has_states(self, state: dict) -> bool:
@@ -192,11 +195,11 @@ class Seen:
         try:
             states = self._states()
             return addresses(states) == self.state_addresses and self.state_metadata.same(states)
-        except (KeyError, TypeError):  # A state is missing, or is no tensor.
+        except (KeyError, TypeError):  # A state is missing or not a tensor.
             return False
 
     def _states(self) -> list[torch.Tensor]:
-        """What the rules' names stand for now."""
+        """Return the current states by the rules' names."""
         found = [map(get, dicts) if n == 1 else chain.from_iterable(map(get, dicts)) for n, get, dicts in self._own]
         return self._local([*chain.from_iterable(found)])
 
@@ -210,44 +213,46 @@ def addresses(tensors: Sequence[torch.Tensor]) -> list[int]:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether the tensor is nothing but a run of this machine's memory, so that an address tells all of it."""
+    """Return whether the tensor is only memory of this machine, so that its address suffices to update it."""
+    # pyright takes the C function for a method, and functions that torch defines in C++ for private.
+    dispatch = type(tensor).__torch_dispatch__  # pyright: ignore[reportAttributeAccessIssue]
     return (
-        type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch._is_functional_tensor(tensor)
+        dispatch is torch._C._disabled_torch_dispatch_impl
+        and not is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)  # pyright: ignore[reportPrivateImportUsage]
         and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
     )
 
 
 def in_a_mode() -> bool:
-    """Whether a mode wants to see every operation, as FakeTensorMode does: a launch would go past it."""
+    """Return whether a mode that must see every operation is active, such as FakeTensorMode."""
     return torch._C._len_torch_dispatch_stack() > 0
 
 
 def in_a_transform() -> bool:
-    """Whether torch.func (grad, vmap, ...) is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Return whether a transform of torch.func (grad, vmap, ...) is active."""
+    return peek_interpreter_stack() is not None
 
 
 def are_numbers(rows: list[tuple]) -> bool:
-    """Whether no hyperparameter is a tensor or the like."""
+    """Return whether all hyperparameters are Python numbers."""
     return {float, int, bool}.issuperset(map(type, chain.from_iterable(rows)))
 
 
 def lanes(row: tuple) -> list[tuple[int, int]]:
-    """Which hyperparameters of a group are tensors, and of how many values."""
+    """Return (index, number of values) of the hyperparameters of a group that are tensors."""
     return [(i, v.numel()) for i, v in enumerate(row) if isinstance(v, torch.Tensor)]
 
 
 def in_memory(value):
-    """A hyperparameter as what tables are compared by: a float, or a tensor of several values or on a GPU."""
+    """Convert a hyperparameter to a float, unless it is a tensor of several values or on a GPU."""
     if not isinstance(value, torch.Tensor):
         return float(value)
     return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
 
 
 def same_values(row: tuple, before: tuple) -> bool:
-    """Whether hyperparameters of a group, those on a GPU excepted, are what they were."""
+    """Return whether the hyperparameters of a group, except those on a GPU, are the same as before."""
     if not any(isinstance(v, torch.Tensor) for v in row):
         return row == before
     return all(same_value(v, kept) for v, kept in zip(row, before, strict=True))

@@ -27,13 +27,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 COMPILED_QUICKLY = ("Adam", "AdamW", "SGD")
 """Classes that quick tests try on the cpu backend: for each rule and dtype Numba compiles for seconds."""
 FIRST = ("kernels", "gpu", "optim", "lane_steps", "memory", "half_precision", "rounding", "capture")
-MEASURING = ("cuda", "search", "bench_step", "throughput")
+MEASURING = ("cuda", "search", "gpu_machine", "gpu_steps", "population_time")
 """Files with tests of what matters most on a GPU, and of what `make gpu` measures with after its tests."""
+
+
+def params_of(item: pytest.Item) -> dict:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params if callspec else {}
 
 
 def has_cuda_tensors(item: pytest.Item) -> bool:
     """Whether a test that runs anywhere has CUDA tensors where there is a GPU: it is marked so, or gets "triton"."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
+    params = params_of(item)
     gets_triton = any(isinstance(value, str) and value == "triton" for value in params.values())
     return gets_triton or item.get_closest_marker("gpu_too") is not None
 
@@ -47,7 +52,7 @@ def rank(item: pytest.Item) -> tuple[int, int]:
     file = item.path.stem.removeprefix("test_")
     if file in MEASURING:
         return 1, 0
-    name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    name = params_of(item).get("name")
     if isinstance(name, str) and name not in COMPILED_QUICKLY:
         return 2, 0
     return 0, FIRST.index(file) if file in FIRST else len(FIRST)
@@ -56,7 +61,7 @@ def rank(item: pytest.Item) -> tuple[int, int]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
+        params = params_of(item)
         name = params.get("name")
         if params.get("backend") == "cpu" and isinstance(name, str) and name not in COMPILED_QUICKLY:
             item.add_marker(pytest.mark.slow)

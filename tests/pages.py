@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted({*ROOT.glob("README.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("*/README.md")})
+GUIDES = sorted({*ROOT.glob("README.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("[!.]*/README.md")})
 """Pages whose commands are for readers. The lab log, results/README.md, keeps what was once run."""
 GUIDES = [path for path in GUIDES if path.parent.name != "results"]
 SEPARATORS = {"&&", "||", "|", ";", ">"}

@@ -1,147 +1,29 @@
-"""The atlas: occupancy by hand, what is dropped and why, facts about some configurations, the command itself."""
+"""The command that tunes: the atlas and the pages that it writes, its other words, and what it refuses."""
 
-import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from experiments import autotune
-from experiments.tune import static_analysis
-from kernels.codegen import MachineCode
+from kernels import registry
 from kernels.config import Config, candidates, default
-from kernels.occupancy import LIMITS, occupancy
-from tests.kernels.compiler import CLEAN, printed
-
-
-@pytest.mark.parametrize(
-    ("target", "registers", "shared", "num_warps", "warps", "limited_by"),
-    [
-        ("sm_90", 32, 0, 8, 64, "warps"),
-        # 62 registers are dealt as 64: a quarter of 65536 holds 8 warps of them.
-        ("sm_90", 62, 0, 8, 32, "registers"),
-        ("sm_90", 65, 0, 4, 28, "registers"),
-        # 7 warps a part would be 28, of which blocks of 8 fill 24.
-        ("sm_90", 65, 0, 8, 24, "registers"),
-        ("sm_90", 16, 64 * 1024, 8, 24, "shared memory"),
-        ("sm_90", 16, 300 * 1024, 8, 0, "shared memory"),
-        ("sm_86", 16, 0, 1, 16, "blocks"),
-        ("sm_86", 16, 0, 4, 48, "warps"),
-        ("sm_120", 16, 0, 1, 24, "blocks"),
-        ("sm_110", 16, 0, 1, 24, "blocks"),
-        ("sm_110", 16, 64 * 1024, 8, 24, "shared memory"),
-        # 512 registers a lane: 4 waves of 128 in each of four SIMDs.
-        ("gfx942", 128, 0, 4, 16, "registers"),
-        ("gfx942", 64, 0, 4, 32, "warps"),
-        # A wave of its own takes no barrier; workgroups of two do, and 16 of those are all the waves there are.
-        ("gfx942", 64, 0, 1, 32, "warps"),
-        ("gfx942", 64, 0, 2, 32, "warps"),
-        ("gfx942", 64, 32 * 1024, 4, 8, "shared memory"),
-        ("gfx950", 64, 32 * 1024, 4, 20, "shared memory"),
-    ],
-)
-def test_occupancy_is_what_a_hand_counts(target, registers, shared, num_warps, warps, limited_by):
-    found = occupancy(LIMITS[target], registers, shared, num_warps)
-    assert (found.warps, found.limited_by) == (warps, limited_by)
-    assert found.share == warps / LIMITS[target].warps
-    assert found.blocks * num_warps == warps
-
-
-def code(config: Config, rule: str = "adam", dtype: str = "float32", **facts) -> MachineCode:
-    values = {"shared": 0, "registers": 40, "spills": 0, "instructions": 500, "digest": "a"}
-    values |= {"loads": {32: 9, 128: 4}, "stores": {32: 6, 128: 3}}
-    return MachineCode("sm_90", rule, dtype, config, **{**values, **facts})
-
-
-def test_candidates_are_dropped_for_a_reason_and_the_same_program_is_kept_once():
-    config = Config(1024, 8)
-    twin, other = Config(1024, 8, eviction="evict_first"), Config(512, 4)
-    cases = [
-        (code(config), "kept"),
-        (code(twin), "same code as 1024x8"),
-        # Another number of warps runs the same text on other elements.
-        (code(other), "kept"),
-        (code(config, digest="b", spills=8), "spills"),
-        (code(config, digest="c", shared=240 * 1024), "too much shared memory"),
-        (code(config, digest="d", loads={64: 8, 128: 3}), "narrow access"),
-        (code(config, digest="e", stores={64: 6}), "narrow access"),
-        # Eight elements a thread are two accesses a tensor, or one of 256 bits.
-        (code(Config(2048, 8), digest="f"), "narrow access"),
-        (code(Config(2048, 8), digest="g", loads={128: 8}, stores={128: 6}), "kept"),
-        (code(Config(2048, 8), digest="h", loads={256: 4}, stores={256: 3}), "kept"),
-        # bfloat16 fills 64 bits with four elements, its states 128.
-        (code(config, dtype="bfloat16", digest="i", loads={64: 2, 128: 2}, stores={64: 1, 128: 2}), "kept"),
-        (code(config, "sgd", "bfloat16", digest="j", loads={64: 2}, stores={64: 1}), "kept"),
-        (code(config, "sgd", "bfloat16", digest="l", loads={64: 2}, stores={32: 2}), "narrow access"),
-        (code(Config(512, 8), "sgd", "bfloat16", digest="m", loads={64: 2, 128: 9}, stores={64: 1}), "narrow access"),
-        (code(Config(2048, 8), "sgd", "bfloat16", digest="k", loads={128: 2}, stores={128: 1}), "kept"),
-    ]
-    codes, expected = zip(*cases, strict=True)
-    rows = static_analysis.judge(list(codes), LIMITS["sm_90"])
-    assert [row["verdict"] for row in rows] == list(expected)
-    assert sum(static_analysis.verdicts(rows).values()) == len(rows)
-    assert rows[0]["occupancy"] == 0.75
-    assert rows[0]["loads"] == "4x128 9x32"
-    assert "1 with the code of another" in static_analysis.markdown(rows, "adam", "sm_90", "float32", PROVENANCE)
-    drawn = static_analysis.candidates_figure(rows, "adam", "sm_90", "float32")
-    assert [ax.get_xlabel() for ax in drawn.axes] == [
-        "registers a thread",
-        "occupancy, % of 64 warps a multiprocessor",
-    ]
-
-
-PROVENANCE = {
-    "command": "python -m experiments.autotune",
-    "device": {"name": "CPU"},
-    "git": {"commit": None, "dirty": None},
-    "versions": {},
-    "started": "2026-01-01T00:00:00",
-}
-
-GOLDEN = """
-import json
-import sys
-from dataclasses import asdict
-from kernels import codegen, rules
-from kernels.config import Config
-target = sys.argv[1]
-warp = codegen.parse_target(target).warp_size // 32
-for values in ((512, 4), (1024, 8, 4), (1024, 8, 4, 3), (2048, 8, 1, 1, "evict_first")):
-    config = Config(values[0], values[1] // warp, *values[2:])
-    print(json.dumps(asdict(codegen.compile_update(rules.adam, target, "float32", config))))
-"""
-CEILING = 128
-"""Registers with which a multiprocessor still holds 16 warps. Of Triton 3.6 and 3.7 the larger is at most 114."""
-SLOW_TARGETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("sm_80", "sm_100")]
-
-
-@pytest.mark.parametrize("target", ["sm_90", "gfx942", *SLOW_TARGETS])
-def test_walks_and_larger_blocks_keep_128_bits_without_spills(target):
-    facts = [json.loads(line) for line in printed(GOLDEN, target).splitlines()]
-    assert len(facts) == 4
-    assert len({fact["digest"] for fact in facts}) == 4
-    for fact in facts:
-        config = fact["config"]
-        at_least = config["block_size"] // 1024 or 1
-        wide = {
-            kind: sum(int(bits) // 128 * n for bits, n in fact[kind].items() if int(bits) >= 128)
-            for kind in ("loads", "stores")
-        }
-        assert wide["loads"] >= 4 * at_least, fact
-        assert wide["stores"] >= 3 * at_least, fact
-        assert fact["spills"] == 0, fact
-        assert fact["registers"] <= CEILING, fact
-        if config["num_stages"] > 1:
-            # Blocks that are on their way need room, or loads of their own.
-            assert wide["loads"] >= 8 * at_least, fact
+from kernels.occupancy import LIMITS
+from tests.kernels.compiler import CLEAN
+from tests.kernels.devices import H100
+from tests.tune.fake_gpu import CASE, FakeGPU
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "sm_90"], "--target goes with --dry-run: what is measured is the GPU that is here"),
+        (["--target", "sm_90"], "--target goes with --dry-run: what is measured is the device that is here"),
         (["--dry-run", "--target", "sm90"], f"--target accepts {', '.join(LIMITS)}, not 'sm90'"),
         (["--dry-run", "--target", "sm_90", "--rule", "adamax"], "--rule accepts adam, amsgrad"),
         (["--dry-run", "--target", "sm_90", "--dtype", "float64"], "--dtype accepts float32, bfloat16"),
@@ -215,7 +97,105 @@ def test_the_atlas_of_all_candidates_keeps_the_default(target, warp_size, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 0, done.stderr
     table = check_files(tmp_path, target, len(candidates(warp_size)))
-    launched = table[table["candidate"] == static_analysis.name(default(warp_size))]
+    launched = table[table["candidate"] == default(warp_size).label]
     assert list(launched["verdict"]) == ["kept"]
     assert {"kept", "narrow access", "spills"} <= set(table["verdict"])
     assert (table.loc[table["verdict"] == "kept", "elements per thread"] >= 4).all()
+
+
+TUNES = """
+import sys, time
+import torch
+from experiments import autotune
+from experiments.tune import gpu_machine
+from kernels.config import Config
+from tests.kernels.devices import H100
+from tests.tune.fake_gpu import FakeGPU
+gpu = FakeGPU(Config(512, 4))
+machine, measure = gpu.machine(), gpu.measure
+
+def hang(case, config):
+    if len(gpu.raced) > 2:
+        print("hangs", flush=True)
+        time.sleep(100)
+    return measure(case, config)
+
+gpu.measure, gpu_machine.machine = hang, lambda device: machine
+autotune.gpu, autotune.device_facts = lambda: torch.device("cpu"), lambda device: H100
+autotune.preflight.check_gpu = lambda: None
+sys.exit(autotune.main(["tune", "--budget", "100", "--out", sys.argv[1], "--into", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_tuning_that_is_interrupted_ends_with_page_tables_and_figure(tmp_path):
+    command = [sys.executable, "-c", TUNES, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_INTERPRET": "0"}
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "hangs\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        # It draws now, and has to go on.
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    names = {"search.csv", "search.md", "search.png", f"{H100.slug}.json"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    text = (tmp_path / "search.md").read_text()
+    assert text.count("| 512x4 |") == 2
+    assert "- Interrupted while adam/" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["tune"],
+            "there is no GPU here to measure on; --device cpu tunes the CPU, and --dry-run --target ARCH needs no GPU",
+        ),
+        (["verify"], "there is no GPU here to measure on"),
+        (["tune", "--target", "sm_90"], "--target goes with --dry-run"),
+        (["--budget", "-3"], "--budget accepts seconds above 0, not -3"),
+        (["--budget", "nan"], "--budget accepts seconds above 0, not nan"),
+        (["--sizes", "50"], "--sizes accepts whole numbers from 10 to 31, not 50"),
+        (["--rows", "wide"], "--rows accepts short, medium, long, not 'wide'"),
+        (["--rule", "adamax"], "--rule accepts adam, "),
+        (["--dtype", "int8"], "--dtype accepts float32, "),
+        (["show", "no-such-gpu"], "there is no file of measured configurations that can be read: no-such-gpu in "),
+        (["diff", "a.json", "b.json"], "there is no file of measured configurations that can be read: a.json"),
+        (["export", "--to", "/dev/null/x"], "--to accepts a folder that can be written to"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_bad_options_end_with_one_sentence(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setenv(registry.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert autotune.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_show_diff_and_export_read_and_write_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(registry.VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(registry, "PACKAGED", tmp_path / "packaged")
+    for folder, best in (("mine", Config(512, 4)), ("theirs", Config(256, 2))):
+        FakeGPU(best).tune([CASE, CASE._replace(bucket=20)], tmp_path / folder, budget=10.0)
+    assert autotune.main(["show"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# {H100.name} (sm_90)" in shown
+    assert f"| {CASE.work.key} | 512x4 |" in shown
+    theirs = tmp_path / "theirs" / f"{H100.slug}.json"
+    assert autotune.main(["diff", H100.slug, str(theirs)]) == 0
+    assert f"| {CASE.work.key} | 512x4 | 256x2 |" in capsys.readouterr().out
+    assert autotune.main(["diff", str(theirs), str(theirs)]) == 0
+    assert "The same configurations in all 2 entries." in capsys.readouterr().out
+    assert autotune.main(["export", "--to", str(tmp_path / "packaged")]) == 0
+    ((_, (_, _, exported)),) = autotune.files_of(str(tmp_path / "packaged" / f"{H100.slug}.json"))
+    assert exported[CASE.work.key]["config"] == Config(512, 4)

@@ -154,6 +154,7 @@ def test_a_step_that_cannot_be_captured_goes_on_without_a_graph(capsys):
 def fill(params: list[torch.Tensor], seed: int) -> None:
     generator = torch.Generator("cuda").manual_seed(seed)
     for p in params:
+        assert p.grad is not None
         p.grad.copy_(torch.randn(p.shape, device="cuda", generator=generator))
 
 

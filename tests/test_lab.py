@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_webpage import CHROME
+from tests.browser import CHROME
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks/03_sweep_explorer.ipynb"
 PATIENCE = 120_000

@@ -92,7 +92,7 @@ def test_a_notebook_imports_what_there_is(path):
             for alias in node.names:
                 importlib.import_module(alias.name)
         elif isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module)
+            module = importlib.import_module(str(node.module))
             for alias in node.names:
                 assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def test_packages_are_imported_from_this_repository():
     # Hugging Face publishes a package that is named `kernels` too.
     for package in (kernels, optim, experiments):
-        assert Path(package.__file__).parent == ROOT / package.__name__
+        assert Path(str(package.__file__)).parent == ROOT / package.__name__
 
 
 def test_top_level_folders_are_exactly_the_agreed_ones():
@@ -42,7 +42,7 @@ def imports(script: ast.Module) -> list[tuple[str, str]]:
 def test_scripts_in_tests_import_what_there_is():
     """To linters, what a test runs in a process of its own is a string; that test may be slow, or need a GPU or Ray."""
     found = []
-    for path in sorted((ROOT / "tests").glob("*.py")):
+    for path in sorted((ROOT / "tests").rglob("*.py")):
         nodes = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
         for text in (text for text in nodes if isinstance(text, str) and "import " in text):
             with suppress(SyntaxError):  # a sentence

@@ -1,165 +1,19 @@
-"""The benchmarks' arithmetic, what they count, and the benchmarks themselves at their smallest."""
+"""The benchmarks themselves at their smallest: what they write, keep and refuse."""
 
-import gzip
-import hashlib
 import math
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import optim
 from experiments import throughput
-from experiments.bench import host_time, networks, population_time, timing
-from experiments.common import errors, tables
-from experiments.tasks import data, mlp
-
-
-def test_contenders_are_timed_in_turn_and_slow_ones_take_longer():
-    calls = []
-    contenders = {
-        "quick": lambda: calls.append("quick"),
-        "slow": lambda: calls.append("slow") or time.sleep(0.01),
-    }
-    seconds = timing.time_in_turn(contenders, 5, lambda: None)
-    assert calls == ["quick", "quick", "slow", "slow"] * 5
-    assert list(seconds.columns) == ["quick", "slow"]
-    assert (seconds["slow"] >= 0.01).all()
-    assert (seconds["quick"] < seconds["slow"]).all()
-
-
-def test_median_interval_covers_the_median_of_a_known_sample():
-    values = pd.Series(np.random.default_rng(0).normal(10, 1, 400))
-    median, low, high = timing.median_interval(values)
-    assert median == np.median(values)
-    # The median of 400 normal values has a standard error of 1.2533 / 20.
-    assert 9.7 < low < median < high < 10.3
-    assert high - low == pytest.approx(2 * 1.96 * 1.2533 / 20, rel=0.35)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "spread", "expected"),
-    [
-        (2.0, 0.1, "faster"),
-        (0.5, 0.1, "slower"),
-        (1.0, 0.02, "same"),
-        # Noise that leaves both open, and a median at the mark itself.
-        (1.0, 2.0, "ambiguous"),
-        (1.05, 0.05, "ambiguous"),
-    ],
-)
-def test_verdict_is_right_for_contenders_of_known_ratio(ratio, spread, expected):
-    ratios = pd.Series(ratio + spread * np.random.default_rng(0).normal(size=100))
-    _, low, high = timing.median_interval(ratios)
-    assert timing.verdict(low, high) == expected
-
-
-def test_markdown_table_shows_an_interval_in_the_cell_of_its_median():
-    row = {"size": "2^16", "ms": 0.123456, "ratio": 1.0, "ratio, low": 0.9, "ratio, high": 1.1, "builds": 0}
-    *_, line = tables.markdown_table([row]).splitlines()
-    assert line == "| 2^16 | 0.123 | 1.00 [0.90, 1.10] | 0 |"
-
-
-def test_markdown_table_leaves_cells_empty_that_have_no_value():
-    rows = [{"size": "a", "us": math.nan, "us, low": math.nan, "us, high": math.nan}, {"size": "b", "GB/s": 12345.6}]
-    assert tables.markdown_table(rows).splitlines()[2:] == ["| a |  |  |", "| b |  | 12346 |"]
-
-
-def test_step_work_counts_every_matrix_product_and_every_byte_of_the_update():
-    model = mlp.mlp(784, 32, 32, 10)
-    flops, update_bytes = population_time.step_work(model, lanes=3)
-    forward = 784 * 32 + 32 * 32 + 32 * 10
-    backward = forward + (32 * 32 + 32 * 10)
-    assert flops == 2 * population_time.BATCH * 3 * (forward + backward)
-    assert update_bytes == 7 * 4 * 3 * sum(p.numel() for p in model.build().parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "tensors", "parameters"),
-    [
-        ("ResNet-50", 161, 25_557_032),
-        ("GPT-2 small", 148, 124_439_808),
-        ("ViT-B/16", 152, 86_567_656),
-        ("GPT-2 medium", 292, 354_823_168),
-        ("MNIST MLP", 6, 118_282),
-    ],
-)
-def test_shapes_are_as_many_and_as_large_as_the_networks(name, tensors, parameters):
-    listed = networks.LISTS[name]()
-    assert len(listed) == tensors
-    assert sum(math.prod(shape) for shape in listed) == parameters
-    assert [p.ndim for p in host_time.tiny(name)] == [len(shape) for shape in listed]
-
-
-@pytest.mark.parametrize("moves", [False, True])
-def test_steps_write_a_table_only_if_gradients_have_moved(moves):
-    params = host_time.tiny("ResNet-50")
-    host_time.move_grads(params)
-    optimizer = optim.AdamW(params)
-    optimizer.step()
-    counts = {"uploads": 0, "builds": 0}
-    host_time.counted(optimizer, lambda: host_time.median_step_seconds(optimizer, params, moves, steps=4), counts)
-    # The untimed step counts too.
-    assert counts == {"uploads": 5 if moves else 0, "builds": 0}
-
-
-def test_builds_are_counted():
-    params = host_time.tiny("ResNet-50")
-    host_time.move_grads(params)
-    optimizer = optim.AdamW(params)
-    counts = {"uploads": 0, "builds": 0}
-    host_time.counted(optimizer, lambda: optimizer.step() or 0.0, counts)
-    assert counts["builds"] == 1
-    assert counts["uploads"] > 0
-
-
-def test_moved_gradients_are_elsewhere_and_shaped_alike():
-    params = host_time.tiny("GPT-2 small")
-    host_time.move_grads(params)
-    old = [p.grad for p in params]
-    host_time.move_grads(params)
-    for p, grad in zip(params, old, strict=True):
-        assert p.grad is not None
-        assert grad is not None
-        assert p.grad.data_ptr() != grad.data_ptr()
-        assert p.grad.shape == p.shape
-
-
-def test_steps_without_device_work_change_nothing():
-    params = host_time.tiny("ResNet-50")
-    host_time.move_grads(params)
-    ours, theirs = optim.AdamW(params), torch.optim.AdamW(params, fused=True)
-    ours.step()
-    theirs.step()
-    before = [p.detach().clone() for p in params]
-    host_time.drop_launches_(ours)
-    ours.step()
-    with host_time.torch_without_device_work():
-        theirs.step()
-    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
-    theirs.step()
-    assert not torch.equal(params[0], before[0])
-
-
-@pytest.mark.parametrize("device_work", [False, True])
-def test_host_comparison_neither_writes_nor_builds_while_gradients_stay(device_work):
-    row = host_time.compare("ResNet-50", device_work, rounds=2)
-    assert (row["uploads"], row["builds"]) == (0, 0)
-    assert row["tensors"] == 161
-    for where in ("stay", "move"):
-        low, middle, high = (row[f"ours / torch, gradients {where}{end}"] for end in (", low", "", ", high"))
-        assert 0 < low <= middle <= high
-        assert row[f"ours / torch, gradients {where}, level"] == 0.5
-    # The range of two rounds says nothing about all of an interval.
-    assert row["at most 1/3 if gradients"] == "-"
+from experiments.bench import networks, step_plan, step_time
 
 
 @pytest.mark.slow
@@ -188,105 +42,6 @@ def test_command_line_writes_its_table(mnist_folder, tmp_path):
         assert (known[name] > 0).all()
         assert name in done.stdout
     assert (out / "throughput_sweep.md").read_text().strip() == done.stdout.strip()
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize(
-    "size",
-    [("mlp", 2, 8), *(pytest.param((kind, 2, None), marks=pytest.mark.slow) for kind in ("gru", "cnn"))],
-    ids=lambda size: size[0],
-)
-def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, tmp_path, monkeypatch):
-    def unreachable(*_, **__):
-        raise errors.DataError("no MNIST anywhere")
-
-    monkeypatch.setattr(population_time.problems, "make", unreachable)
-    for name in ("MATRIX", "COPY_ELEMENTS"):
-        monkeypatch.setattr(population_time, name, 64)
-    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
-    kind, lanes, hidden = size
-    row = population_time.compare(kind, lanes, hidden, None, device, 3)
-    assert (row["data"], row["K"], row["model"].split()[0]) == ("noise of MNIST's shapes", 2, size[0])
-    assert ("share of roofline" in row) == (size[0] == "mlp")
-    assert row["speed-up over one after the other"] > 0
-    with pytest.raises(errors.DataError, match="no MNIST anywhere"):
-        population_time.compare(kind, lanes, hidden, tmp_path, device, 3)
-
-
-@pytest.fixture
-def small_sweep(monkeypatch):
-    """`sweep` of two sizes that take no time."""
-    monkeypatch.setattr(population_time, "SIZES", {"cpu": (("mlp", 2, 8), ("mlp", 3, 8))})
-    monkeypatch.setattr(population_time, "find_spec", lambda name: None)
-    for name in ("MATRIX", "COPY_ELEMENTS"):
-        monkeypatch.setattr(population_time, name, 64)
-
-
-def test_without_a_download_nothing_is_asked_for_and_table_and_page_say_that_it_is_noise(
-    small_sweep, tmp_path, monkeypatch
-):
-    with socket.socket() as silent:
-        # As a firewall that drops packets: who connects waits for an answer that never comes.
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        silent.settimeout(0)
-        monkeypatch.setattr(data, "MIRRORS", (f"http://127.0.0.1:{silent.getsockname()[1]}/",))
-        monkeypatch.delenv("MNIST_DIR", raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        command = ["sweep", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)]
-        assert throughput.main([*command, "--no-download"]) == 0
-        with pytest.raises(BlockingIOError):
-            silent.accept()
-        # It is what would have been asked.
-        monkeypatch.setattr(data, "DOWNLOAD_TIMEOUT", 0.1)
-        monkeypatch.setattr(data, "_mnist_5k", lambda reason: population_time.noise())
-        assert throughput.main([*command, "--out", str(tmp_path / "download")]) == 0
-        silent.accept()[0].close()
-    assert set(pd.read_csv(tmp_path / "throughput_sweep.csv")["data"]) == {"noise of MNIST's shapes"}
-    text = (tmp_path / "throughput_sweep.md").read_text()
-    assert "Data noise of MNIST's shapes, batch 128. MNIST was not available; random numbers" in text
-
-
-@pytest.mark.parametrize("where", ["variable", "cache", "option"])
-def test_without_a_download_mnist_that_is_here_is_timed(where, small_sweep, mnist_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_download", lambda *_: pytest.fail("it was to download nothing"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("MNIST_DIR", str(mnist_folder) if where == "variable" else "")
-    cache = tmp_path / "adam-sandbox" / "mnist"
-    cache.mkdir(parents=True)
-    if where == "cache":
-        # These files are as good as MNIST's if their checksums are what is expected.
-        for stem in data.FILES:
-            packed = gzip.compress((mnist_folder / stem).read_bytes())
-            (cache / f"{stem}.gz").write_bytes(packed)
-            monkeypatch.setitem(data.FILES, stem, hashlib.sha256(packed).hexdigest())
-    folder = mnist_folder if where == "option" else None
-    problem = population_time.problem_of("mlp", 8, folder, download=False)
-    assert problem.data.name.startswith("MNIST-format data from ")
-    if where == "cache":
-        (cache / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half")
-        assert population_time.problem_of("mlp", 8, None, download=False).data.name == population_time.NOISE
-
-
-@pytest.mark.parametrize(("known", "files"), [(1, ["throughput_sweep.csv", "throughput_sweep.md"]), (0, [])])
-def test_populations_that_are_interrupted_keep_the_sizes_that_are_known(
-    known, files, small_sweep, tmp_path, monkeypatch, capsys
-):
-    def step(kind, lanes, *_, **__):
-        if lanes == 2 + known:
-            raise KeyboardInterrupt
-        return real(kind, lanes, *_, **__)
-
-    real = population_time.compare
-    monkeypatch.setattr(population_time, "compare", step)
-    command = ["sweep", "--device", "cpu", "--rounds", "3", "--no-download", "--out", str(tmp_path / "out")]
-    assert throughput.main(command) == 130
-    assert sorted(path.name for path in (tmp_path / "out").glob("*")) == files
-    rest = "mlp 2 8; mlp 3 8" if known == 0 else "mlp 3 8"
-    assert f"Interrupted: not timed were {rest}.\n" in capsys.readouterr().out
-    if known:
-        assert pd.read_csv(tmp_path / "out" / "throughput_sweep.csv")["K"].tolist() == [2]
-        assert (tmp_path / "out" / "throughput_sweep.md").read_text().endswith(f"not timed were {rest}.\n")
 
 
 HANGS = """
@@ -337,3 +92,126 @@ def test_what_is_interrupted_ends_with_page_table_and_figures(arguments, figures
     names = [f"{stem}.csv", f"{stem}.md", *(f"{stem}{'_' * bool(end)}{end}.png" for end in figures)]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert "nterrupted" in (tmp_path / f"{stem}.md").read_text()
+
+
+def test_step_writes_table_report_and_figures(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["step", "--device", "cpu", "--rounds", "3", "--only", "SGD", "--sizes", "2^10", "2^12"]
+    assert throughput.main([*command, "--implementations", "torch fused", "ours", "--out", str(out)]) == 0
+    table = pd.read_csv(out / "throughput_step.csv")
+    assert table["class"].unique().tolist() == ["SGD", "SGD momentum=0.9"]
+    assert table["implementation"].tolist() == ["torch fused", "ours"] * 4
+    assert table["bytes"].tolist() == [n * size for n in (12, 20) for size in (2**10, 2**10, 2**12, 2**12)]
+    assert table["GB/s"].to_numpy() == pytest.approx(table["bytes"] / table["step us"] / 1e3)
+    for name in ("step us", "share of copy"):
+        assert (table[f"{name}, low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}, high"]).all()
+    assert set(table["step: baseline / this, verdict"].dropna()) <= {"faster", "same", "slower", "ambiguous"}
+    text = (out / "throughput_step.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "no GPU was timed" in text
+    names = [
+        "throughput_step.csv",
+        "throughput_step.md",
+        "throughput_step_bandwidth.png",
+        "throughput_step_roofline.png",
+    ]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
+def test_models_writes_milliseconds_and_a_figure(tmp_path):
+    command = [
+        "models",
+        "--device",
+        "cpu",
+        "--rounds",
+        "3",
+        "--only",
+        "Adam",
+        "--sizes",
+        "MNIST MLP",
+        "--out",
+        str(tmp_path),
+    ]
+    assert throughput.main([*command, "--implementations", "torch fused", "ours"]) == 0
+    table = pd.read_csv(tmp_path / "throughput_models.csv")
+    assert table["dtype"].tolist() == ["float32"] * 2 + ["bfloat16"] * 3
+    assert set(table["elements"]) == {118_282}
+    assert "| step ms |" in (tmp_path / "throughput_models.md").read_text()
+    assert (tmp_path / "throughput_models.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (KeyboardInterrupt, 130),
+        pytest.param(RuntimeError("CUDA error\nmore"), 1, marks=pytest.mark.slow),
+        pytest.param(None, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_measured_is_kept_when_time_is_up_or_somebody_stops_it(stop, code, tmp_path, monkeypatch, capsys):
+    real, files = step_time.compare, []
+
+    def compare(group, *options):
+        files.append(sorted(path.name for path in tmp_path.iterdir()))
+        if group.size == "2^11":
+            if stop:
+                raise stop
+            monkeypatch.setattr(time, "monotonic", lambda: math.inf)
+        return real(group, *options)
+
+    monkeypatch.setattr(step_time, "compare", compare)
+    command = ["step", "--device", "cpu", "--rounds", "3", "--only", "SGD", "--sizes", "2^10", "2^11", "2^12"]
+    options = ["--implementations", "ours", "--budget", "1000", "--out", str(tmp_path)]
+    assert throughput.main([*command, *options]) == code
+    # The first row was in its file before the second was timed.
+    assert files[:2] == [[], ["throughput_step.csv"]]
+    text = (tmp_path / "throughput_step.md").read_text()
+    reasons = {130: "SGD momentum=0.9 float32 2^12: interrupted", 1: "SGD momentum=0.9 float32 2^11: CUDA error."}
+    assert reasons.get(code, "SGD momentum=0.9 float32 2^12: the budget of 1000 s was spent") in text
+    sizes = pd.read_csv(tmp_path / "throughput_step.csv").query("`class` == 'SGD'")["size"].tolist()
+    assert sizes == {130: ["2^10"], 1: ["2^10", "2^12"], 0: ["2^10", "2^11"]}[code]
+
+
+def test_nothing_is_written_where_nothing_fits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step_plan, "free_bytes", lambda device: 0)
+    command = ["step", "--device", "cpu", "--rounds", "3", "--only", "SGD", "--sizes", "2^10", "--out", str(tmp_path)]
+    assert throughput.main(command) == 0
+    out = capsys.readouterr().out
+    assert "- SGD float32 2^10: needs" in out
+    assert "- SGD momentum=0.9 float32 2^10: needs" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--rounds", "2"], "--rounds accepts whole numbers from 3, not 2"),
+        (["host", "--rounds", "0"], "--rounds accepts whole numbers from 3, not 0"),
+        (["step", "--threads", "0"], "--threads accepts whole numbers from 1 to"),
+        (["step", "--only", "Adam", "Lion"], "--only accepts Adam, AdamW, NAdam"),
+        (["step", "--sizes", "2^31"], "not '2^31'"),
+        (["models", "--only", "SGD"], "--only accepts Adam, AdamW, not 'SGD'"),
+        (
+            ["models", "--sizes", "2^10"],
+            "--sizes accepts ResNet-50, GPT-2 small, ViT-B/16, GPT-2 medium,",
+        ),
+        (["step", "--implementations", "theirs"], "--implementations accepts torch fused, ours"),
+        (["step", "--budget", "0"], "--budget accepts seconds above 0, not 0"),
+        (["step", "--device", "tpu"], "--device accepts auto, cpu, cuda or cuda:N, not 'tpu'"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused_in_one_sentence(arguments, message, tmp_path, capsys):
+    assert throughput.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["step", "models", "sweep"])
+def test_the_interpreter_is_never_timed(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert throughput.main([command, "--out", str(tmp_path / "out")]) == 2
+    assert "the interpreter is never timed" in capsys.readouterr().err

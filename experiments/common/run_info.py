@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from kernels.config import cpu_name
+
 PACKAGES = ("torch", "triton", "numba", "numpy", "pandas")
 
 
@@ -74,16 +76,6 @@ def here() -> str:
         return f"On {found['name']}, {found['memory_gib']} GiB."
     found = describe_device("cpu")
     return f"There is no CUDA GPU here: on {found['threads']} threads of {found['name']}."
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def command_line() -> str:

@@ -21,6 +21,7 @@ import torch
 
 from experiments.common.errors import DataError
 from experiments.common.run_info import readable
+from kernels.files import cache_folder
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -235,7 +236,7 @@ def _normalise(images: np.ndarray) -> torch.Tensor:
 
 
 def _cache() -> Path:
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "adam-sandbox", "mnist")
+    return cache_folder("mnist")
 
 
 def _is_intact(path: Path, sha256: str) -> bool:

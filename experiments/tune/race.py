@@ -5,8 +5,9 @@ This module does not depend on a GPU: it asks a `Machine`, and `gpu_machine` mak
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, SupportsFloat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import pandas as pd
 from experiments.common import intervals
 from kernels import rules
 from kernels.codegen import VARIANTS
-from kernels.config import Config, Device, Work, canonical, default
+from kernels.config import AnyConfig, Device, Work, canonical
 
 TIE = 1.01
 """A configuration is as good as the fastest if it takes less than this times as long."""
@@ -32,6 +33,9 @@ UNPREPARED = "the case's share of the budget was spent before it was prepared"
 """The reason recorded for a candidate that was not measured for lack of time; it may be faster than the winner."""
 SIZES = {"long": range(18, 64), "medium": range(16, 64), "short": range(12, 25)}
 """The buckets that are measured for each kind of rows, most informative kind first."""
+
+
+C = TypeVar("C", bound=AnyConfig)
 
 
 class Skipped(Exception):
@@ -71,7 +75,7 @@ class LaunchCase(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The questions that a search asks of a device.
+    """The questions that a search asks of a device, whose configurations are all of one class.
 
     Attributes:
         facts: see `kernels.config.Device`.
@@ -81,13 +85,17 @@ class Machine(NamedTuple):
             first call for a configuration prepares it. Raises: MemoryError; the function raises `Skipped`.
         copy_seconds: n_bytes -> seconds of a copy that reads and writes n_bytes altogether. Raises: MemoryError.
         state: returns clocks, temperature and power.
+        default: the configuration that is used where nothing was measured; the anchor of all races.
+        compiler: name and version of what compiles the rules.
     """
 
     facts: Device
-    candidates: Callable[[str, str], tuple[dict[Config, str], dict[Config, str]]]
-    sampler: Callable[[LaunchCase], tuple[int, Callable[[Config], float]]]
+    candidates: Callable[[str, str], tuple[dict[Any, str], dict[Any, str]]]
+    sampler: Callable[[LaunchCase], tuple[int, Callable[[Any], float]]]
     copy_seconds: Callable[[int], float]
     state: Callable[[], dict]
+    default: AnyConfig
+    compiler: dict[str, str]
 
 
 class Race(NamedTuple):
@@ -100,7 +108,7 @@ class Race(NamedTuple):
     """
 
     seconds: pd.DataFrame
-    skipped: dict[Config, str]
+    skipped: dict[Any, str]
     ended: str
 
 
@@ -119,9 +127,9 @@ def over_leader(seconds: np.ndarray, anchor: int) -> np.ndarray:
 
 
 def race(
-    configs: list[Config],
-    sample: Callable[[Config], float],
-    anchor: Config,
+    configs: Sequence[C],
+    sample: Callable[[C], float],
+    anchor: C,
     *,
     budget: float,
     most: int = MOST,
@@ -203,14 +211,16 @@ def race(
     return Race(pd.DataFrame(seconds[:n_rounds], columns=pd.Index(configs, dtype=object)), skipped, ended)
 
 
-def ties(seconds: pd.DataFrame, anchor: Config) -> list[Config]:
+def ties(seconds: pd.DataFrame, anchor: AnyConfig) -> list[AnyConfig]:
     """Return the configurations, measured in every round, that cannot be told from the fastest, itself included."""
     full = seconds.dropna(axis=1)
     low, _ = intervals.interval(over_leader(full.to_numpy(), [*full].index(anchor)), axis=0)
     return [config for config, bound in zip(full, low, strict=True) if bound <= TIE]
 
 
-def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seconds: float, triton: str) -> dict | None:
+def entry_of(
+    found: Race, anchor: AnyConfig, codes: Mapping[Any, str], copy_seconds: float, compiler: Mapping[str, str]
+) -> dict | None:
     """Return a race's entry for `kernels.registry`; None if the race was cut too short to tell."""
     if len(found.seconds) < FEWEST or found.ended == "nothing ran":
         return None
@@ -227,7 +237,7 @@ def entry_of(found: Race, anchor: Config, codes: Mapping[Config, str], copy_seco
         "copy_share": rounded(copy_seconds / np.median(times)),
         "default_over_this": [rounded(value) for value in (np.median(ratio), *intervals.interval(ratio))],
         "machine_code": codes[chosen],
-        "triton": triton,
+        **compiler,
         **({"unprepared": unprepared(found)} if unprepared(found) else {}),
     }
 
@@ -243,7 +253,7 @@ def rounded(value: SupportsFloat) -> float:
 
 
 def rows_of(
-    case: LaunchCase, found: Race, entry: dict | None, dropped: Mapping[Config, str], anchor: Config
+    case: LaunchCase, found: Race, entry: dict | None, dropped: Mapping[Any, str], anchor: AnyConfig
 ) -> list[dict]:
     """Return a row for each candidate: its time, the ratio to the chosen one's, and its status."""
     chosen = entry and entry["config"]
@@ -261,11 +271,7 @@ def rows_of(
         rows.append(
             {
                 "case": case.work.key,
-                "block_size": config.block_size,
-                "num_warps": config.num_warps,
-                "blocks_per_chunk": config.blocks_per_chunk,
-                "num_stages": config.num_stages,
-                "eviction": config.eviction,
+                **asdict(config),
                 "default": config == anchor,
                 "rounds": len(times),
                 "us": times.median() * 1e6,
@@ -305,7 +311,3 @@ def case_of(key: str) -> LaunchCase | None:
         LaunchCase(rule, dtype, rows, int(bucket), alignment == "aligned") for dtype in VARIANTS if rule in rules.RULES
     )
     return next((case for case in made if case.work.key == key), None)
-
-
-def anchor_of(machine: Machine) -> Config:
-    return default(machine.facts.warp_size)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
 from experiments.common import figure_style, files, run_info
@@ -18,6 +18,9 @@ from experiments.tune.tuner import TABLE, TuningResult
 from kernels.config import WALKS, Device
 
 FIGURE, PAGE = "search.png", "search.md"
+ON_GPU = "on buffers that together exceed four times the L2: medians of a CUDA graph's replays between events"
+ON_CPU = "on one set of buffers, on all threads of torch unless a configuration says otherwise: medians"
+FIRST = "fewest elements per thread, then the smallest block"
 WORST = 25
 """The heatmap's colours end at this many per cent above the fastest."""
 
@@ -34,15 +37,19 @@ def entries_table(entries: dict[str, dict]) -> str:
         rows.append(
             {
                 "case": key,
-                "configuration": static_analysis.name(entry["config"]),
+                "configuration": entry["config"].label,
                 "us": f"{entry.get('median_us', '-')} [{low}, {high}]",
                 "of copy bandwidth": f"{entry['copy_share']:.0%}" if "copy_share" in entry else "-",
                 "default / this": triple(entry.get("default_over_this")),
                 "ties": len(entry.get("ties", [])),
-                "Triton": entry.get("triton", "-"),
+                "compiler": compiler(entry),
             }
         )
     return markdown_table(rows)
+
+
+def compiler(entry: dict) -> str:
+    return next((f"{name.title()} {entry[name]}" for name in ("triton", "numba") if name in entry), "-")
 
 
 def order(key: str) -> tuple[str, int]:
@@ -54,6 +61,7 @@ def order(key: str) -> tuple[str, int]:
 def markdown(found: TuningResult, device: Device, provenance: dict) -> str:
     states = [f"{key}: {state_line(state)}" for key, state in found.states.items() if state]
     notes = [*([f"The file is {found.file}"] if found.file else []), *found.notes]
+    timed, chosen = (ON_CPU, "the default, else the smallest chunks") if device.arch == "cpu" else (ON_GPU, FIRST)
     return f"""# Launch configurations measured on {device.name}
 
     {provenance["command"]}
@@ -63,11 +71,10 @@ def markdown(found: TuningResult, device: Device, provenance: dict) -> str:
 {entries_table(found.entries) if found.entries else "Nothing was measured."}
 
 Case: rule, dtypes of parameters, gradients and states, rounding, alignment, kind of rows, log2 of the number of all
-elements. Times are of one step, prologue included, on buffers that together exceed four times the L2: medians of a CUDA
-graph's replays between events, with 95 % intervals. All candidates were measured in every round, in random order,
-until they dropped out; ratios are formed within rounds. Of the candidates that could not be told from the fastest by
-more than {race.TIE - 1:.0%}, the first is chosen: fewest elements per thread, then the smallest block. Each
-candidate's update was compared with the eager formulas' beforehand.
+elements. Times are of one step, prologue included, {timed}, with 95 % intervals.
+All candidates were measured in every round, in random order, until they dropped out; ratios are formed within rounds.
+Of the candidates that could not be told from the fastest by more than {race.TIE - 1:.0%}, the first is chosen:
+{chosen}. Each candidate's update was compared with the eager formulas' beforehand.
 
 {bullets(notes)}
 
@@ -95,22 +102,20 @@ def write(found: TuningResult, device: Device, provenance: dict, out: Path) -> s
     files.replace(out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
     if (out / TABLE).exists():
         table = pd.read_csv(out / TABLE, keep_default_na=False, na_values=[""])
-        if drawn := search_figure(table, found.entries, device.name, device.warp_size):
+        if drawn := search_figure(table, found.entries, device):
             files.replace(out / FIGURE, partial(figure_style.save, drawn))
     return text
 
 
 @style.context(STYLE)
-def search_figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp_size: int) -> Figure | None:
-    """Draw the first case's candidates as heatmaps, one for each walk, and below each entry's gain over the default.
+def search_figure(table: pd.DataFrame, entries: dict[str, dict], device: Device) -> Figure | None:
+    """Draw the times of the first case's candidates, and below each entry's gain over the default.
 
     Args:
         table: rows of `race.rows_of`, for one case or several.
         entries: registry entries, by key.
-        name: the GPU's.
     Returns: None if nothing was measured.
     """
-    table = table.assign(eviction=table["eviction"].fillna(""))
     timed = table.loc[table["us"].notna() & table["case"].isin(entries)]
     if timed.empty:
         return None
@@ -119,31 +124,56 @@ def search_figure(table: pd.DataFrame, entries: dict[str, dict], name: str, warp
     gains = {key: e["default_over_this"] for key, e in sorted(entries.items()) if "default_over_this" in e}
     drawn = Figure(figsize=(13, 4.4 + 0.28 * len(gains)))
     top, bottom = drawn.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 0.8 + 0.28 * len(gains)]).ravel()
-    axes = top.subplots(1, len(WALKS), sharey=True)
-    image = None
-    for ax, walk in zip(axes, WALKS, strict=True):
-        of_walk = of_case.loc[
-            (of_case["blocks_per_chunk"] == walk[0])
-            & (of_case["num_stages"] == walk[1])
-            & (of_case["eviction"] == walk[2])
-        ]
-        image = heatmap(ax, of_walk, of_case, warp_size) or image
-        ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
-    axes[0].set_ylabel("elements per thread")
-    top.supxlabel("block size (elements)", fontsize=10)
-    top.colorbar(image, ax=list(axes), label="longer than the fastest, %", pad=0.01)
-    top.suptitle(f"{case} on {name}: time of each candidate (frame: chosen; dashed: the default)")
+    if device.arch == "cpu":
+        cpu_candidates(top, of_case)
+    else:
+        gpu_candidates(top, of_case.assign(eviction=of_case["eviction"].fillna("")), device.warp_size)
+    top.suptitle(f"{case} on {device.name}: time of each candidate (frame: chosen; dashed: the default)")
     ax = bottom.subplots()
     keys = [*gains]
-    medians, lows, highs = np.array([gains[key] for key in keys]).T
+    medians, lows, highs = np.array([gains[key] for key in keys]).clip(max=10).T
     y = np.arange(len(keys))
-    bars = 100 * np.array([medians - lows, np.minimum(highs, 10) - medians])
+    bars = 100 * np.array([medians - lows, highs - medians])
     ax.errorbar(100 * (medians - 1), y, xerr=bars, fmt="o", markersize=4, capsize=2)
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(y, keys, fontsize=8)
     ax.set(ylim=(len(keys) - 0.5, -0.5), xlabel="the default takes longer than the tuned configuration, % (95 %)")
     drawn.draw_without_rendering()
     return drawn
+
+
+def gpu_candidates(figure: SubFigure, rows: pd.DataFrame, warp_size: int) -> None:
+    """Draw a heatmap for each walk."""
+    axes = figure.subplots(1, len(WALKS), sharey=True)
+    images = []
+    for ax, walk in zip(axes, WALKS, strict=True):
+        of_walk = rows.loc[
+            (rows["blocks_per_chunk"] == walk[0]) & (rows["num_stages"] == walk[1]) & (rows["eviction"] == walk[2])
+        ]
+        images.append(heatmap(ax, of_walk, rows, warp_size))
+        ax.set_title(static_analysis.walk_name(*walk), fontsize=9)
+    axes[0].set_ylabel("elements per thread")
+    figure.supxlabel("block size (elements)", fontsize=10)
+    figure.colorbar(images[-1], ax=list(axes), label="longer than the fastest, %", pad=0.01)
+
+
+def cpu_candidates(figure: SubFigure, rows: pd.DataFrame) -> None:
+    """Draw times over chunk sizes, with a line for each number of threads and piles."""
+    ax = figure.subplots()
+    slower = rows.assign(slower=100 * (rows["over_chosen"] / rows["over_chosen"].min() - 1))
+    for threads, piles in sorted({*zip(slower["threads"], slower["piles"], strict=True)}):
+        line = slower.loc[(slower["threads"] == threads) & (slower["piles"] == piles)].sort_values("chunk_size")
+        team = f"{threads} thread{'s' * (threads > 1)}" if threads else "a thread for 2^14 elements"
+        label = f"{team}, {piles} piles"
+        ax.plot(line["chunk_size"], line["slower"], "o-", markersize=4, label=label)
+    for holds, line_style in ((slower["fate"] == "chosen", "solid"), (slower["default"].astype(bool), "dashed")):
+        at = slower.loc[holds]
+        ax.scatter(at["chunk_size"], at["slower"], s=160, marker="s", facecolors="none", edgecolors="black",
+                   linestyles=line_style, zorder=3)  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("symlog", linthresh=10)
+    ax.set(xlabel="chunk size (elements)", ylabel="longer than the fastest, %", ylim=(-1, None))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def heatmap(ax: Axes, rows: pd.DataFrame, whole: pd.DataFrame, warp_size: int):

@@ -56,13 +56,6 @@ def is_wide(code: MachineCode, elements_per_thread: int) -> bool:
     return elements_per_thread >= 4 and moves
 
 
-def name(config: Config) -> str:
-    """Return a short name for tables: block size x warps, then the walk if there is one."""
-    walk = f" walk {config.blocks_per_chunk}" if config.blocks_per_chunk > 1 else ""
-    stages = f" stages {config.num_stages}" if config.num_stages > 1 else ""
-    return f"{config.block_size}x{config.num_warps}{walk}{stages}{' ' * bool(config.eviction)}{config.eviction}"
-
-
 def judge(codes: list[MachineCode], limits: Limits) -> list[dict]:
     """Return a row for each candidate: its code's facts, theoretical occupancy, and a verdict, kept or why not.
 
@@ -83,10 +76,10 @@ def judge(codes: list[MachineCode], limits: Limits) -> list[dict]:
         elif not is_wide(code, elements):
             verdict = NARROW
         else:
-            verdict = KEPT if same is config else f"{SAME} {name(same)}"
+            verdict = KEPT if same is config else f"{SAME} {same.label}"
         rows.append(
             {
-                "candidate": name(config),
+                "candidate": config.label,
                 "elements per thread": elements,
                 "block": config.block_size,
                 "warps": config.num_warps,

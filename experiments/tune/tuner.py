@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import triton
 
 from experiments.common import files, intervals
 from experiments.common.interrupts import interrupts
 from experiments.common.progress import progress_bar
-from experiments.tune import race, static_analysis
+from experiments.tune import race
 from experiments.tune.race import LaunchCase, Machine
 from kernels import registry
 from kernels.config import canonical
@@ -77,7 +76,7 @@ def tune(
     cases, until = list(cases), clock() + budget
     entries, notes, states, interrupted = known(machine, into), [], {}, False
     file = next((path for folder in into if (path := folder / f"{machine.facts.slug}.json").exists()), None)
-    anchor, versions = race.anchor_of(machine), {"triton": triton.__version__, "torch": version("torch")}
+    anchor, versions = machine.default, {**machine.compiler, "torch": version("torch")}
     rows = pd.read_csv(table).to_dict("records") if table and table.exists() else []
     bar, key = progress_bar(cases, unit="case", disable=not progress), "the first case"
     try:
@@ -112,7 +111,7 @@ def tune(
             )
             del sample
             with interrupts():
-                entry = race.entry_of(found, anchor, kept, copy, triton.__version__)
+                entry = race.entry_of(found, anchor, kept, copy, machine.compiler)
                 states[key] = machine.state()
                 notes += notes_on(key, found, entry)
                 if entry:
@@ -135,7 +134,7 @@ def tune(
 def notes_on(key: str, found: race.Race, entry: dict | None) -> list[str]:
     """Describe a race: candidates skipped and why, how many lacked time, and whether it was not recorded."""
     named = {config: why for config, why in found.skipped.items() if why != race.UNPREPARED}
-    notes = [f"{key}: {static_analysis.name(config)} was skipped: {why}" for config, why in named.items()]
+    notes = [f"{key}: {config.label} was skipped: {why}" for config, why in named.items()]
     if n := race.unprepared(found):
         notes.append(f"{key}: for {n} of {found.seconds.shape[1]} candidates its share of the budget was too short")
     if entry is None:
@@ -150,8 +149,8 @@ def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
     as long as the default, "ambiguous" if a part of it does, "no slower" if none of it does, and "faster" if the whole
     interval says that the default takes more than `race.TIE` times as long.
     """
-    case, anchor = race.case_of(key), race.anchor_of(machine)
-    row = {"case": key, "recorded": static_analysis.name(entry["config"])}
+    case, anchor = race.case_of(key), machine.default
+    row = {"case": key, "recorded": entry["config"].label}
     if case is None:
         return row | {RATIO: "-", "verdict": "not timed: gradients of another dtype than parameters"}
     if entry["config"] == anchor:
@@ -178,4 +177,4 @@ def verify(machine: Machine, key: str, entry: dict, budget: float) -> dict:
 def standing(seconds: pd.DataFrame, anchor) -> str:
     """Return the best candidate so far, for the progress bar."""
     best = canonical(race.ties(seconds, anchor))
-    return f"best {static_analysis.name(best)} {seconds[best].median() * 1e6:.4g} us, {seconds.shape[1]} left"
+    return f"best {best.label} {seconds[best].median() * 1e6:.4g} us, {seconds.shape[1]} left"

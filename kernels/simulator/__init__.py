@@ -1,22 +1,22 @@
-"""Run what Triton compiled for a GPU on the CPU: a simulator of its LLVM IR, for tests and for the curious.
+"""A simulator that runs what Triton compiled for a GPU on the CPU, from its LLVM IR.
 
-`Program(ir, ...)` reads the IR by llvmlite, and `Program.launch` executes it, all programs of the grid and all their
-threads at once: each value is a numpy array of [programs, threads]. Threads go through a block of instructions
-together; where they part, a mask says who takes part. Inline PTX, barriers, shared memory, asynchronous copies, AMD's
-buffers, ldmatrix and stmatrix do what the manuals of their instructions say.
+`Program(ir, ...)` reads the IR with llvmlite, and `Program.launch` executes it for all programs of the grid and all
+their threads at once: each value is a numpy array [programs, threads]. Threads execute a block of instructions
+together; where they diverge, a mask says which are active. Inline PTX, barriers, shared memory, asynchronous copies,
+AMD's buffers, ldmatrix and stmatrix behave as the manuals of their instructions say.
 
-It raises `Fault` for what a GPU would trap, or silently get wrong:
+It raises `Fault` for what a GPU would trap or silently get wrong:
 
-- a global access beyond the tensors that were named, a write to one that is only to be read, a misaligned access;
-- shared memory that is read before it is written, before the asynchronous copy into it has been waited for, or after
-  threads of another warp have written it and no barrier has come between;
-- threads that part before a barrier, or within a warp before ldmatrix, stmatrix or readfirstlane.
+- a global access outside the given tensors, a write to a tensor that may only be read, a misaligned access;
+- shared memory that is read before it is written, before an asynchronous copy into it has been waited for, or after
+  another warp has written it without a barrier in between;
+- threads that diverge before a barrier, or within a warp before ldmatrix, stmatrix or readfirstlane.
 
-An instruction that it does not know is a NotImplementedError that names it.
+It raises NotImplementedError for an instruction that it does not know.
 
-What it cannot show: what ptxas and AMD's back end make of the IR, among it contraction of products and sums and the
-results of approximate instructions, which are exact here; the order in which programs and warps get to global memory,
-and races there; launches, streams and graphs. It says nothing about speed.
+It does not show what ptxas and AMD's back end make of the IR (they contract products and sums, and approximate
+instructions are exact here), the order of accesses to global memory, races there, launches, streams and graphs, or
+speed.
 """
 
 from importlib.util import find_spec

@@ -1,44 +1,43 @@
-"""The launches of a step, compiled for a GPU that need not be there, and simulated: slow, and never timed."""
+"""The backend that simulates the launches of a step, compiled for a GPU that need not be present: slow, never timed."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import triton
 
 from kernels import codegen, multi_tensor
 from kernels import table as tables
-from kernels.config import Config, default
+from kernels.config import Config, Dtypes, default
 from kernels.rule import Rule
 from kernels.simulator.program import Program
 from kernels.table import Launch, Table
 
 
 def program(compiled, warp_size: int) -> Program:
-    """The simulated kernel of what `codegen.compile_kernel` returns."""
+    """Return the simulated program of a kernel from `codegen.compile_kernel`."""
     metadata = compiled.metadata
     n_threads = metadata.num_warps * warp_size
     return Program(compiled.asm["llir"], n_threads=n_threads, n_shared=metadata.shared, warp_size=warp_size)
 
 
 @functools.cache
-def programs(rule: Rule, target: str, dtypes: tuple, stochastic: bool, config: Config) -> tuple[Program, Program]:
-    """Prologue and traversal of a rule."""
+def programs(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool, config: Config) -> tuple[Program, Program]:
+    """Compile the prologue and the traversal of a rule."""
     warp_size = codegen.parse_target(target).warp_size
     traversal = codegen.traversal(rule, target, dtypes, stochastic, config)
     return program(codegen.prologue(rule, target), warp_size), program(traversal, warp_size)
 
 
 def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
-    """See `table.Launch`: what `launch.launcher` does on a GPU, simulated on CPU tensors.
+    """Return the `Launch` of a table of CPU tensors that simulates what `launch.launcher` does on a GPU.
 
     Args:
-        table: whose chunks are of the configuration's size.
+        table: its chunks have the size of the configuration.
         target: sm_NN or gfx9NN.
-        config: by default what a GPU of which nothing is known gets.
+        config: the default configuration if None.
     Raises: ValueError for an unknown target, or for chunks of another size. A launch raises `Fault` for what a GPU
-        would trap, or get wrong.
+        would trap or get wrong.
     """
     config = config or default(codegen.parse_target(target).warp_size)
     table.check_config(config)
@@ -53,7 +52,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
         table.point_at(grads)
         scaler = one if grad_scale is None else grad_scale, zero if found_inf is None else found_inf
         prologue.launch(
-            triton.cdiv(n_rows, multi_tensor.PROLOGUE_BLOCK_SIZE),
+            -(-n_rows // multi_tensor.PROLOGUE_BLOCK_SIZE),
             (table.rows, table.hyper, table.coefficients, table.keys, *scaler, n_rows, table.seed or 0),
             read=(table.rows, table.hyper, *scaler),
             written=(table.coefficients, table.keys, *counts),
@@ -66,7 +65,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
 
 
 class Backend(NamedTuple):
-    """What an optimizer asks of a backend, as `launch` has it."""
+    """The interface of a backend, the same as that of the module `launch`."""
 
     DTYPES: tuple
     build: Callable
@@ -75,7 +74,7 @@ class Backend(NamedTuple):
 
 @functools.cache
 def for_target(target: str) -> Backend:
-    """The backend `compiled:TARGET`. Raises: ValueError for an unknown target."""
+    """Return the backend `compiled:TARGET`. Raises: ValueError for an unknown target."""
     chunk_size = default(codegen.parse_target(target).warp_size).chunk_size
 
     def build(rule, entries, grad_dtype, seed=None) -> Table:

@@ -1,19 +1,19 @@
-"""What a simulated GPU traps."""
+"""Errors of a simulated GPU."""
 
 import numpy as np
 
 
 class Fault(Exception):
-    """What a GPU would trap, or silently get wrong; the text says which thread did what."""
+    """A kernel does what a GPU would trap or silently get wrong; the text says which thread did what."""
 
 
 def refuse(wrong: np.ndarray, message: str, *values: np.ndarray) -> None:
-    """Raise Fault for the first thread that has done wrong, if one has.
+    """Raise Fault for the first thread that did wrong, if there is one.
 
     Args:
-        wrong: bool [programs, threads], or what broadcasts with the values to it.
-        message: with a {} for each of the values.
-        values: of all threads.
+        wrong: bool [programs, threads], or a shape that broadcasts to it with the values.
+        message: has a {} for each of the values.
+        values: arrays with the values of all threads.
     """
     if not wrong.any():
         return

@@ -1,4 +1,4 @@
-"""What functions do that LLVM, NVIDIA and AMD define: numpy for mathematics, the manuals for the rest."""
+"""Intrinsic functions of LLVM, NVIDIA and AMD: mathematics by numpy, the rest as the manuals say."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from kernels.simulator.values import both, dtype_of, fma, from_bytes, signed, to
 
 
 def flushed(x: np.ndarray) -> np.ndarray:
-    """Subnormal float32 numbers are 0."""
+    """Replace subnormal numbers by zeros of the same sign."""
     return np.where(abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
 
 
@@ -19,7 +19,7 @@ def of_signed(function: Callable) -> Callable:
 
 
 def words(x: np.ndarray) -> np.ndarray:
-    """A double as [..., 2] 32-bit words, the low one first."""
+    """View doubles as [..., 2] 32-bit words, the low one first."""
     return np.ascontiguousarray(x).view(np.uint32).reshape(*x.shape, 2)
 
 
@@ -65,18 +65,18 @@ FUNCTIONS = {
     "llvm.nvvm.d2i.hi": lambda x: words(x)[..., 1],
     "llvm.nvvm.lohi.i2d": double,
 }
-"""By name without types and roundings: functions of operands alone. Approximations are exact here."""
+"""Functions of operands alone, by names without type suffixes. Approximations are exact here."""
 
 SUFFIX = re.compile(r"(\.(ftz|f|d|[if](16|32|64)|v\d+[if](16|32|64)))*$")
 
 
 def plain(name: str) -> str:
-    """The name without the types at its end, and without how subnormal numbers are treated."""
+    """Strip the suffixes for types and for the treatment of subnormal numbers from a name."""
     return SUFFIX.sub("", name)
 
 
 def warps(launch, mask: np.ndarray | None, *operands: np.ndarray, what: str) -> list[np.ndarray]:
-    """Operands as [programs, warps, threads of a warp]. Raises: Fault if only a part of a warp takes part."""
+    """Return operands as [programs, warps, threads of a warp]. Raises: Fault if only a part of a warp is active."""
     shape = (launch.shape[0], launch.shape[1] // launch.warp_size, launch.warp_size)
     if mask is not None:
         here = np.broadcast_to(mask, launch.shape).reshape(shape)
@@ -86,16 +86,16 @@ def warps(launch, mask: np.ndarray | None, *operands: np.ndarray, what: str) -> 
 
 
 def first_lane(launch, mask, value: np.ndarray) -> np.ndarray:
-    """llvm.amdgcn.readfirstlane: what the first thread of each warp has."""
+    """Give all threads of a warp the first one's value (llvm.amdgcn.readfirstlane)."""
     (value,) = warps(launch, mask, value, what="readfirstlane")
     return np.broadcast_to(value[..., :1], value.shape).reshape(launch.shape)
 
 
 def matrix_places(launch, mask, address: np.ndarray, n: int, transposed: bool, what: str) -> list[list[np.ndarray]]:
-    """Of n 8x8 matrices of 16-bit elements, where in shared memory each thread's two elements of each matrix are.
+    """Return where in shared memory each thread's elements of n 8x8 matrices of 16-bit elements are.
 
-    Thread i of a warp names row i % 8 of matrix i // 8. It holds two elements of one row, which lie side by side: one
-    address; transposed, of one column: two.
+    Thread i of a warp gives the address of row i % 8 of matrix i // 8. It holds two elements of each matrix: adjacent
+    ones of a row, at one address or, transposed, two of a column, at two addresses.
     """
     (rows,) = warps(launch, mask, address, what=what)
     refuse((rows % 16 != 0).any(axis=2), f"{what} of a row that is misaligned")
@@ -108,7 +108,7 @@ def matrix_places(launch, mask, address: np.ndarray, n: int, transposed: bool, w
 
 
 def load_matrices(n: int, transposed: bool) -> Callable:
-    """ldmatrix; see `matrix_places`."""
+    """Decode ldmatrix; see `matrix_places`."""
 
     def loaded(launch, mask, address):
         found = []
@@ -122,7 +122,7 @@ def load_matrices(n: int, transposed: bool) -> Callable:
 
 
 def store_matrices(n: int, transposed: bool) -> Callable:
-    """stmatrix, the reverse; see `matrix_places`."""
+    """Decode stmatrix, the reverse of ldmatrix; see `matrix_places`."""
 
     def stored(launch, mask, address, *registers) -> None:
         all_places = matrix_places(launch, mask, address, n, transposed, "stmatrix")
@@ -135,7 +135,7 @@ def store_matrices(n: int, transposed: bool) -> Callable:
 
 
 def buffer_load(kind: str) -> Callable:
-    """A load at an offset from a buffer's start; beyond its end it is 0."""
+    """Decode a load at an offset in a buffer; beyond its end it loads 0."""
     dtype, n = dtype_of(kind)
     size = dtype.itemsize * max(1, n)
 
@@ -148,7 +148,7 @@ def buffer_load(kind: str) -> Callable:
 
 
 def buffer_store(kind: str) -> Callable:
-    """A store likewise; beyond the end it does nothing."""
+    """Decode a store at an offset in a buffer; beyond its end it does nothing."""
     dtype, n = dtype_of(kind)
     size = dtype.itemsize * max(1, n)
 
@@ -160,14 +160,14 @@ def buffer_store(kind: str) -> Callable:
 
 
 def within(buffer: tuple, offset: np.ndarray, more: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Addresses, and whether they are within the buffer."""
+    """Return addresses, and whether they are within the buffer."""
     start, length = buffer
     offset = (offset + more).astype(np.uint64)
     return start + offset, offset + np.uint64(size) <= length
 
 
 def reflect(flushes: bool) -> Callable:
-    """__nvvm_reflect: how the compiler was asked to treat float32."""
+    """Decode __nvvm_reflect, which asks whether subnormal float32 numbers are flushed to 0."""
 
     def answered(_launch, _mask, question: str):
         if question != "__CUDA_FTZ":
@@ -182,12 +182,12 @@ def nothing(_launch, _mask, *_) -> None:
 
 
 def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
-    """A function (launch, mask, *operands) -> value of a call.
+    """Return the function (launch, mask, *operands) -> value that executes a call.
 
     Args:
-        name: of what is called; kind, of: types of its value and its operands.
-        flushes: whether float32 results that are subnormal become 0 where a function leaves that open.
-    Raises: NotImplementedError for what is not known.
+        name: the called function; kind, of: types of its value and its operands.
+        flushes: the answer to __nvvm_reflect of __CUDA_FTZ.
+    Raises: NotImplementedError for a function that is not known.
     """
     if (function := FUNCTIONS.get(plain(name))) is not None:
         if ".ftz" in name:
@@ -229,7 +229,7 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
 
 
 def asynchronous_copy(n_bytes: int) -> Callable:
-    """cp.async: n_bytes go from global to shared memory, all from `size` on as 0."""
+    """Decode cp.async of n_bytes to shared memory, where bytes from `size` on become 0."""
 
     def copied(launch, mask, target, source, size=None):
         size = np.full((1, 1), n_bytes, np.uint32) if size is None else size

@@ -12,7 +12,7 @@ NOBODY, SEVERAL = -1, -2
 
 
 def everything(dtype: np.dtype) -> np.ndarray:
-    """This process's memory from address `BASE` on, as one array. Only what is known to exist may be touched."""
+    """Return this process's memory from address `BASE` on as one array. Only addresses that exist may be accessed."""
 
     class Interface:
         __array_interface__ = {"data": (BASE, False), "shape": (2**47 // dtype.itemsize,), "typestr": dtype.str}  # noqa: RUF012
@@ -22,30 +22,30 @@ def everything(dtype: np.dtype) -> np.ndarray:
 
 
 class Regions:
-    """Runs of memory, in order of their addresses."""
+    """Regions of memory, in order of their addresses."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
         self.starts = np.array([start for start, _ in spans], np.uint64)
-        # Where a later one begins within an earlier, both reach to the end of whichever is longer.
+        # A region that begins within an earlier one reaches at least to its end.
         self.ends = np.maximum.accumulate(np.array([end for _, end in spans], np.uint64)) if spans else self.starts
 
     def hold(self, address: np.ndarray, n_bytes: int) -> np.ndarray:
-        """Whether n_bytes from each address on lie in one of them."""
+        """Return whether n_bytes from each address on are within one region."""
         i = np.searchsorted(self.starts, address, side="right").astype(np.int64) - 1
         if not len(self.starts):
             return np.zeros(address.shape, bool)
-        # An address near 2^64 must not come round to a small one.
+        # Subtracted rather than added: a sum near 2^64 would wrap around.
         return (i >= 0) & (address < self.ends[i]) & (np.uint64(n_bytes) <= self.ends[i] - address)
 
 
 class Global:
-    """The tensors that a launch may touch, at the addresses that they have in this process."""
+    """Global memory: the tensors that a launch may access, at their addresses in this process."""
 
     def __init__(self, read: Sequence[torch.Tensor], written: Sequence[torch.Tensor]):
-        """read: tensors that may be read; written: those that may be written, too.
+        """Take the tensors that may be read, and those that may also be written.
 
-        Raises: ValueError for one that is elsewhere, or has gaps: what lies in them is not the launch's to touch.
+        Raises: ValueError for a tensor on another device, or with gaps, which the launch may not access.
         """
         for t in (*read, *written):
             last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
@@ -66,11 +66,11 @@ class Global:
     def load(
         self, address: np.ndarray, dtype: np.dtype, n: int, align: int, mask: np.ndarray | None = None
     ) -> np.ndarray:
-        """[programs, threads, n] elements from each address on, 0 where the mask does not hold.
+        """Load [programs, threads, n] elements from each address on, 0 where the mask is false.
 
         Args:
-            align: bytes of which addresses must be multiples.
-        Raises: Fault if one is not, or the n elements are not all within one readable tensor.
+            align: addresses must be multiples of so many bytes.
+        Raises: Fault if one is not, or if the n elements are not all within one readable tensor.
         """
         self.check(address, n * dtype.itemsize, align, mask, writes=False)
         if mask is None:
@@ -81,7 +81,7 @@ class Global:
         return whole
 
     def store(self, address: np.ndarray, value: np.ndarray, align: int, mask: np.ndarray | None = None) -> None:
-        """Write [programs, threads, n] elements to each address. Raises: Fault as `load`, for writable tensors."""
+        """Store [programs, threads, n] elements at each address. Raises: Fault as `load`, for writable tensors."""
         n = value.shape[2]
         self.check(address, n * value.dtype.itemsize, align, mask, writes=True)
         taking_part = np.ones((1, 1), bool) if mask is None else mask
@@ -97,28 +97,28 @@ class Global:
 
 
 class Shared:
-    """Each program's shared memory, byte by byte, and who has touched which byte since which barrier."""
+    """Each program's shared memory, and which warp has accessed which byte since which barrier."""
 
     def __init__(self, n_programs: int, n_bytes: int, n_threads: int, warp_size: int):
         shape = (n_programs, n_bytes)
         self.data = np.zeros(shape, np.uint8)
         self.epoch = np.zeros((n_programs, 1), np.int32)
-        """How many barriers each program has passed."""
+        """The number of barriers that each program has passed."""
         self.written, self.writer = np.full(shape, NOBODY, np.int32), np.full(shape, NOBODY, np.int32)
-        """In which epoch, and by which warp; likewise for reads, by `SEVERAL` warps perhaps."""
+        """The epoch and warp of each byte's last write; likewise for reads, possibly by `SEVERAL` warps."""
         self.read, self.reader = self.written.copy(), self.writer.copy()
         self.in_flight = np.zeros(shape, bool)
-        """What an asynchronous copy is to fill and has not."""
+        """Bytes that an asynchronous copy is still to fill."""
         self.warp = (np.arange(n_threads, dtype=np.int32) // warp_size)[None, :]
         self.programs = np.arange(n_programs)[:, None]
         self.pending: list[tuple[np.ndarray, ...]] = []
-        """Asynchronous copies: of each touch its group (`NOBODY` before a commit), program, byte, warp and value."""
+        """Asynchronous copies: each one's groups (`NOBODY` before a commit), programs, bytes, warps and values."""
         self.groups = np.zeros(n_programs, np.int32)
 
     def places(self, address: np.ndarray, n_bytes: int, align: int, mask: np.ndarray | None, verb: str) -> tuple:
-        """(program, byte, warp) of each byte that the threads touch, each [touches, n_bytes], or [touches, 1].
+        """Return program, byte and warp of all bytes that threads access, each [accesses, n_bytes] or [accesses, 1].
 
-        Raises: Fault if one is misaligned or beyond the end.
+        Raises: Fault if an access is misaligned or beyond the end.
         """
         taking_part = True if mask is None else mask
         what = f"{verb} {n_bytes} bytes of shared memory at {{}}"
@@ -131,10 +131,10 @@ class Shared:
         return programs[mask][:, None], byte, warp[mask][:, None]
 
     def load(self, address: np.ndarray, n_bytes: int, align: int, mask: np.ndarray | None = None) -> np.ndarray:
-        """uint8 [programs, threads, n_bytes], 0 where the mask does not hold.
+        """Load uint8 [programs, threads, n_bytes], 0 where the mask is false.
 
-        Raises: Fault for what `places` refuses, and for bytes that nobody has written, that an asynchronous copy is
-            still to fill, or that another warp has written since the last barrier.
+        Raises: Fault as `places`, and for bytes that were never written, that an asynchronous copy is still to fill,
+            or that another warp has written since the last barrier.
         """
         program, byte, warp = self.places(address, n_bytes, align, mask, "reads")
         at = program, byte
@@ -145,7 +145,7 @@ class Shared:
         self.complain(unseen, at, "is read after another warp wrote it, with no barrier between")
         others = (self.read[at] == now) & (self.reader[at] != warp)
         self.reader[at] = np.where(others, SEVERAL, warp)
-        # Two warps may read a byte in this very instruction: the second must not hide the first.
+        # If two warps read a byte in this instruction, the second must not hide the first.
         first = np.broadcast_to(warp, byte.shape)
         self.reader[at] = np.where(self.reader[at] != first, SEVERAL, self.reader[at])
         self.read[at] = now
@@ -155,19 +155,19 @@ class Shared:
         return whole
 
     def store(self, address: np.ndarray, value: np.ndarray, align: int, mask: np.ndarray | None = None) -> None:
-        """Write uint8 [programs, threads, n_bytes]. Raises: Fault as `load`, and for bytes that another warp reads."""
+        """Store uint8 [programs, threads, n_bytes]. Raises: Fault as `places` and `claim`."""
         program, byte, warp = self.places(address, value.shape[2], align, mask, "writes")
         value = self.taken(value, mask)
         self.claim((program, byte), warp, value)
         self.put(program, byte, warp, value)
 
     def put(self, program: np.ndarray, byte: np.ndarray, warp: np.ndarray, value: np.ndarray) -> None:
-        """Write bytes, in each program's epoch of now, for which nothing speaks against it."""
+        """Write bytes and record the write, without a check."""
         at = program, byte
         self.data[at], self.written[at], self.writer[at] = value, self.epoch[program, 0], warp
 
     def claim(self, at: tuple, warp: np.ndarray, value: np.ndarray | None) -> None:
-        """Raise Fault unless these bytes may be written now: by one warp, or with what they hold already."""
+        """Raise Fault unless these bytes may be written now: by one warp, or with the values that they have."""
         self.complain(self.in_flight[at], at, "is written while an asynchronous copy fills it")
         now = self.epoch[at[0], 0]
         read = (self.read[at] == now) & (self.reader[at] != warp)
@@ -177,7 +177,7 @@ class Shared:
         self.complain(written & ~np.asarray(same), at, "is written by two warps, with no barrier between")
 
     def taken(self, value: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """What the threads that take part have of a value of all of them: [touches, n_bytes]."""
+        """Return the values of the active threads, [accesses, n_bytes]."""
         came = self.came(mask)
         return np.broadcast_to(value, (*came.shape, value.shape[2]))[came]
 
@@ -191,16 +191,16 @@ class Shared:
         self.pending.append((group, program, byte, warp, self.taken(value, mask)))
 
     def commit(self, mask: np.ndarray | None) -> None:
-        """Make a group of all copies that are in none, of the programs that take part."""
-        takes_part = self.came(mask).any(axis=1)
+        """Put all copies of active programs that are in no group into a new one."""
+        takes_part = self.programs_of(mask)
         for group, program, *_ in self.pending:
             joins = (group == NOBODY) & takes_part[program]
             group[joins] = self.groups[program[joins]]
         self.groups += takes_part
 
     def wait(self, n: int, mask: np.ndarray | None) -> None:
-        """Complete all groups but the last n, of the programs that take part."""
-        takes_part, left = self.came(mask).any(axis=1), []
+        """Complete all groups of copies of active programs except the last n."""
+        takes_part, left = self.programs_of(mask), []
         for copy in self.pending:
             group, program, *_ = copy
             done = ((group != NOBODY) & (group < self.groups[program] - n) & takes_part[program])[:, 0]
@@ -212,11 +212,15 @@ class Shared:
         self.pending = left
 
     def came(self, mask: np.ndarray | None) -> np.ndarray:
-        """Who takes part, bool [programs, threads]."""
+        """Return which threads are active, bool [programs, threads]."""
         return np.broadcast_to(np.True_ if mask is None else mask, (len(self.data), self.warp.shape[1]))
 
+    def programs_of(self, mask: np.ndarray | None) -> np.ndarray:
+        """Return which programs have active threads, bool [programs]."""
+        return np.any(self.came(mask), axis=1)
+
     def barrier(self, mask: np.ndarray | None) -> None:
-        """Begin an epoch. Raises: Fault unless all threads of a program, or none, have come here."""
+        """Begin a new epoch. Raises: Fault if only some threads of a program reach the barrier."""
         came = self.came(mask)
         parted = came.any(axis=1) & ~came.all(axis=1)
         if parted.any():

@@ -1,4 +1,4 @@
-"""What LLVM's own instructions do, on numpy arrays."""
+"""LLVM's own instructions, on numpy arrays."""
 
 import operator
 import re
@@ -25,7 +25,7 @@ INTEGER_COMPARISONS |= {"lt": operator.lt, "le": operator.le}
 
 
 def field(pattern: str, text: str) -> str:
-    """What the pattern's group finds in an instruction's text. Raises: NotImplementedError if it finds nothing."""
+    """Return the group of a pattern in an instruction's text. Raises: NotImplementedError if it does not match."""
     match = re.search(pattern, text)
     if match is None:
         raise NotImplementedError(text.strip())
@@ -42,7 +42,7 @@ def shift(left: bool, arithmetic: bool) -> Callable:
 
 
 def signed_division(remainder: bool) -> Callable:
-    """Towards zero; numpy's is towards minus infinity."""
+    """Decode a division or remainder that rounds towards zero; numpy rounds down."""
 
     def divided(_launch, _mask, x, by):
         x, by = signed(x), signed(by)
@@ -53,7 +53,7 @@ def signed_division(remainder: bool) -> Callable:
 
 
 def comparison(text: str, ordered_floats: bool) -> Callable:
-    """icmp and fcmp."""
+    """Decode icmp or fcmp."""
     predicate = field(r"= [fi]cmp (?:(?:samesign|fast|nnan|ninf|nsz|arcp|contract|afn|reassoc) )*(\w+)", text)
     if not ordered_floats:
         compare = INTEGER_COMPARISONS[predicate[-2:]]
@@ -72,7 +72,7 @@ def comparison(text: str, ordered_floats: bool) -> Callable:
 
 
 def conversion(opcode: str, kind: str, of: str) -> Callable:
-    """Between numbers of other sizes and kinds."""
+    """Decode a conversion of numbers to another type."""
     dtype, _ = dtype_of(kind)
     bfloat, from_bfloat = "bfloat" in kind, "bfloat" in of
 
@@ -99,7 +99,7 @@ def bitcast(kind: str) -> Callable:
 
 
 def element_pointer(text: str, n_operands: int) -> Callable:
-    """getelementptr with one index."""
+    """Decode getelementptr with one index."""
     element = field(r"= getelementptr (?:(?:inbounds|nuw|nusw) )*(\w+), ptr", text)
     if n_operands != 2:
         raise NotImplementedError(text.strip())
@@ -140,7 +140,7 @@ def store(kind: str, pointer: str, text: str) -> Callable:
 
 
 def space(pointer: str) -> int:
-    """Of a pointer's type, the address space: 0 or 1 is global memory, 3 shared memory."""
+    """Return the address space of a pointer's type: 0 or 1 is global memory, 3 shared memory."""
     match = re.search(r"addrspace\((\d+)\)", pointer)
     found = int(match[1]) if match else 0
     if found not in (0, 1, 3):
@@ -168,12 +168,12 @@ def extract_element(_launch, _mask, vector, index):
 
 
 def shuffle(text: str, n: int) -> Callable:
-    """shufflevector: its mask of n elements is a constant of the text."""
+    """Decode shufflevector, whose mask of n elements is a constant in the text."""
     mask = field(r"<\d+ x i32> (zeroinitializer|poison|splat \(i32 \d+\)|<[^>]*>)[^>]*$", text)
     if mask.startswith("splat"):
         picks = [int(re.findall(r"\d+", mask)[-1])] * n
     else:
-        # What nobody looks at may be any element.
+        # Elements that are never used may be any.
         picks = [int(x.split()[1].replace("poison", "0")) for x in mask[1:-1].split(", ")] if "<" in mask else [0] * n
 
     def shuffled(_launch, _mask, a, b, *_):
@@ -185,7 +185,7 @@ def shuffle(text: str, n: int) -> Callable:
 
 
 def of_struct(opcode: str, text: str) -> Callable:
-    """insertvalue and extractvalue, one level deep."""
+    """Decode insertvalue or extractvalue, one level deep."""
     found = field(r"((?:, \d+)+)(?:, !|$)", text.strip()).split(", ")[1:]
     if len(found) != 1:
         raise NotImplementedError(text.strip())
@@ -200,13 +200,13 @@ def of_struct(opcode: str, text: str) -> Callable:
 
 
 def decode(opcode: str, kind: str, of: list[str], text: str) -> Callable:
-    """A function (launch, mask, *operands) -> value of one instruction.
+    """Return the function (launch, mask, *operands) -> value that executes an instruction.
 
     Args:
         kind: type of its value.
         of: types of its operands.
-        text: of the instruction, for what llvmlite does not tell.
-    Raises: NotImplementedError for what is not known.
+        text: the instruction's text, for what llvmlite does not provide.
+    Raises: NotImplementedError for an instruction that is not known.
     """
     if opcode in ARITHMETIC:
         if opcode.startswith("f") and "bfloat" in kind:

@@ -1,4 +1,4 @@
-"""The instructions of a kernel, decoded once, and a launch that executes them."""
+"""A kernel's instructions, decoded once, and launches that execute them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from llvmlite.binding import ValueKind
 from kernels.simulator import intrinsics, operations, ptx
 from kernels.simulator.faults import Fault
 from kernels.simulator.memory import Global, Shared
-from kernels.simulator.values import constant, merge
+from kernels.simulator.values import constant, merge, scalar
 
 CONSTANTS = (
     *(ValueKind.constant_int, ValueKind.constant_fp, ValueKind.constant_pointer_null, ValueKind.constant_data_vector),
@@ -23,38 +23,40 @@ SHARED_ADDRESS = re.compile(
 )
 
 
+Operand = int | str | np.ndarray | np.generic | tuple
+"""The number of a value, or a constant."""
+
+
 class Instruction(NamedTuple):
     """One instruction.
 
     Attributes:
-        execute: (thread's state `Launch`, mask, operands) -> value, or None.
-        operands: numbers of values, or constants.
+        execute: (launch, mask, *operands) -> value, or None.
         result: the number of its value; None if it has none.
     """
 
     execute: Callable
-    operands: tuple
+    operands: tuple[Operand, ...]
     result: int | None
 
 
 class Block(NamedTuple):
-    """A run of instructions that is entered at the top.
+    """A basic block.
 
     Attributes:
-        phis: (result, {block that one comes from: operand}).
-        next: numbers of the blocks that may follow: of one the only, of two that for a false condition first; none
-            at the kernel's end.
-        condition: which of two; an operand.
+        phis: (result, {previous block: operand}).
+        next: numbers of the blocks that may follow: one; two, the one for a false condition first; or none at the end.
+        condition: chooses between two; else None.
     """
 
-    phis: list[tuple[int, dict]]
+    phis: list[tuple[int, dict[int, Operand]]]
     instructions: list[Instruction]
     next: tuple[int, ...]
-    condition: object
+    condition: Operand | None
 
 
 class Launch:
-    """What instructions see of a launch while it runs."""
+    """The state of a launch that instructions can access."""
 
     def __init__(self, n_programs: int, n_threads: int, warp_size: int, memory: Global, shared: Shared):
         self.memory, self.shared, self.warp_size = memory, shared, warp_size
@@ -67,9 +69,9 @@ class Program:
     """A compiled kernel, ready to be launched.
 
     Args:
-        ir: LLVM IR of one kernel, as Triton's `compiled.asm["llir"]` has it, for sm_NN or gfx9NN.
-        n_threads: of one program.
-        n_shared: bytes of shared memory of one program.
+        ir: LLVM IR of one kernel for sm_NN or gfx9NN, from Triton's `compiled.asm["llir"]`.
+        n_threads: threads of a program.
+        n_shared: bytes of shared memory of a program.
         warp_size: 32, or 64 on AMD.
     Raises: RuntimeError if llvmlite cannot parse the IR; NotImplementedError for an instruction that is not known.
     """
@@ -80,7 +82,7 @@ class Program:
         (kernel,) = (function for function in module.functions if not function.is_declaration)
         self._numbers: dict[str, int] = {}
         arguments, blocks = [*kernel.arguments], [*kernel.blocks]
-        # What LLVM leaves without a name gets one, by which operands are told apart.
+        # Values without a name get one, by which operands refer to them.
         for i, value in enumerate((*arguments, *blocks, *(x for block in blocks for x in block.instructions))):
             if str(value.type) != "void":
                 value.name = f"v{i}"
@@ -94,8 +96,7 @@ class Program:
         self._flushes = bool(re.search(r'!"nvvm-reflect-ftz", i32 1', ir))
         self._blocks = [self._block(block) for block in blocks]
 
-    def _operand(self, value) -> object:
-        """What is to be looked up in, or used as, a value: a number, or a constant."""
+    def _operand(self, value) -> Operand:
         if value.name in self._numbers and not value.is_constant:
             return self._numbers[value.name]
         kind, text = str(value.type), str(value)
@@ -149,31 +150,30 @@ class Program:
         """Execute the kernel; tensors change in place.
 
         Args:
-            n_programs: the grid, of one dimension.
-            arguments: of the kernel, in order. Those that it is called with beyond (Triton's scratch memory) are 0.
-            read, written: CPU tensors without gaps in memory that it may read, and those that it may also write: no
-                others, the arguments included.
-        Raises: ValueError for other tensors; Fault.
+            n_programs: the size of the one-dimensional grid.
+            arguments: the kernel's arguments, in order; missing ones (Triton's scratch memory) are 0.
+            read, written: CPU tensors without gaps that it may read, and that it may also write, arguments included.
+        Raises: ValueError for tensors on other devices or with gaps; Fault.
         """
         values: list = [None] * (1 + max(self._numbers.values(), default=0))
         given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
         for i, kind in enumerate(self._kinds):
-            values[i] = constant(kind, str(given[i] if i < len(given) else 0)).copy()
+            values[i] = scalar(kind, str(given[i] if i < len(given) else 0)).reshape(1, 1)
         shared = Shared(n_programs, self.n_shared, self.n_threads, self.warp_size)
         launch = Launch(n_programs, self.n_threads, self.warp_size, Global(read, written), shared)
         with np.errstate(all="ignore"):
             self._run(launch, values)
 
     def _run(self, launch: Launch, values: list) -> None:
-        """Execute blocks until all threads are at the end, that which comes first in the code first.
+        """Execute the first block that has threads, until all are at the end.
 
-        LLVM puts a loop before what follows it: threads that leave it early wait there for the others.
+        LLVM puts a loop before the code that follows it, where threads that leave early wait for the others.
         """
         end = len(self._blocks)
         at, came = np.zeros(launch.shape, np.int64), np.full(launch.shape, -1)
         while (now := int(at.min())) < end:
             block, mask = self._blocks[now], at == now
-            # Threads that are at the end need no values any more.
+            # Threads at the end need no values any more.
             covers = (mask | (at == end)).all()
             mask = narrowed(mask)
 
@@ -201,7 +201,7 @@ class Program:
 
 
 def chosen(sources: dict, came: np.ndarray, look: Callable):
-    """A phi's value: of each thread by the block that it comes from."""
+    """Return the value of a phi: for each thread, that of the block it comes from."""
     value = None
     for block, operand in sources.items():
         mask = came == block
@@ -211,5 +211,5 @@ def chosen(sources: dict, came: np.ndarray, look: Callable):
 
 
 def narrowed(mask: np.ndarray) -> np.ndarray | None:
-    """The same mask; None if it holds for all, and [programs, 1] where the threads of each program agree."""
+    """Return the mask; None if it is true for all, [programs, 1] if the threads of each program agree."""
     return None if mask.all() else mask[:, :1] if (mask == mask[:, :1]).all() else mask

@@ -1,4 +1,4 @@
-"""Inline PTX: the few instructions that Triton writes itself."""
+"""The few instructions of inline PTX that Triton writes."""
 
 import re
 from collections.abc import Callable
@@ -13,25 +13,25 @@ STATEMENT = re.compile(r"(?:@(!?)\$(\d+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 OPERAND = re.compile(r"\{([^}]*)\}|\[([^\]]*)\]|(\$\d+|-?\w[\w.]*)")
 QUALIFIERS = {"global", "shared", "volatile", "weak", "L1::evict_first", "L1::evict_last", "L1::no_allocate"}
 QUALIFIERS |= {"L2::cache_hint", "L2::evict_first", "L2::evict_last"}
-"""Of loads and stores: where to, and what caches are to do, which changes no value."""
+"""Qualifiers of loads and stores, of which only `shared` changes values."""
 
 
 class Registers:
-    """The operands of one piece of inline PTX: first its results, then what it is given."""
+    """The operands of a piece of inline PTX: first its results, then its inputs."""
 
     def __init__(self, n_results: int, given: tuple):
         self.results: list = [None] * n_results
         self.given = given
 
     def value(self, text: str) -> np.ndarray:
-        """Of `$3` or of a number."""
+        """Return the value of `$3` or of a number."""
         if not text.startswith("$"):
             return np.full((1, 1), int(text, 0), np.uint64)
         i = int(text[1:])
         return self.results[i] if i < len(self.results) else self.given[i - len(self.results)]
 
     def bits(self, text: str, n_bits: int) -> np.ndarray:
-        """The value as an unsigned integer of n_bits."""
+        """Return a value as an unsigned integer of n_bits."""
         x = self.value(text)
         wanted = np.dtype(f"u{n_bits // 8}")
         if x.dtype.itemsize == wanted.itemsize and x.ndim == 2:
@@ -40,7 +40,7 @@ class Registers:
         return from_bytes(to_bytes(x), f"i{n_bits}") if x.ndim == 3 else x.astype(wanted)
 
     def address(self, text: str) -> np.ndarray:
-        """Of `$1 + 16`."""
+        """Return the address `$1 + 16`."""
         base, _, offset = text.partition("+")
         return self.value(base.strip()).astype(np.uint64) + np.uint64(int(offset or 0))
 
@@ -49,19 +49,19 @@ class Registers:
         self.results[i] = merge(mask, value, self.results[i])
 
 
-def operands(text: str) -> list[tuple[str, list[str] | str]]:
-    """("vector", [registers]), ("address", text) or ("value", text), in order."""
+def operands(text: str) -> list[tuple[str, list[str]]]:
+    """Return the operands: ("vector", registers), ("address", [text]) or ("value", [text])."""
     found = []
     for match in OPERAND.finditer(text):
         if match[1] is not None:
             found.append(("vector", [x.strip() for x in match[1].split(",")]))
         else:
-            found.append(("address", match[2]) if match[2] is not None else ("value", match[3]))
+            found.append(("address", [match[2]]) if match[2] is not None else ("value", [match[3]]))
     return found
 
 
 def width(modifiers: list[str], name: str) -> tuple[int, int]:
-    """Elements and bits of each, of a load or a store. Raises: NotImplementedError for modifiers that are not known."""
+    """Return the number of elements of a load or store, and the bits of each. Raises: NotImplementedError."""
     n, bits = 1, 0
     for modifier in modifiers:
         if modifier in ("v2", "v4", "v8"):
@@ -76,17 +76,16 @@ def width(modifiers: list[str], name: str) -> tuple[int, int]:
 
 
 def memory_access(name: str, text: str) -> Callable:
-    """ld and st, in global and shared memory."""
+    """Decode ld or st, in global or shared memory."""
     kind, *modifiers = name.split(".")
     n, bits = width(modifiers, name)
     is_shared, n_bytes = "shared" in modifiers, n * bits // 8
     found = operands(text)
-    (address,) = (x for what, x in found if what == "address")
-    # Behind address and values there may be a policy for caches.
+    ((address,),) = (x for what, x in found if what == "address")
+    # A cache policy may follow the address and the values.
     registers = next((x for what, x in found if what == "vector"), None)
     if registers is None:
-        plain = [x for what, x in found if what == "value"]
-        registers = plain[:1]
+        registers = next((x for what, x in found if what == "value"), [])
 
     def loaded(launch, mask, all_):
         at = all_.address(address)
@@ -110,22 +109,22 @@ def memory_access(name: str, text: str) -> Callable:
 
 
 def statement(name: str, text: str) -> Callable:
-    """A function (launch, mask, registers) of one instruction. Raises: NotImplementedError."""
+    """Return the function (launch, mask, registers) that executes an instruction. Raises: NotImplementedError."""
     kind = name.partition(".")[0]
     if kind in ("ld", "st") and re.match(r"\w+\.(global|shared)\.", name):
         return memory_access(name, text)
     if re.fullmatch(r"mov\.[bu](16|32|64)", name):
-        (_, target), (_, source) = operands(text)
+        (_, (target,)), (_, (source,)) = operands(text)
         bits = int(name[-2:])
         return lambda _launch, mask, all_: all_.set(target, all_.bits(source, bits), mask)
     if name.startswith("createpolicy."):
-        (_, target), *_ = operands(text)
+        (_, (target,)), *_ = operands(text)
         return lambda _launch, mask, all_: all_.set(target, np.zeros((1, 1), np.uint64), mask)
     if re.fullmatch(r"cp\.async\.c[ag]\.shared\.global(\.L2::(cache_hint|\d+B))*", name):
-        (_, target), (_, source), (_, n_bytes), *more = operands(text)
+        (_, (target,)), (_, (source,)), (_, (n_bytes,)), *more = operands(text)
         copy = asynchronous_copy(int(n_bytes, 0))
-        # A policy for caches, if there is one, is the last.
-        sizes = [x for _, x in more][: len(more) - ("cache_hint" in name)]
+        # A cache policy, if there is one, comes last.
+        sizes = [x for _, (x,) in more][: len(more) - ("cache_hint" in name)]
 
         def copied(launch, mask, all_):
             copy(launch, mask, all_.address(target), all_.address(source), *(all_.bits(x, 32) for x in sizes))
@@ -135,11 +134,11 @@ def statement(name: str, text: str) -> Callable:
 
 
 def decode(code: str, kind: str) -> Callable:
-    """A function (launch, mask, *operands) -> value of a piece of inline PTX.
+    """Return the function (launch, mask, *operands) -> value that executes a piece of inline PTX.
 
     Args:
-        code: `asm "...", "..."`, as LLVM writes it.
-        kind: type of its value: void, one, or a struct of several.
+        code: LLVM's text, `asm "...", "..."`.
+        kind: type of its value: void, one type, or a struct of several.
     Raises: NotImplementedError for an instruction that is not known.
     """
     match = CODE.search(code)

@@ -1,4 +1,4 @@
-"""Does a compiled step do what the rule says? It is simulated, and compared with the eager formulas."""
+"""Comparison of a compiled step, simulated, with the rule's eager formulas."""
 
 import math
 from typing import NamedTuple
@@ -16,12 +16,12 @@ ALIGNMENT = 16
 
 
 class Trial(NamedTuple):
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        elements: that the step updated.
-        deviation: the largest, of what is tolerated.
-        left_out: whether a step that found an infinity left everything as it was.
+        elements: the number of elements that the step updated.
+        deviation: the largest deviation, divided by the tolerance.
+        left_out: whether a step that found an infinity changed nothing.
     """
 
     elements: int
@@ -34,13 +34,13 @@ class Trial(NamedTuple):
 
 
 def sizes(config: Config) -> list[tuple[int, int, int]]:
-    """(lanes, elements of a lane, elements by which the tensor is off alignment): chunks and blocks, whole and not."""
+    """Return (lanes, elements per lane, misalignment in elements) for whole and partial chunks and blocks."""
     block, chunk = config.block_size, config.chunk_size
     return [(1, 2 * chunk + block + 3, 0), (1, chunk + 3, 1), (3, 48, 0), (3, 41, 1), (1, 1, 1), (1, 0, 0)]
 
 
 def entries(rule: Rule, dtype: str, config: Config) -> tuple[list[Entry], list[torch.Tensor]]:
-    """Tensors that steps change much, and gradients, among them an infinite one and one that is NaN."""
+    """Return entries that steps change much, and gradients, of which one element is infinite and one NaN."""
     p_dtype, state_dtype, _ = codegen.VARIANTS[dtype]
     generator = torch.Generator().manual_seed(0)
 
@@ -77,7 +77,7 @@ def table_of(rule: Rule, dtype: str, made: list[Entry], chunk_size: int) -> Tabl
 
 
 def steps(launch: Launch, grads: list[torch.Tensor], made: list[Entry]) -> list[list[torch.Tensor]]:
-    """Values before, and after two steps, of which the second divides gradients by a scale."""
+    """Take two steps, the second with a gradient scale; return the values before them and after each."""
     seen = [[t.clone() for t in values(made)]]
     for scale in (None, torch.full((1,), 2.0)):
         launch(grads, scale, torch.zeros(1))
@@ -86,13 +86,13 @@ def steps(launch: Launch, grads: list[torch.Tensor], made: list[Entry]) -> list[
 
 
 def compare(rule: Rule, target: str, dtype: str = "float32", config: Config | None = None) -> Trial:
-    """Take steps on tensors of every alignment and length, in lanes and not, and compare all that they update.
+    """Take steps on tensors of various alignments, lengths and lanes, and compare everything that they update.
 
     Args:
         target: sm_NN or gfx9NN.
         dtype: one of `codegen.VARIANTS`.
-        config: by default what a GPU of which nothing is known gets.
-    Raises: `Fault` for what a GPU would trap, or get wrong; NotImplementedError for what cannot be simulated.
+        config: the default configuration if None.
+    Raises: `Fault` for what a GPU would trap or get wrong; NotImplementedError for what cannot be simulated.
     """
     config = config or default(codegen.parse_target(target).warp_size)
     (wanted, grads), (found, _) = (entries(rule, dtype, config) for _ in range(2))
@@ -106,7 +106,7 @@ def compare(rule: Rule, target: str, dtype: str = "float32", config: Config | No
             if not r.numel():
                 continue
             r, g, update = r.double(), g.double(), (r.double() - old.double()).abs().nan_to_num(0, 0, 0).max()
-            # What is NaN or infinite on one side alone is infinitely far.
+            # A value that is NaN or infinite in one result alone deviates infinitely.
             off = ((g - r).abs() / (tables.TOLERANCE[old.dtype] * (r.abs() + update))).nan_to_num(math.inf)
             off = off.where((r != g) & ~(r.isnan() & g.isnan()), 0.0)
             deviation = max(deviation, off.max().item())

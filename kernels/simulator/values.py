@@ -1,7 +1,7 @@
 """LLVM's types and values as numpy arrays: scalars [programs, threads], vectors [programs, threads, elements].
 
-Where all threads or all programs have the same value, that axis has length 1. Integers and pointers are unsigned;
-operations that want them signed say so. A bfloat is its 16 bits, which no arithmetic takes. A struct is a tuple.
+An axis has length 1 if all its programs or threads have the same value. Integers and pointers are unsigned; signed
+operations convert them. A bfloat is its 16 bits, without arithmetic. A struct is a tuple.
 """
 
 import re
@@ -13,13 +13,13 @@ DTYPES = {
     **{"half": np.float16, "bfloat": np.uint16, "float": np.float32, "double": np.float64},
 }
 GARBAGE = 0xA5
-"""What every byte of a value is that the program left undefined: if it counts, the results are wrong."""
+"""Every byte of an undefined value, so that results are wrong if it matters."""
 
 
 def dtype_of(kind: str) -> tuple[np.dtype, int]:
-    """numpy's dtype of an LLVM type, and how many elements a vector has (0: it is a scalar).
+    """Return the numpy dtype of an LLVM type, and the number of a vector's elements, 0 for a scalar.
 
-    Raises: NotImplementedError for what has none.
+    Raises: NotImplementedError for other types.
     """
     if match := re.fullmatch(r"<(\d+) x (.*)>", kind):
         return dtype_of(match[2])[0], int(match[1])
@@ -31,7 +31,7 @@ def dtype_of(kind: str) -> tuple[np.dtype, int]:
 
 
 def scalar(kind: str, text: str) -> np.generic:
-    """One literal, 0-dimensional."""
+    """Return the 0-dimensional value of a literal."""
     dtype, _ = dtype_of(kind)
     if text in ("poison", "undef"):
         return np.frombuffer(bytes([GARBAGE] * dtype.itemsize), dtype)[0] if dtype.kind != "b" else np.bool_(True)
@@ -49,7 +49,7 @@ def scalar(kind: str, text: str) -> np.generic:
 
 
 def constant(kind: str, text: str):
-    """A constant as LLVM writes it behind its type: the same for all threads."""
+    """Return a constant, the same for all threads, from LLVM's text after its type."""
     if kind.startswith("{") and text in ("poison", "undef", "zeroinitializer"):
         return tuple(constant(member, text) for member in kind[1:-1].strip().split(", "))
     dtype, n = dtype_of(kind)
@@ -65,7 +65,7 @@ def constant(kind: str, text: str):
 
 
 def signed(x: np.ndarray) -> np.ndarray:
-    """The same bits as signed integers; of a bool, 1 is -1."""
+    """Return the same bits as signed integers; the bool 1 becomes -1."""
     return -x.astype(np.int8) if x.dtype.kind == "b" else x.view(x.dtype.str.replace("u", "i"))
 
 
@@ -74,20 +74,20 @@ def unsigned(x: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(x: np.ndarray) -> np.ndarray:
-    """The bytes of a scalar or a vector, uint8 [programs, threads, bytes]."""
+    """Return the bytes of a scalar or a vector, uint8 [programs, threads, bytes]."""
     x = np.ascontiguousarray(x)
     return x.view(np.uint8).reshape(*x.shape[:2], -1)
 
 
 def from_bytes(x: np.ndarray, kind: str) -> np.ndarray:
-    """The value of this type that uint8 [programs, threads, bytes] are."""
+    """Return the value of this type whose bytes are uint8 [programs, threads, bytes]."""
     dtype, n = dtype_of(kind)
     found = np.ascontiguousarray(x).view(dtype)
     return found if n else found[..., 0]
 
 
 def merge(mask: np.ndarray | None, new, old):
-    """new where the mask holds, else old: None, where no thread has ever had it, or of the same type."""
+    """Return new where the mask is true, else old, which is None if no thread has had a value."""
     if mask is None or old is None:
         return new
     if isinstance(new, tuple):
@@ -96,7 +96,7 @@ def merge(mask: np.ndarray | None, new, old):
 
 
 def both(mask: np.ndarray | None, other: np.ndarray) -> np.ndarray:
-    """Who takes part of those who did, None being all."""
+    """Return the conjunction of two masks; None is true for all."""
     return other if mask is None else mask & other
 
 
@@ -105,18 +105,18 @@ def bfloat_to_float(x: np.ndarray) -> np.ndarray:
 
 
 def float_to_bfloat(x: np.ndarray) -> np.ndarray:
-    """To nearest, ties to even."""
+    """Round float32 to the bits of bfloat16, to nearest, ties to even."""
     bits = np.ascontiguousarray(x).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(x), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c, rounded once; of float64, but for the last bit in rare ties."""
+    """Return a * b + c, rounded once; in float64 the last bit may differ in rare ties."""
     if a.dtype == np.float32:
         return (a.astype(np.float64) * b + c).astype(np.float32)
     product = a * b
-    # Dekker's product and Knuth's sum: what the roundings of a * b and of its sum with c have lost.
+    # Dekker's product and Knuth's sum give the errors of rounding a * b and its sum with c.
     split = np.float64(2**27 + 1)
     a_high, b_high = split * a - (split * a - a), split * b - (split * b - b)
     a_low, b_low = a - a_high, b - b_high

@@ -60,6 +60,8 @@ def server() -> subprocess.Popen:
 def python(script: str, *arguments: str) -> subprocess.CompletedProcess:
     """What comes of a script in a process of its own, in which `optim` and the compiler are imported."""
     process = server()
+    assert process.stdin
+    assert process.stdout
     process.stdin.write(json.dumps([script, arguments]) + "\n")
     process.stdin.flush()
     code, out, err = json.loads(process.stdout.readline())

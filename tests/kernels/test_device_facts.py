@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
@@ -16,14 +17,19 @@ from kernels.occupancy import LIMITS
 from tests import pretended
 from tests.pretended import H100, MI300X, Properties
 
+if TYPE_CHECKING:
+    from triton.backends.compiler import GPUTarget
+
 GPU = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("properties", [H100, MI300X], ids=lambda properties: properties.name)
 def test_a_pretended_gpu_has_every_property_that_torch_declares(properties):
     stubs = ast.parse(Path(torch.__file__).with_name("_C").joinpath("__init__.pyi").read_text())
-    (declared,) = [node for node in stubs.body if getattr(node, "name", "") == "_CudaDeviceProperties"]
-    kinds = {line.target.id: line.annotation.id for line in declared.body}
+    classes = [node for node in stubs.body if isinstance(node, ast.ClassDef)]
+    (declared,) = [node for node in classes if node.name == "_CudaDeviceProperties"]
+    lines = [line for line in declared.body if isinstance(line, ast.AnnAssign)]
+    kinds = {ast.unparse(line.target): ast.unparse(line.annotation) for line in lines}
     assert {"gcnArchName", "uuid", "L2_cache_size"} <= kinds.keys() <= set(Properties._fields)
     for name, kind in kinds.items():
         if name != "uuid":  # which torch declares to be text, and is not
@@ -109,7 +115,8 @@ def test_this_gpu_is_described_as_triton_compiles_for_it():
 
     properties, facts = torch.cuda.get_device_properties("cuda"), device_facts("cuda")
     assert {name for name in Properties._fields if hasattr(properties, name)} >= {"gcnArchName", "uuid", "warp_size"}
-    target = triton.runtime.driver.active.get_current_target()
+    # Abstract, and without a type, where pyright finds it.
+    target = cast("GPUTarget", triton.runtime.driver.active.get_current_target())
     assert facts.arch == (target.arch if target.backend == "hip" else f"sm_{target.arch}")
     assert facts.warp_size == target.warp_size == properties.warp_size
     assert min(facts.multiprocessors, facts.l2_bytes, facts.memory_bytes, facts.bus_bits) > 0

@@ -3,6 +3,7 @@
 import functools
 import linecache
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,7 +270,7 @@ def test_a_function_that_some_backend_could_not_run_is_one_sentence(why):
 
 
 def test_a_rule_whose_source_cannot_be_read_is_refused_for_triton_could_not_compile_it():
-    namespace = {"tl": tl}
+    namespace: dict[str, Any] = {"tl": tl}
     exec("def update(p, grad, state, c): return p - c[0] * grad, state", namespace)
     with pytest.raises(ValueError, match=r"the source of update cannot be read.*in a file or a notebook"):
         optim.from_rule(namespace["update"], rate, defaults={"lr": 0.1})

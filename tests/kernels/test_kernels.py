@@ -82,10 +82,8 @@ def test_backends_agree(dtype):
 
 
 def test_several_threads_leave_the_bits_of_one():
-    cpu = pytest.importorskip("kernels.cpu")
-    if cpu.numba.config.NUMBA_NUM_THREADS == 1:
-        pytest.skip("needs two cores")
-    start, of_torch = torch.linspace(-1, 1, 2 * cpu.CHUNK_SIZE + 5), torch.get_num_threads()
+    pytest.importorskip("kernels.cpu")
+    start, of_torch = torch.linspace(-1, 1, 2**15 + 5), torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2):
@@ -96,8 +94,6 @@ def test_several_threads_leave_the_bits_of_one():
             results.append(p.detach())
     finally:
         torch.set_num_threads(of_torch)
-    _, on_threads = cpu.compile_rule(rules.sgd, *(torch.float32,) * 3, False)
-    assert on_threads.signatures  # They were there to be asked.
     assert torch.equal(*results)
     assert (results[0] != start).all()
 
@@ -105,11 +101,11 @@ def test_several_threads_leave_the_bits_of_one():
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_cpu_bfloat16_store_rounds_as_torch_does(bits):
-    cpu = pytest.importorskip("kernels.cpu")
+    storage = pytest.importorskip("kernels.cpu_storage")
     x = np.array(bits, dtype=np.uint32).view(np.float32)
     stored = np.zeros(len(x), dtype=np.uint16)
     for i, value in enumerate(x):
-        cpu.store_bfloat16(stored, i, value, np.uint32(0))
+        storage.store_bfloat16(stored, i, value, np.uint32(0))
     ours = torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     expected = torch.from_numpy(x).bfloat16()
     nan = expected.isnan()
@@ -153,7 +149,7 @@ def test_chunks_cover_every_element_once():
     made = table.build(rules.adam, entries, torch.float32, chunk_size=64)
     covered = {}
     for row, index in zip(made.chunk_row.tolist(), made.chunk_index.tolist(), strict=True):
-        n = made.uploads.hosts[0][row, table.N_ELEMENTS].item()
+        n = int(made.uploads.hosts[0][row, table.N_ELEMENTS])
         elements = range(index * 64, min(n, index * 64 + 64))
         assert len(elements) > 0
         covered.setdefault(row, []).extend(elements)

@@ -179,6 +179,7 @@ def test_a_walk_whose_blocks_do_not_fit_into_shared_memory_is_not_launched(chose
     optimizer = optim.Adam([p], lr=0.5, backend="triton")
     optimizer.step()
     (part,) = optimizer._parts
+    assert part.table.choice
     assert part.table.choice.config == default_of(p.device)
     assert "needs more shared memory than there is" in part.table.choice.why
     torch.testing.assert_close(p.detach().cpu(), torch.full((5000,), -0.5))

@@ -1,13 +1,15 @@
 """Which configuration a launch gets, by fallback level, and what is said about it."""
 
 import logging
+from dataclasses import asdict
 
 import pytest
 import torch
 
 import optim
 from kernels import lookup, registry
-from kernels.config import Config, Device, default
+from kernels.config import Config, CpuConfig, Device, default, device_facts
+from optim import launches
 from tests.conftest import device_of
 from tests.kernels.devices import A100, H100, H200, HALF, VERSIONS, WALK, WORK, choose, entry, key
 
@@ -41,7 +43,7 @@ def test_each_rung_is_taken_where_those_above_are_missing(measured, level, why):
     assert choice.level == level
     assert why in str(choice)
     assert choice.config == (default() if level == "default" else WALK)
-    assert f"block_size {choice.config.block_size}" in str(choice)
+    assert f"block_size {asdict(choice.config)['block_size']}" in str(choice)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_buckets_are_octaves(n_elements):
 def test_a_step_says_its_rung_once_at_debug_level(caplog):
     p = torch.zeros(8, device=device_of("triton"), requires_grad=True)
     p.grad = torch.ones_like(p)
-    optim.launches.debug_once.cache_clear()
+    launches.debug_once.cache_clear()
     with caplog.at_level(logging.DEBUG, logger="optim"):
         for _ in range(2):
             optimizer = optim.Adam([p], backend="triton")
@@ -88,20 +90,55 @@ def test_a_step_says_its_rung_once_at_debug_level(caplog):
     assert message.startswith(f"adam on {p.device}: default: ")
 
 
-def test_cpu_backends_look_nothing_up(monkeypatch):
+def test_eager_formulas_look_nothing_up(monkeypatch):
     monkeypatch.setattr(lookup, "choose", None)
     monkeypatch.setattr(registry, "load", None)
-    for backend in ("cpu", "eager"):
-        p = torch.zeros(8, requires_grad=True)
-        p.grad = torch.ones_like(p)
-        optim.Adam([p], backend=backend).step()
+    p = torch.zeros(8, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optim.Adam([p], backend="eager").step()
+
+
+def cpu_step(n_elements: int = 2**20):
+    p = torch.zeros(n_elements, requires_grad=True)
+    p.grad = torch.linspace(-1, 1, n_elements)
+    optimizer = optim.Adam([p], backend="cpu")
+    optimizer.step()
+    (part,) = optimizer._parts
+    return p, part.table
+
+
+def test_a_cpu_gets_what_was_measured_on_it_and_the_same_numbers(folders):
+    pytest.importorskip("numba", reason="the cpu backend needs Numba")
+    here, other = device_facts("cpu"), Device("Another (znver5), 64 cores", "cpu", 64)
+    config = CpuConfig(2**12, 16, 1)
+    registry.record(other, VERSIONS, {key(20): {**entry(), "config": CpuConfig(2**18), "ties": []}})
+    before, table = cpu_step()
+    assert table.choice
+    assert (table.choice.level, table.choice.config, table.chunk_size) == ("default", CpuConfig(), 2**14)
+    registry.record(here, VERSIONS, {key(20): {**entry(), "config": config, "ties": []}})
+    after, table = cpu_step()
+    assert table.choice
+    assert (table.choice.level, table.choice.config, table.chunk_size) == ("exact", config, 2**12)
+    assert torch.equal(before, after)
+    assert lookup.explain(WORK._replace(n_elements=2**20)).splitlines()[1].startswith("exact: measured on")
+
+
+def test_a_file_of_a_cpu_with_configurations_of_a_gpu_is_ignored(folders, caplog):
+    here = device_facts("cpu")
+    registry.record(here, VERSIONS, {key(20): {**entry(), "config": CpuConfig(2**12), "ties": []}})
+    (path,) = folders[0].glob("*.json")
+    path.write_text(path.read_text().replace('"piles"', '"num_warps"'))
+    assert lookup.choose(WORK._replace(n_elements=2**20), torch.device("cpu")).level == "default"
+    assert "has a configuration with other fields" in caplog.text
 
 
 def test_explain_names_rung_reason_configuration_and_what_was_measured(folders):
     first, second, third = lookup.explain(WORK, torch.device("cpu")).splitlines()
-    assert first == f"{key(24)} on cpu"
-    assert second == "default: cpu is no GPU (block_size 1024, num_warps 8, blocks_per_chunk 1, num_stages 1)"
-    assert third == f"Measured so far: no GPU, in {', '.join(map(str, folders))}"
+    name = device_facts("cpu").name
+    assert first == f"{key(24)} on {name}"
+    why = f"nothing like {key(24)} was measured on {name} or another cpu"
+    assert second == f"default: {why} (chunk_size 16384, piles 64, threads 0)"
+    assert third == f"Measured so far: nothing, in {', '.join(map(str, folders))}"
     registry.record(H100, VERSIONS, {key(22): {**entry(), "default_over_this": [1.05, 1.04, 1.062]}})
     lines = lookup.explain(WORK, H200).splitlines()
     assert lines[0] == f"{key(24)} on NVIDIA H200"

@@ -195,7 +195,9 @@ def test_what_is_not_known_is_named_before_anything_runs(body, name):
     ],
 )
 def test_constants_are_what_llvm_means(kind, text, expected):
-    assert constant(kind, text).ravel().tolist() == expected
+    found = constant(kind, text)
+    assert isinstance(found, np.ndarray)
+    assert found.ravel().tolist() == expected
 
 
 def test_fma_rounds_once():

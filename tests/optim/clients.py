@@ -7,7 +7,7 @@ from torch.nn import functional
 import optim
 from tests.oracle import assert_same_updates
 
-RECIPES = {
+RECIPES: dict[str, dict] = {
     "AdamW": {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.1},
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
 }
@@ -47,7 +47,8 @@ def loss_of(model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def assert_same_training(ours, theirs, before, steps: int, rtol: float = 1e-5) -> None:
     """Two models or lists of parameters that started as `before` have moved alike; see `assert_same_updates`."""
-    assert_same_updates(*(parameters(m) for m in (ours, theirs)), [p.double() for p in parameters(before)], steps, rtol)
+    start = [p.double() for p in parameters(before)]
+    assert_same_updates(parameters(ours), parameters(theirs), start, steps, rtol)
 
 
 def assert_same_bits(ours, theirs) -> None:

@@ -108,9 +108,11 @@ def test_one_scaler_serves_a_fused_and_an_ordinary_optimizer():
         optimizers = [make(owner, "AdamW", model.parameters(), fused=fused) for model, fused in flags]
         scaler = make_scaler()
         for i, (x, y) in enumerate(make_batches()):
-            scaler.scale(sum(loss_of(m, x, y) for m in models)).backward()
+            scaler.scale(sum((loss_of(m, x, y) for m in models), torch.zeros(()))).backward()
             if i == OVERFLOW:
-                next(models[1].parameters()).grad.fill_(float("nan"))
+                grad = next(models[1].parameters()).grad
+                assert grad is not None
+                grad.fill_(float("nan"))
             for optimizer in optimizers:
                 scaler.step(optimizer)
                 optimizer.zero_grad()

@@ -34,7 +34,7 @@ WRAPPERS = {
     "LARC": (LARC, {}),
 }
 STATES = {"AdamW": ("exp_avg", "exp_avg_sq"), "SGD": (), "RMSprop": ("square_avg", "momentum_buffer"), "Adagrad": ()}
-OPTIONS = RECIPES | {"RMSprop": {"lr": 0.01, "momentum": 0.9}, "Adagrad": {"lr": 0.05}}
+OPTIONS: dict[str, dict] = RECIPES | {"RMSprop": {"lr": 0.01, "momentum": 0.9}, "Adagrad": {"lr": 0.05}}
 
 
 def begin(base: torch.optim.Optimizer, name: str) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
-from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch._C._distributed_c10d import FileStore
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -23,13 +22,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 import optim
+from optim import memory
 
 N_RANKS, TIMEOUT = 2, 120
 RECIPES = {
@@ -91,14 +94,16 @@ def assert_same(model, reference, rtol=1e-11) -> None:
 
 def launch(folder: Path, *workers: Callable[[int, Path], None]) -> None:
     """Call each `worker(rank, folder)` in every process; fail if one of them does, or if they hang."""
-    context = mp.start_processes(member, (workers, folder), N_RANKS, join=False, start_method="spawn")
+    context = start_processes(member, (workers, folder), N_RANKS, join=False, start_method="spawn")
+    assert context
     deadline = time.monotonic() + TIMEOUT
     try:
         while not context.join(timeout=1):
             assert time.monotonic() < deadline, f"The processes hang: {workers}"
     finally:
         for process in context.processes:
-            process.kill()
+            # torch makes the list of None, and fills it in.
+            process.kill()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def member(rank: int, workers: tuple[Callable[[int, Path], None], ...], folder: Path) -> None:
@@ -106,7 +111,7 @@ def member(rank: int, workers: tuple[Callable[[int, Path], None], ...], folder: 
     if sys.platform == "linux":
         # What the machine's name resolves to need not be reachable.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.FileStore(str(folder / "store"), N_RANKS)
+    store = FileStore(str(folder / "store"), N_RANKS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS, timeout=timedelta(seconds=TIMEOUT))
     for worker in workers:
         worker(rank, folder)
@@ -137,7 +142,7 @@ def shard(rank: int, folder: Path) -> None:
                 assert isinstance(state, DTensor) == (key != "step")
                 torch.testing.assert_close(full(state), expected, rtol=1e-10, atol=1e-13)
         if rank == 1:
-            assert [p.to_local().numel() for p in model[4].parameters()] == [0, 0]
+            assert [memory.local(p).numel() for p in model[4].parameters()] == [0, 0]
 
 
 @pytest.mark.slow
@@ -160,13 +165,15 @@ def move_shards(rank: int, folder: Path) -> None:
     train(model, optimizer, range(3), rank)
     kept = []
     for p in model.parameters():
+        assert isinstance(p, DTensor)
+        assert p.grad is not None
         kept.append((p._local_tensor, p._local_tensor.clone()))
         p._local_tensor = p._local_tensor.clone()
         p.grad = p.grad.clone()
     optimizer.step()
     for p, (old, before) in zip(model.parameters(), kept, strict=True):
         assert torch.equal(old, before)
-        assert (p._local_tensor != before).all()
+        assert (memory.local(p) != before).all()
 
 
 def tensors_in_parallel(rank: int, folder: Path) -> None:
@@ -214,7 +221,7 @@ def save(rank: int, folder: Path) -> None:
         first_optimizer = make(saved, "AdamW", first)
         train(first, first_optimizer, range(3), rank)
         parts = get_state_dict(first, first_optimizer)
-        dcp.save({"model": parts[0], "optimizer": parts[1]}, checkpoint_id=checkpoint)
+        save_checkpoint({"model": parts[0], "optimizer": parts[1]}, checkpoint_id=checkpoint)
 
         model = sharded(make_model(seed=1))
         optimizer = make(loaded, "AdamW", model, lr=9.0, betas=(0.1, 0.1))
@@ -238,9 +245,9 @@ def gather(rank: int, folder: Path) -> None:
 
 
 def load(model, optimizer, checkpoint: Path, **options) -> None:
-    parts = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-    dcp.load(parts, checkpoint_id=checkpoint, **options)
-    set_state_dict(model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"])
+    of_model, of_optimizer = get_state_dict(model, optimizer)
+    load_checkpoint({"model": of_model, "optimizer": of_optimizer}, checkpoint_id=checkpoint, **options)
+    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
 
 
 @pytest.mark.slow
@@ -263,7 +270,7 @@ def test_a_distributed_checkpoint_of_one_process_continues(name, saved, loaded, 
     first_optimizer = make(saved, name, first)
     train(first, first_optimizer, range(3))
     parts = get_state_dict(first, first_optimizer)
-    dcp.save({"model": parts[0], "optimizer": parts[1]}, checkpoint_id=tmp_path, no_dist=True)
+    save_checkpoint({"model": parts[0], "optimizer": parts[1]}, checkpoint_id=tmp_path, no_dist=True)
     optimizer = make(loaded, name, model, lr=9.0)
     # torch.optim.SGD keeps no step, which ours then does without.
     load(model, optimizer, tmp_path, planner=DefaultLoadPlanner(allow_partial_load=name == "SGD"), no_dist=True)

@@ -14,7 +14,12 @@ from tests.conftest import COMPILED_QUICKLY, device_of
 from tests.oracle import assert_same_updates, make_params, train
 from tests.support import PAGE
 
-INFO = {info.optim_cls.__name__: info for info in optim_db if hasattr(optim, info.optim_cls.__name__)}
+
+def class_name(info) -> str:
+    return info.optim_cls.__name__
+
+
+INFO = {class_name(info): info for info in optim_db if hasattr(optim, class_name(info))}
 OURS = sorted(INFO)
 SHAPES = ((3,), (), (0,), (7, 5))
 RTOL = {torch.float32: 3e-6, torch.float64: 1e-8}

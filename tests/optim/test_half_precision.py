@@ -45,7 +45,7 @@ def test_dtypes_store_what_float64_would_to_half_a_digit(backend, dtype, state_d
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_cpu_float16_is_stored_as_torch_does(bits):
-    cpu = pytest.importorskip("kernels.cpu")
+    storage = pytest.importorskip("kernels.cpu_storage")
     x = np.array(bits, dtype=np.uint32).view(np.float32)
     # Half the examples at random, half scaled into the range of float16, subnormal numbers included.
     with np.errstate(all="ignore"):
@@ -54,7 +54,7 @@ def test_cpu_float16_is_stored_as_torch_does(bits):
         )
     stored = np.zeros(len(x), dtype=np.uint16)
     for i, value in enumerate(x):
-        cpu.store_float16(stored, i, value, np.uint32(0))
+        storage.store_float16(stored, i, value, np.uint32(0))
     ours, expected = torch.from_numpy(stored.view(np.int16)).view(torch.float16), torch.from_numpy(x).half()
     nan = expected.isnan()
     assert (ours.isnan() == nan).all()
@@ -62,9 +62,9 @@ def test_cpu_float16_is_stored_as_torch_does(bits):
 
 
 def test_cpu_float16_is_loaded_as_torch_does_for_every_number():
-    cpu = pytest.importorskip("kernels.cpu")
+    storage = pytest.importorskip("kernels.cpu_storage")
     halves = np.arange(2**16, dtype=np.uint16)
-    loaded = torch.tensor([cpu.load_float16(halves, i) for i in range(2**16)])
+    loaded = torch.tensor([storage.load_float16(halves, i) for i in range(2**16)])
     expected = torch.from_numpy(halves.view(np.int16)).view(torch.float16).float()
     assert torch.equal(loaded.nan_to_num(1234.5), expected.nan_to_num(1234.5))
     assert torch.equal(loaded.isnan(), expected.isnan())

@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -92,14 +93,17 @@ def test_every_scheduler_gives_each_lane_the_values_of_a_run_of_its_own(schedule
         torch.testing.assert_close(p, q, rtol=1e-5, atol=0)
 
 
-ONE = schedulers.OneCycleLR
+# As functions of anything: torch's annotations know of no lanes.
+ONE: Callable[..., schedulers.LRScheduler] = schedulers.OneCycleLR
+CYCLIC: Callable[..., schedulers.LRScheduler] = schedulers.CyclicLR
+PLATEAU: Callable[..., schedulers.ReduceLROnPlateau] = schedulers.ReduceLROnPlateau
 REFUSED = {
     "max_lr": lambda o: ONE(o, 0.1, total_steps=9),
-    "base_lr": lambda o: schedulers.CyclicLR(o, 0.1, 0.3),
+    "base_lr": lambda o: CYCLIC(o, 0.1, 0.3),
     "max_momentum": lambda o: ONE(o, torch.tensor(LRS), total_steps=9),
     "base_momentum": lambda o: ONE(o, torch.tensor(LRS), total_steps=9, max_momentum=torch.tensor([0.9, 0.8, 0.7])),
     "max_lr: 2 values for 3 lanes": lambda o: ONE(o, torch.tensor([0.1, 0.2]), total_steps=9),
-    "min_lr": lambda o: schedulers.ReduceLROnPlateau(o, patience=-1, min_lr=torch.tensor(LRS)).step(1.0),
+    "min_lr": lambda o: PLATEAU(o, patience=-1, min_lr=torch.tensor(LRS)).step(1.0),
 }
 
 
@@ -118,7 +122,7 @@ def test_one_number_for_lanes_that_differ_is_refused_by_name_and_nothing_changes
 def test_momentum_of_lanes_cycles_lane_by_lane():
     low, high = torch.tensor([0.5, 0.6, 0.7]).double(), torch.tensor([0.7, 0.8, 0.95]).double()
     for name, start in (("Adam", {"betas": (high, 0.999)}), ("SGD", {"momentum": high})):
-        for of in (ONE, schedulers.CyclicLR):
+        for of in (ONE, CYCLIC):
             lr = torch.tensor(LRS, dtype=torch.float64)
             base = {"total_steps": 9} if of is ONE else {"base_lr": 0.1 * lr, "step_size_up": 2}
             lanes = make(name, lr, **start)

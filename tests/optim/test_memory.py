@@ -17,7 +17,7 @@ BLOCK = multi_tensor.CHUNK_SIZE
 
 
 def conv(device):
-    return torch.nn.Conv2d(3, 4, 3, device=device).to(memory_format=torch.channels_last).weight.detach()
+    return torch.nn.Conv2d(3, 4, 3, device=device).weight.detach().to(memory_format=torch.channels_last)
 
 
 LAYOUTS = {
@@ -91,9 +91,8 @@ def test_any_strided_view_follows_torch(shape, data):
     p = whole[cuts].permute(*data.draw(st.permutations(range(len(shape))))).requires_grad_()
     q = p.detach().clone().requires_grad_()
     before = [q.detach().clone()]
-    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
-    train(optim.SGD([p], **options), [p], 2)
-    train(torch.optim.SGD([q], **options), [q], 2)
+    for owner, own in ((optim, p), (torch.optim, q)):
+        train(owner.SGD([own], lr=0.1, momentum=0.9, weight_decay=0.1), [own], 2)
     assert_same_updates([p], [q], before, 2, 1e-12)
 
 
@@ -174,7 +173,8 @@ def test_parameters_freeze_thaw_join_and_lose_their_gradients(backend):
         optimizer.step()  # nothing to do
         assert [int(optimizer.state[p]["step"]) for p in (a, b, c)] == [6, 4, 2]
         results.append([a, b, c])
-    assert_same_updates(*results, start, 6, 3e-6)
+    ours, theirs = results
+    assert_same_updates(ours, theirs, start, 6, 3e-6)
 
 
 def test_parameters_that_are_moved_to_other_memory_are_followed():

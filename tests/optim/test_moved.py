@@ -107,8 +107,8 @@ def parameter_in_a_buffer_that_is_freed_between_steps(net, o):
 
 
 def parameters_in_a_copy_that_is_made_when_written(net, o):
-    net.clone = torch._lazy_clone(net.weight.data)
-    net.weight.data = torch._lazy_clone(net.clone)
+    net.clone = torch.ops.aten._lazy_clone(net.weight.data)
+    net.weight.data = torch.ops.aten._lazy_clone(net.clone)
 
 
 def gradients_freed_and_made_again(net, o):
@@ -226,7 +226,7 @@ def with_gaps(p):
 
 
 def negative(p):
-    p.grad = torch._neg_view(torch.ones_like(p))
+    p.grad = torch.ops.aten._neg_view(torch.ones_like(p))
 
 
 @pytest.mark.parametrize("lay", [in_a_bucket, with_gaps, negative])
@@ -242,6 +242,7 @@ def test_freed_gradients_of_any_layout_are_refused_before_the_first_of_several_l
             o.step()
             assert len(o._parts) == 2
         else:
+            assert tied.grad is not None
             tied.grad.untyped_storage().resize_(size if lay is not negative else size // 2)
             with pytest.raises(RuntimeError, match="The memory of a gradient has been freed or made smaller"):
                 o.step()

@@ -149,7 +149,9 @@ def test_closure_is_evaluated_with_gradients_and_its_loss_returned():
         loss.backward()
         return loss
 
-    assert optimizer.step(closure).item() == 4.0
+    loss = optimizer.step(closure)
+    assert loss is not None
+    assert loss.item() == 4.0
     assert p.item() == pytest.approx(1.5)
 
 

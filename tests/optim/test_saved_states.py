@@ -7,6 +7,7 @@ import torch
 
 import optim
 from kernels import rules
+from optim import saved
 
 CLASSES = {"Adam": {}, "AdamW": {}, "NAdam": {}, "RAdam": {}, "SGD": {"momentum": 0.9}, "Adagrad": {}, "RMSprop": {}}
 CLASSES |= {"Adadelta": {}}
@@ -155,4 +156,4 @@ def test_grad_scaler_is_answered_as_by_torch(name):
 
 def test_names_of_states_are_those_of_the_rules():
     for rule in rules.RULES.values():
-        assert set(rule.states) | set(rule.scalars) <= optim.saved.FAMILY_STATES
+        assert set(rule.states) | set(rule.scalars) <= saved.FAMILY_STATES

@@ -31,11 +31,11 @@ def p_as_columns_of_the_same_memory(p, o):
 
 
 def p_as_negative(p, o):
-    p.data = torch._neg_view(p.data.clone())
+    p.data = torch.ops.aten._neg_view(p.data.clone())
 
 
 def negative_grad(p, o):
-    p.grad = torch._neg_view(p.grad)
+    p.grad = torch.ops.aten._neg_view(p.grad)
 
 
 def grad_of_other_layout(p, o):
@@ -59,7 +59,7 @@ def state_transposed_in_place(p, o):
 
 
 def state_negative(p, o):
-    o.state[p]["exp_avg"] = torch._neg_view(o.state[p]["exp_avg"].clone())
+    o.state[p]["exp_avg"] = torch.ops.aten._neg_view(o.state[p]["exp_avg"].clone())
 
 
 def states_swapped(p, o):
@@ -150,7 +150,7 @@ CHANGES = [
 
 def after(module, change) -> torch.Tensor:
     p, q = (torch.nn.Parameter(v) for v in (values(2, 3), values(2, 3) + 2))
-    p._other = q
+    vars(p)["_other"] = q
     o = module.Adam([{"params": [p], "lr": torch.tensor(0.1, dtype=FLOAT64)}, {"params": [q], "lr": 0.02}])
 
     def give(i):
@@ -275,7 +275,9 @@ def test_memory_that_was_freed_is_refused_before_anything_changes(what, size):
     for t in (p, q):
         t.grad = torch.ones(8)
     o.step()
-    (q if what == "parameter" else q.grad).untyped_storage().resize_(size)
+    freed = q if what == "parameter" else q.grad
+    assert freed is not None
+    freed.untyped_storage().resize_(size)
     with pytest.raises(RuntimeError, match=rf"[Tt]he memory of (the|a) {what} has been freed"):
         o.step()
     assert p.tolist() == [0.0] * 8

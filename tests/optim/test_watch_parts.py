@@ -63,7 +63,7 @@ def test_metadata_says_the_same_with_and_without_torchs_guards(monkeypatch):
         torch.zeros(2, 2, dtype=FLOAT64),
         torch.zeros(4),
         x.t().clone().t()[:, :1],
-        torch._neg_view(torch.zeros(2, 2)),
+        torch.ops.aten._neg_view(torch.zeros(2, 2)),
     ]
     for guards in (watch.TensorGuards, None):
         monkeypatch.setattr(watch, "TensorGuards", guards)

@@ -1,0 +1,151 @@
+"""A rule's machine code for the CPU: how it is called, and where it is kept, so that a machine compiles a rule once.
+
+The user's cache has an object file for each rule and dtypes, followed by 32 bytes, its SHA-256:
+`objdump -d ~/.cache/adam-sandbox/cpu/adam-*.o` shows it. A file that is damaged, or cannot be read or written, is as
+if it were not there.
+"""
+
+import contextlib
+import ctypes
+import dis
+import functools
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from kernels import files
+from kernels.rule import Rule, called, plain
+
+ARGUMENTS = (
+    *("rows", "hyper", "coefficients", "keys", "chunk_row", "chunk_index"),
+    *("n_rows", "n_chunks", "chunk_size", "seed", "grad_scale"),
+)
+"""What the code is given: the address of an array of int64 that holds, in this order, the addresses of what
+`table.Table` calls so, and numbers. The bits of grad_scale are those of a float64."""
+SOURCES = ("cpu_rule.py", "cpu_storage.py", "object_code.py", "rule.py", "table.py")
+"""Files on which the code depends, beside the rule's own functions."""
+DAYS = 90
+"""Files that have not been used for so long are removed."""
+
+
+class Code(NamedTuple):
+    """A step of the rows of a table, in two parts.
+
+    Attributes:
+        prologue: `prologue(arguments)` counts steps and computes coefficients.
+        walk: `walk(arguments, share, shares)` updates the elements of one of equal shares of the chunks.
+        walk_own_share: the address of `walk_own_share(arguments)`, by which an OpenMP thread updates its share.
+        owner: what keeps the code in memory.
+    """
+
+    prologue: Callable[[int], None]
+    walk: Callable[[int, int, int], None]
+    walk_own_share: int
+    owner: object
+
+
+def link(image: bytes, symbols: dict[str, int]) -> Code:
+    """Make the functions of an object file callable.
+
+    Args:
+        symbols: addresses of functions that it calls and that the process does not export.
+
+    Raises:
+        RuntimeError: it calls what there is not.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+    for name, address in symbols.items():
+        library.import_symbol(name, address)
+    for name in ("prologue", "walk", "walk_own_share"):
+        library.export_symbol(name)
+    compiler = llvm.create_lljit_compiler()
+    tracker = library.link(compiler, "rule")
+    prologue = ctypes.CFUNCTYPE(None, ctypes.c_int64)(tracker["prologue"])
+    walk = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(tracker["walk"])
+    return Code(prologue, walk, tracker["walk_own_share"], (compiler, tracker))
+
+
+@functools.cache
+def exported(name: str) -> int:
+    """Return the address of a function that the process or a library of its exports; 0 if there is none."""
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
+    except (AttributeError, TypeError):  # Windows has no library of all.
+        return 0
+
+
+def has_openmp() -> bool:
+    """Return whether code can ask OpenMP for the number of its thread."""
+    return exported("omp_get_thread_num") != 0
+
+
+@functools.cache
+def surroundings(settings: tuple[object, ...]) -> str:
+    """Return what code depends on beside its rule: sources, compilers, the processor, settings."""
+    sources = [Path(__file__).with_name(name).read_bytes() for name in SOURCES]
+    versions = sys.version, version("numba"), llvmlite.__version__, version("numpy")
+    processor = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return repr((sources, versions, processor, settings))
+
+
+def meaning(function: Callable) -> tuple:
+    """Return what a function of a rule does: its bytecode, and that of the helpers that it calls.
+
+    Raises: LookupError if it takes more than `tl` and helpers from around itself, which could change.
+    """
+    body, code = plain(function), plain(function).__code__
+    helpers = called(body)
+    taken = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    if code.co_freevars or taken - {"tl", "len", *helpers}:
+        raise LookupError(body.__name__)
+    meanings = [(name, meaning(helper)) for name, helper in sorted(helpers.items())]
+    return code.co_code, code.co_consts, code.co_names, code.co_varnames, body.__defaults__, meanings
+
+
+def path_of(rule: Rule, *kinds: object) -> Path | None:
+    """Return where the code of a rule is kept that was compiled for these dtypes and kind of rounding.
+
+    None stands for nowhere: the rule depends on more than can be compared.
+    """
+    of_numba = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
+    try:
+        functions = meaning(rule.coefficients), meaning(rule.update)
+    except LookupError:
+        return None
+    what = f"{surroundings((has_openmp(), *of_numba))}{(rule.hyper, rule.states, rule.scalars, functions, kinds)}"
+    name = re.sub(r"\W", "_", rule.name)[:60]
+    return files.cache_folder("cpu") / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.o"
+
+
+def load(path: Path) -> Code | None:
+    """Return the code that is kept there; None if there is none that can be used."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        image, digest = content[:-32], content[-32:]
+        if hashlib.sha256(image).digest() != digest:
+            return None
+        os.utime(path)
+        return link(image, {})
+    except (OSError, RuntimeError):
+        return None
+
+
+def keep(path: Path, image: bytes) -> None:
+    """Keep an object file there, where this is possible, and remove those that nobody has used for long."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, image + hashlib.sha256(image).digest())
+        for other in path.parent.glob("*.o"):
+            if time.time() - other.stat().st_mtime > DAYS * 24 * 3600:
+                other.unlink()
