@@ -36,6 +36,7 @@ from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
+from optim import backends
 
 if TYPE_CHECKING:
     from experiments.tune.race import Machine
@@ -87,22 +88,21 @@ def gpu() -> torch.device:
     return device
 
 
-def machine_of(name: str) -> Machine:
-    """Return the machine to measure on. Raises: OptionError if it is not there or cannot run a kernel."""
-    if named("device", [name], ["cuda", "cpu"]) == ["cpu"]:
-        from optim import backends
+def device_of(name: str) -> torch.device:
+    """Return the device to measure on. Raises: OptionError if it is not there or cannot run a kernel."""
+    if named("device", [name], ["cuda", "cpu"]) == ["cuda"]:
+        device = gpu()
+        preflight.check_gpu()
+        return device
+    if not backends.has_numba():
+        raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
+    return torch.device("cpu")
 
-        if not backends.has_numba():
-            raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
-        # Numba is not needed elsewhere, nor Triton here.
-        from experiments.tune import cpu_machine
 
-        return cpu_machine.machine()
-    device = gpu()
-    preflight.check_gpu()
-    from experiments.tune import gpu_machine
+def machine_of(device: torch.device) -> Machine:
+    from experiments.tune import cpu_machine, gpu_machine
 
-    return gpu_machine.machine(device)
+    return cpu_machine.machine() if device.type == "cpu" else gpu_machine.machine(device)
 
 
 def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
@@ -169,13 +169,14 @@ def dry_run(args: argparse.Namespace) -> int:
 
 def tune(args: argparse.Namespace) -> int:
     check_tune(args)
-    return dry_run(args) if args.dry_run else measure(args, machine_of(args.device))
+    return dry_run(args) if args.dry_run else measure(args)
 
 
-def measure(args: argparse.Namespace, machine: Machine) -> int:
+def measure(args: argparse.Namespace) -> int:
     """Race the candidates of each case, record the fastest, and write a page, tables and a figure."""
     from experiments.tune import race, report, tuner
 
+    machine = machine_of(device_of(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
     found = tuner.tune(
         machine,
@@ -227,7 +228,15 @@ def print_files(found: list[tuple[Path, tuple[Device, dict, dict]]]) -> int:
 def diff(args: argparse.Namespace) -> int:
     (a_path, (_, _, a)), *_ = files_of(args.a)
     (b_path, (_, _, b)), *_ = files_of(args.b)
-    rows = [
+    rows = differences(a, b)
+    print(f"A: {a_path}\nB: {b_path}\n")
+    print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
+    return 0
+
+
+def differences(a: dict, b: dict) -> list[dict]:
+    """Return a row for each case for which the entries of two files name different configurations."""
+    return [
         {
             "case": key,
             "A": a[key]["config"].label if key in a else "-",
@@ -238,32 +247,30 @@ def diff(args: argparse.Namespace) -> int:
         for key in sorted(a.keys() | b.keys())
         if key not in a or key not in b or a[key]["config"] != b[key]["config"]
     ]
-    print(f"A: {a_path}\nB: {b_path}\n")
-    print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
-    return 0
 
 
 def verify(args: argparse.Namespace) -> int:
     """Race each entry against the default; return exit code 1 if the verdict on one is "slower"."""
     args.budget = taken("--budget", args.budget, SECONDS)
-    machine = machine_of(args.on)
+    device = device_of(args.on)
+    facts = device_facts(device)
     if args.device:
         (_, (_, _, entries)), *_ = files_of(args.device)
     else:
-        _, entries = registry.load().get(machine.facts.slug, (None, {}))
+        _, entries = registry.load().get(facts.slug, (None, {}))
     if not entries:
-        raise OptionError(f"nothing was measured on {machine.facts.name} yet, in {places_text()}")
-    rows = raced(machine, entries, args.budget)
+        raise OptionError(f"nothing was measured on {facts.name} yet, in {places_text()}")
+    rows = raced(device, entries, args.budget)
     print(markdown_table(rows))
     return 1 if any(row["verdict"] == "slower" for row in rows) else 0
 
 
-def raced(machine: Machine, entries: dict, budget: float) -> list[dict]:
+def raced(device: torch.device, entries: dict, budget: float) -> list[dict]:
     """Race each entry against the default within a budget in seconds; return a row for each."""
     from experiments.common.progress import progress_bar
     from experiments.tune import tuner
 
-    each = budget / len(entries)
+    machine, each = machine_of(device), budget / len(entries)
     return [
         tuner.verify(machine, key, entry, each) for key, entry in progress_bar(sorted(entries.items()), unit="entry")
     ]

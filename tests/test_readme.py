@@ -37,7 +37,6 @@ WORK = [
     (measurements, "timed"),
     *((measurements.COMMANDS, name) for name in measurements.COMMANDS),
     (autotune, "dry_run"),
-    (autotune, "measure"),
 ]
 """What commands begin with when they have read and checked their words."""
 LACKING = {
