@@ -36,7 +36,6 @@ from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
 from kernels.config import ROWS, Device, candidates, device_facts
 from kernels.occupancy import LIMITS
-from optim import backends
 
 if TYPE_CHECKING:
     from experiments.tune.race import Machine
@@ -94,6 +93,8 @@ def device_of(name: str) -> torch.device:
         device = gpu()
         preflight.check_gpu()
         return device
+    from optim import backends
+
     if not backends.has_numba():
         raise OptionError("--device cpu tunes what Numba compiles, and Numba is not installed")
     return torch.device("cpu")

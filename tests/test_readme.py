@@ -37,6 +37,7 @@ WORK = [
     (measurements, "timed"),
     *((measurements.COMMANDS, name) for name in measurements.COMMANDS),
     (autotune, "dry_run"),
+    (autotune, "machine_of"),
 ]
 """What commands begin with when they have read and checked their words."""
 LACKING = {
