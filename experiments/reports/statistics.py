@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import hypergeom
+from scipy.special import gammaln
 
 from experiments.common import intervals
 from experiments.reports.aggregation import INFINITE, best_of_each, of_optimizer, ranked, runs_of, scored
@@ -13,6 +13,15 @@ from experiments.reports.aggregation import INFINITE, best_of_each, of_optimizer
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
     """Return at most `at_most` numbers of configurations from 1 to n, evenly spaced in log where they are large."""
     return np.unique(np.geomspace(1, n, at_most).round().astype(int))
+
+
+def chance_of_none(n: int, special: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return the probability that none of the special ones among n is drawn, without replacement."""
+    rest = n - special
+    possible = rest >= drawn
+    others = np.where(possible, rest - drawn, 0)
+    log_share = gammaln(rest + 1) - gammaln(others + 1) - gammaln(n + 1) + gammaln(n - drawn + 1)
+    return np.where(possible, np.exp(log_share), 0.0)
 
 
 def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.DataFrame:
@@ -27,7 +36,7 @@ def expected_best(losses: np.ndarray, tried: Sequence[int] | np.ndarray) -> pd.D
     Reference: Dodge et al. 2019, arXiv:1909.03004, who draw with replacement; without it, N draws find the best.
     """
     values, n = np.sort(losses), len(losses)
-    found = 1 - hypergeom.pmf(0, n, np.arange(1, n + 1), np.asarray(tried)[:, None])
+    found = 1 - chance_of_none(n, np.arange(1, n + 1), np.asarray(tried)[:, None])
     table = {"mean": np.diff(found, prepend=0) @ values}
     table |= {name: values[(found >= q - 1e-12).argmax(axis=1)] for name, q in (("q25", 0.25), ("q75", 0.75))}
     return pd.DataFrame(table, index=pd.Index(tried, name="tried"))

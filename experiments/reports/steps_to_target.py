@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from experiments.common import figure_style
 from experiments.reports import comparison, figures, sampled_figures
@@ -98,8 +98,8 @@ def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str
     x = np.r_[0, at, last_step]
     ax.step(x, reached / n, look[1], where="post", color=look[0], label=f"{name}: {reached[-1]} of {n} runs")
     # The ends are NaN if no run or every run has reached the target; they are 0 and 1.
-    low = np.nan_to_num(beta.ppf(0.025, reached, n - reached + 1))
-    high = np.nan_to_num(beta.ppf(0.975, reached + 1, n - reached), nan=1.0)
+    low = np.nan_to_num(betaincinv(reached, n - reached + 1, 0.025))
+    high = np.nan_to_num(betaincinv(reached + 1, n - reached, 0.975), nan=1.0)
     ax.fill_between(x, low, high, step="post", color=look[0], alpha=0.12, linewidth=0)
 
 

@@ -1,6 +1,7 @@
 """Keys of runs: hashes of all that their results depend on, so that none is trained twice or taken for another."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -18,6 +19,7 @@ from experiments.sweeps.plan import Plan
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
 from experiments.training.axes import AXES
+from kernels.files import cache_folder, write
 from optim import backends
 
 CODE = (
@@ -83,11 +85,34 @@ def dataset_checksum(dataset: Dataset) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """Return the SHA-256 of the code that training depends on, in hexadecimal; see `meaning` for what counts."""
+    """Return the SHA-256 of the code that training depends on, in hexadecimal; see `meaning` for what counts.
+
+    Parsing takes half a second, so the user's cache keeps the result for each state of the files.
+    """
+    paths = sorted(path for pattern in CODE for path in ROOT.glob(pattern))
+    contents = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
+    state = hashlib.sha256(repr((Path(__file__).read_bytes(), contents)).encode()).hexdigest()
+    kept = cache_folder("code") / state
+    with contextlib.suppress(OSError, ValueError):
+        found, check = kept.read_text(encoding="ascii").split()
+        if check == checksum(state, found):
+            return found
+    found = version_of(contents)
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write(kept, f"{found} {checksum(state, found)}".encode())
+    return found
+
+
+def checksum(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def version_of(contents: dict[str, bytes]) -> str:
+    """Return the SHA-256, in hexadecimal, of what files mean, given their contents by name."""
     sha256 = hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
-        name = path.relative_to(ROOT).as_posix()
-        told = meaning(ast.parse(path.read_bytes()), prose=name.startswith("experiments"))
+    for name, content in contents.items():
+        told = meaning(ast.parse(content), prose=name.startswith("experiments"))
         sha256.update(f"{name}\n{told}\n".encode())
     return sha256.hexdigest()
 

@@ -75,3 +75,36 @@ def test_a_users_optimizer_is_known_by_its_file(tmp_path, monkeypatch):
     (tmp_path / "own_sgd.py").write_text("import torch\nclass Own(torch.optim.SGD): pass\n")
     first = run_keys.own_source("own_sgd:Own")
     assert first == run_keys.own_source("own_sgd:Own") == (tmp_path / "own_sgd.py").read_text()
+
+
+def test_the_version_of_the_code_is_kept_for_each_state_of_its_files(tmp_path, monkeypatch):
+    source = tmp_path / "code" / "kernels" / "rule.py"
+    source.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(run_keys, "ROOT", tmp_path / "code")
+    real, parsed = run_keys.version_of, []
+    monkeypatch.setattr(run_keys, "version_of", lambda contents: parsed.append(contents) or real(contents))
+    version = run_keys.code_version.__wrapped__
+
+    source.write_text(SOURCE)
+    first = version()
+    assert version() == first == real({"kernels/rule.py": SOURCE.encode()})
+    assert len(parsed) == 1
+    source.write_text(SOURCE.replace("p - lr", "p + lr"))
+    assert version() != first
+    assert len(parsed) == 2
+    source.write_text(SOURCE)
+    kept = [*(tmp_path / "cache" / "adam-sandbox" / "code").iterdir()]
+    assert len(kept) == 2
+    for path in kept:
+        swapped = path.read_text().replace("a", "b", 1)
+        path.write_text(swapped)
+    assert version() == first
+    assert len(parsed) == 3
+    for path in kept:
+        path.write_text("0" * 40 + "\n")
+    assert version() == first
+    # A cache that cannot be written to is none.
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert version() == first
