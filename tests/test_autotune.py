@@ -107,7 +107,6 @@ TUNES = """
 import sys, time
 import torch
 from experiments import autotune
-from experiments.tune import gpu_machine
 from kernels.config import Config
 from tests.kernels.devices import H100
 from tests.tune.fake_gpu import FakeGPU
@@ -120,7 +119,7 @@ def hang(case, config):
         time.sleep(100)
     return measure(case, config)
 
-gpu.measure, gpu_machine.machine = hang, lambda device: machine
+gpu.measure, autotune.machine_of = hang, lambda device: machine
 autotune.gpu, autotune.device_facts = lambda: torch.device("cpu"), lambda device: H100
 autotune.preflight.check_gpu = lambda: None
 sys.exit(autotune.main(["tune", "--budget", "100", "--out", sys.argv[1], "--into", sys.argv[1]]))

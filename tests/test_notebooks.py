@@ -134,14 +134,14 @@ def executed(path: Path, folder: Path) -> NotebookNode:
     return notebook
 
 
-def outputs(notebook: NotebookNode) -> tuple[str, list[str], int]:
-    """All text (of tables, as HTML), the streams that were written to, and the number of pictures."""
+def outputs(notebook: NotebookNode) -> tuple[str, str, int]:
+    """All text (of tables, as HTML), what was written to stderr, and the number of pictures."""
     found = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     texts = [output.text for output in found if output.output_type == "stream"]
     data = [output.data for output in found if "data" in output]
     texts += [part for one in data for kind, part in one.items() if kind in ("text/plain", "text/html")]
-    streams = sorted({output.name for output in found if output.output_type == "stream"})
-    return "\n".join(texts), streams, sum("image/png" in one for one in data)
+    errors = "".join(output.text for output in found if output.output_type == "stream" and output.name == "stderr")
+    return "\n".join(texts), errors, sum("image/png" in one for one in data)
 
 
 SHOWN = {
@@ -163,12 +163,12 @@ def test_a_notebook_runs_from_any_folder_within_its_time(path, tmp_path):
     before = cpu_seconds()
     notebook = executed(path, tmp_path)
     spent = cpu_seconds() - before
-    text, streams, pictures = outputs(notebook)
+    text, errors, pictures = outputs(notebook)
     least, words = SHOWN[path.stem]
     assert pictures >= least
     assert [word for word in words if word not in text] == []
     assert re.search(r"There is no CUDA GPU here|On .*GiB", text)
-    # Warnings and errors of the packages.
-    assert "stderr" not in streams
+    # No warnings, but that small digits stand in where MNIST cannot be had.
+    assert [line for line in errors.splitlines() if not line.startswith("WARNING: MNIST-5k")] == []
     # What two cores can do in that time; other processes may share them, so that a clock would say less.
     assert spent < 2 * SECONDS
