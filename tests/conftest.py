@@ -121,21 +121,21 @@ def mnist_folder(tmp_path, monkeypatch) -> Path:
 
 
 def spy_on_training(monkeypatch) -> list[int]:
-    """Returns how many runs each call of `population.train` has from now on."""
+    """Returns how many runs each call of `population.train_lanes` has from now on."""
 
-    sizes, original = [], population.train
+    sizes, original = [], population.train_lanes
 
     def spy(problem, configs, seeds, **options):
         sizes.append(len(configs) * len(seeds))
         return original(problem, configs, seeds, **options)
 
-    monkeypatch.setattr(population, "train", spy)
+    monkeypatch.setattr(population, "train_lanes", spy)
     return sizes
 
 
 @pytest.fixture
 def trained(monkeypatch) -> list[int]:
-    """How many runs each call of `population.train` in the test had."""
+    """How many runs each call of `population.train_lanes` in the test had."""
     return spy_on_training(monkeypatch)
 
 

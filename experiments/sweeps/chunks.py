@@ -24,11 +24,11 @@ def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
 def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
     """Train a chunk; return one row per run and evaluation: the columns of the run, diverged_step and `CURVES`.
 
-    options: further arguments of `population.train`.
+    options: further arguments of `population.train_lanes`.
     """
     seeds = chunk["seed"].unique().tolist()
     configs = chunk.loc[chunk["seed"] == seeds[0], list(AXES)].reset_index(drop=True)
-    runs, curves = population.train(
+    runs, curves = population.train_lanes(
         plan.problem,
         configs,
         seeds,

@@ -15,7 +15,7 @@ def estimate_seconds(plan: Plan) -> float:
 
     def sample_run(name: str, configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
-        _, curves = population.train(
+        _, curves = population.train_lanes(
             plan.problem,
             configs,
             seeds,

@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     @property
     def training(self) -> dict:
-        """The options of training, as arguments of `population.train`."""
+        """The options of training, as arguments of `population.train_lanes`."""
         names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
         return {**{name: self.identity[name] for name in names}, "device": self.device}
 

@@ -215,7 +215,7 @@ def train_chunk(
 
 
 def checkpointing(save: Callable[[dict], object], every: float, started: float, told: str, caught: Sequence) -> dict:
-    """Return arguments of `population.train` that save a chunk's state every so many seconds, or less often if slow.
+    """Return arguments of `population.train_lanes` that save a chunk's state every so many seconds, or more if slow.
 
     When an interrupt is caught, the state is saved and the interrupt raised with the message `told`, which takes the
     step.

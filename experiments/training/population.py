@@ -126,8 +126,16 @@ def step_(
     return torch.stack(losses).mean(dim=0)
 
 
-@ambient.pinned()
 def train(
+    problem: Problem, configs: pd.DataFrame, seeds: Sequence[int], **options
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train as `train_lanes` does, and return the runs as `summarise_lanes` does, and the curves."""
+    runs, curves = train_lanes(problem, configs, seeds, **options)
+    return summarise_lanes(runs, curves), curves
+
+
+@ambient.pinned()
+def train_lanes(
     problem: Problem,
     configs: pd.DataFrame,
     seeds: Sequence[int],
@@ -159,9 +167,9 @@ def train(
             holds the tensors themselves, which the next step changes.
         resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
             Training continues after its step, to the same bits on the same device.
-    Returns: runs, one row per lane (status, diverged_step, losses, accuracies), and curves, one row per lane and
-        evaluation; both are numbered by the column `lane`. Seconds exclude evaluation and the time of `keep`, and
-        include those of the training that was resumed.
+    Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
+        (losses, accuracies, seconds); both are numbered by the column `lane`. Seconds exclude evaluation and the time
+        of `keep`, and include those of the training that was resumed.
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
@@ -257,7 +265,7 @@ def train(
     reached = diverged_at.cpu().numpy()
     runs["diverged_step"] = pd.array(reached, dtype="Int64")
     runs.loc[reached == 0, "diverged_step"] = pd.NA
-    return summarise_lanes(runs, curves), curves
+    return runs, curves
 
 
 def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:

@@ -32,14 +32,14 @@ def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds
 
 @pytest.mark.slow
 def test_chunks_that_memory_is_too_small_for_are_halved(tmp_path, monkeypatch, capsys):
-    whole, original = train(None), population.train
+    whole, original = train(None), population.train_lanes
 
     def at_most_four(problem, configs, seeds, **options):
         if len(configs) * len(seeds) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return original(problem, configs, seeds, **options)
 
-    monkeypatch.setattr(population, "train", at_most_four)
+    monkeypatch.setattr(population, "train_lanes", at_most_four)
     halved = train(tmp_path)
     assert "out of memory: 12 runs at once become 6" in capsys.readouterr().err
     np.testing.assert_allclose(halved.runs.eval_loss, whole.runs.eval_loss, rtol=1e-4)
@@ -52,7 +52,7 @@ def test_chunks_that_memory_is_too_small_for_are_halved(tmp_path, monkeypatch, c
     def no_room(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr(population, "train", no_room)
+    monkeypatch.setattr(population, "train_lanes", no_room)
     with pytest.raises(OptionError, match="--device accepts one with memory for at least one run"):
         train(None)
 

@@ -35,13 +35,13 @@ def test_what_was_at_work_goes_on_from_the_step_at_which_it_was_interrupted(numb
         with pytest.raises(kind, match=told):
             train(tmp_path)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
-    seen, original = [], population.train
+    seen, original = [], population.train_lanes
 
     def spy(*arguments, resume, **options):
         seen.append(resume["step"])
         return original(*arguments, resume=resume, **options)
 
-    monkeypatch.setattr(population, "train", spy)
+    monkeypatch.setattr(population, "train_lanes", spy)
     again = train(tmp_path)
     assert seen == [7]
     pd.testing.assert_frame_equal(again.runs, whole.runs, check_exact=True)
@@ -151,13 +151,13 @@ def test_the_folder_stays_this_process_own_until_it_is_drawn(tmp_path, monkeypat
 
 
 def test_a_folder_that_is_removed_while_a_sweep_works_is_one_sentence(tmp_path, monkeypatch, capsys):
-    out, original = tmp_path / "out", population.train
+    out, original = tmp_path / "out", population.train_lanes
 
     def removing(*arguments, **options):
         shutil.rmtree(out)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(population, "train", removing)
+    monkeypatch.setattr(population, "train_lanes", removing)
     for every in ("0", "60"):
         assert sweep.main(["regression", "--steps", "3", "--out", str(out), "--checkpoint-every", every]) == 2
         told = capsys.readouterr().err

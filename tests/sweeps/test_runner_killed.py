@@ -34,7 +34,7 @@ def test_two_processes_on_one_folder_are_refused_until_the_first_is_gone(tmp_pat
 
 @pytest.mark.slow
 def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    out, resumed_at, original = tmp_path / "killed", [], population.train
+    out, resumed_at, original = tmp_path / "killed", [], population.train_lanes
     process = start(out, "--steps", 150, "--checkpoint-every", 0)
     wait_for(lambda: list(out.glob("parts/[!.]*.pt")), process)
     kill(process)
@@ -45,7 +45,7 @@ def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monke
         resumed_at.append(resume["step"])
         return original(*arguments, resume=resume, **options)
 
-    monkeypatch.setattr(population, "train", spy)
+    monkeypatch.setattr(population, "train_lanes", spy)
     assert_same(train(out, **axes, evaluations=8), whole)
     assert 0 < resumed_at[0] < 150
 

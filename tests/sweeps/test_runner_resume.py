@@ -25,7 +25,7 @@ def forbid_training(monkeypatch) -> None:
     def refuse(*arguments, **options):
         raise AssertionError("this was trained before")
 
-    monkeypatch.setattr(population, "train", refuse)
+    monkeypatch.setattr(population, "train_lanes", refuse)
 
 
 def test_a_grown_grid_trains_what_is_missing_alone(tmp_path, monkeypatch):

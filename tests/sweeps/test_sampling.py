@@ -97,13 +97,13 @@ def test_sampled_sweeps_confirm_their_winners_on_fresh_seeds(tmp_path, capsys, m
     assert "Target: loss 0.9" in text
     assert "target: loss 0.9" in printed
     # Confirming runs are kept as those of the sweep are: with more seeds, only the missing runs are trained.
-    sizes, train = [], population.train
+    sizes, train = [], population.train_lanes
 
     def spy(problem, configs, seeds, **options):
         sizes.append((len(configs), list(seeds)))
         return train(problem, configs, seeds, **options)
 
-    monkeypatch.setattr(population, "train", spy)
+    monkeypatch.setattr(population, "train_lanes", spy)
     words[words.index("--confirm") + 1] = "4"
     assert sweep.main(["regression", *words, "--out", str(out)]) == 0
     assert sizes == [(1, [5])] * 2
