@@ -1,5 +1,7 @@
 """The user's cache folder, and files that are written whole or not at all."""
 
+import contextlib
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -22,3 +24,21 @@ def write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Keep content in a file of the cache, followed by its SHA-256, where this is possible."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, content + hashlib.sha256(content).digest())
+
+
+def kept(path: Path) -> bytes | None:
+    """Return the content that `keep` has kept there; None if there is none, or not the whole of it."""
+    try:
+        # A pipe of that name would wait for ever.
+        file = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return None
+    content, digest = file[:-32], file[-32:]
+    return content if hashlib.sha256(content).digest() == digest else None

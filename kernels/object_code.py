@@ -130,22 +130,21 @@ def path_of(rule: Rule, *kinds: object) -> Path | None:
 
 def load(path: Path) -> Code | None:
     """Return the code that is kept there; None if there is none that can be used."""
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-        image, digest = content[:-32], content[-32:]
-        if hashlib.sha256(image).digest() != digest:
-            return None
+    image = files.kept(path)
+    if image is None:
+        return None
+    with contextlib.suppress(OSError):
         os.utime(path)
+    try:
         return link(image, {})
-    except (OSError, RuntimeError):
+    except RuntimeError:
         return None
 
 
 def keep(path: Path, image: bytes) -> None:
     """Keep an object file there, where this is possible, and remove those that nobody has used for long."""
+    files.keep(path, image)
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, image + hashlib.sha256(image).digest())
         for other in path.parent.glob("*.o"):
             if time.time() - other.stat().st_mtime > DAYS * 24 * 3600:
                 other.unlink()

@@ -1,7 +1,6 @@
 """Keys of runs: hashes of all that their results depend on, so that none is trained twice or taken for another."""
 
 import ast
-import contextlib
 import functools
 import hashlib
 import inspect
@@ -19,7 +18,7 @@ from experiments.sweeps.plan import Plan
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
 from experiments.training.axes import AXES
-from kernels.files import cache_folder, write
+from kernels.files import cache_folder, keep, kept
 from optim import backends
 
 CODE = (
@@ -92,20 +91,12 @@ def code_version() -> str:
     paths = sorted(path for pattern in CODE for path in ROOT.glob(pattern))
     contents = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
     state = hashlib.sha256(repr((Path(__file__).read_bytes(), contents)).encode()).hexdigest()
-    kept = cache_folder("code") / state
-    with contextlib.suppress(OSError, ValueError):
-        found, check = kept.read_text(encoding="ascii").split()
-        if check == checksum(state, found):
-            return found
+    path = cache_folder("code") / state
+    if known := kept(path):
+        return known.decode()
     found = version_of(contents)
-    with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write(kept, f"{found} {checksum(state, found)}".encode())
+    keep(path, found.encode())
     return found
-
-
-def checksum(*parts: str) -> str:
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def version_of(contents: dict[str, bytes]) -> str:

@@ -97,8 +97,8 @@ def test_the_version_of_the_code_is_kept_for_each_state_of_its_files(tmp_path, m
     kept = [*(tmp_path / "cache" / "adam-sandbox" / "code").iterdir()]
     assert len(kept) == 2
     for path in kept:
-        swapped = path.read_text().replace("a", "b", 1)
-        path.write_text(swapped)
+        content = path.read_bytes()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert version() == first
     assert len(parsed) == 3
     for path in kept:
