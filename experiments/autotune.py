@@ -31,10 +31,11 @@ from experiments.common.errors import OptionError
 from experiments.common.interrupts import interrupts
 from experiments.common.tables import markdown_table
 from experiments.common.values import SECONDS, taken, whole
+from experiments.tune import recorded
 from kernels import registry, rules
 from kernels.codegen import VARIANTS, check_target, parse_target
 from kernels.commands import command
-from kernels.config import ROWS, Device, candidates, device_facts
+from kernels.config import ROWS, candidates, device_facts
 from kernels.occupancy import LIMITS
 
 if TYPE_CHECKING:
@@ -61,16 +62,19 @@ def parser() -> argparse.ArgumentParser:
     default = Path("results/autotune")
     tune.add_argument("--out", type=Path, default=default, metavar="DIR", help="tables, figures (default %(default)s)")
     show = commands.add_parser("show", help="print what is recorded")
-    show.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
+    one = "a file, or a device's name in files"
+    show.add_argument("device", nargs="?", metavar="DEVICE", help=f"{one} (default: all)")
     diff = commands.add_parser("diff", help="print where two files differ")
-    diff.add_argument("a", metavar="A", help="a file, or a GPU's name in files")
+    diff.add_argument("a", metavar="A", help=one)
     diff.add_argument("b", metavar="B")
     verify = commands.add_parser("verify", help="time what is recorded for this GPU or CPU against the default")
     verify.add_argument("device", nargs="?", metavar="FILE", help="default: where optimizers look")
     verify.add_argument("--device", default="cuda", metavar="NAME", dest="on", help="cuda (the default) or cpu")
     verify.add_argument("--budget", default=240.0, metavar="SECONDS", help="default %(default)s")
     export = commands.add_parser("export", help="copy the user's cache into a folder where it can be reviewed")
-    export.add_argument("device", nargs="?", metavar="DEVICE", help="a file, or a GPU's name in files (default: all)")
+    export.add_argument(
+        "device", nargs="?", metavar="DEVICE", help="a file, or a device's name in files (default: all)"
+    )
     export.add_argument("--to", type=Path, default=registry.PACKAGED, metavar="DIR", help="default %(default)s")
     return cli
 
@@ -101,9 +105,14 @@ def device_of(name: str) -> torch.device:
 
 
 def machine_of(device: torch.device) -> Machine:
-    from experiments.tune import cpu_machine, gpu_machine
+    # Neither needs what the other does: Numba for the CPU, Triton for a GPU.
+    if device.type == "cpu":
+        from experiments.tune import cpu_machine
 
-    return cpu_machine.machine() if device.type == "cpu" else gpu_machine.machine(device)
+        return cpu_machine.machine()
+    from experiments.tune import gpu_machine
+
+    return gpu_machine.machine(device)
 
 
 def named(option: str, values: list[str], accepted: list[str]) -> list[str]:
@@ -194,60 +203,17 @@ def measure(args: argparse.Namespace) -> int:
     return 130 if found.interrupted else 0
 
 
-def files_of(name: str | None) -> list[tuple[Path, tuple[Device, dict, dict]]]:
-    """Read registry files: one by its path, all of a GPU by its slug, or all. Raises: OptionError if none is there."""
-    if name and name.endswith(".json"):
-        paths = [Path(name)]
-    else:
-        folders = [folder for folder in registry.folders() if folder.is_dir()]
-        paths = [path for folder in folders for path in sorted(folder.glob("*.json")) if name in (None, path.stem)]
-    found = [(path, content) for path in paths if (content := registry.read_now(path))]
-    if not found:
-        places = name if name and name.endswith(".json") else f"{name or 'any GPU'} in {places_text()}"
-        raise OptionError(f"there is no file of measured configurations that can be read: {places}")
-    return found
-
-
-def places_text() -> str:
-    return ", ".join(map(str, registry.folders()))
-
-
 def show(args: argparse.Namespace) -> int:
-    return print_files(files_of(args.device))
-
-
-def print_files(found: list[tuple[Path, tuple[Device, dict, dict]]]) -> int:
-    from experiments.tune import report
-
-    for path, (device, versions, entries) in found:
-        installed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-        print(f"# {device.name} ({device.arch})\n\n{path}: {len(entries)} entries; {installed}\n")
-        print(report.entries_table(entries) if entries else "", end="\n\n")
-    return 0
+    return recorded.print_files(recorded.files_of(args.device))
 
 
 def diff(args: argparse.Namespace) -> int:
-    (a_path, (_, _, a)), *_ = files_of(args.a)
-    (b_path, (_, _, b)), *_ = files_of(args.b)
-    rows = differences(a, b)
+    (a_path, (_, _, a)), *_ = recorded.files_of(args.a)
+    (b_path, (_, _, b)), *_ = recorded.files_of(args.b)
+    rows = recorded.differences(a, b)
     print(f"A: {a_path}\nB: {b_path}\n")
     print(markdown_table(rows) if rows else f"The same configurations in all {len(a)} entries.")
     return 0
-
-
-def differences(a: dict, b: dict) -> list[dict]:
-    """Return a row for each case for which the entries of two files name different configurations."""
-    return [
-        {
-            "case": key,
-            "A": a[key]["config"].label if key in a else "-",
-            "B": b[key]["config"].label if key in b else "-",
-            "A us": a.get(key, {}).get("median_us", "-"),
-            "B us": b.get(key, {}).get("median_us", "-"),
-        }
-        for key in sorted(a.keys() | b.keys())
-        if key not in a or key not in b or a[key]["config"] != b[key]["config"]
-    ]
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -256,11 +222,11 @@ def verify(args: argparse.Namespace) -> int:
     device = device_of(args.on)
     facts = device_facts(device)
     if args.device:
-        (_, (_, _, entries)), *_ = files_of(args.device)
+        (_, (_, _, entries)), *_ = recorded.files_of(args.device)
     else:
         _, entries = registry.load().get(facts.slug, (None, {}))
     if not entries:
-        raise OptionError(f"nothing was measured on {facts.name} yet, in {places_text()}")
+        raise OptionError(f"nothing was measured on {facts.name} yet, in {recorded.places_text()}")
     rows = raced(device, entries, args.budget)
     print(markdown_table(rows))
     return 1 if any(row["verdict"] == "slower" for row in rows) else 0
@@ -280,7 +246,7 @@ def raced(device: torch.device, entries: dict, budget: float) -> list[dict]:
 def export(args: argparse.Namespace) -> int:
     args.to = files.check_folder(args.to, "--to")
     # The most important file last, so that its entries stay.
-    for path, (device, versions, entries) in reversed(files_of(args.device)):
+    for path, (device, versions, entries) in reversed(recorded.files_of(args.device)):
         if path.parent.resolve() == args.to.resolve():
             continue
         into = args.to / f"{device.slug}.json"

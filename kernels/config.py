@@ -1,5 +1,6 @@
 """Launch configurations, and the devices and work that they are chosen for."""
 
+import functools
 import itertools
 import math
 import os
@@ -183,6 +184,7 @@ class Device:
         return self.bus_bits * (self.memory_khz or 1) / (self.multiprocessors or math.inf)
 
 
+@functools.cache
 def cpu_name() -> str:
     """Return the processor's name, as the system has it."""
     try:
@@ -194,15 +196,20 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_model() -> str:
+    """Return what LLVM takes the processor for, in brackets: clouds hide its model. "" where LLVM is not installed."""
+    try:
+        import llvmlite.binding as llvm
+    except ModuleNotFoundError:  # It comes with Numba, without which nothing is launched on the CPU.
+        return ""
+    return f" ({llvm.get_host_cpu_name()})"
+
+
 def device_facts(device: torch.device | str) -> Device:
     """Return the facts about a GPU that is present, or about the CPU."""
     if torch.device(device).type == "cpu":
-        # Only where Numba is, which brings it, is there a launch to configure.
-        import llvmlite.binding as llvm
-
         cores = os.cpu_count() or 1
-        # Machines of a cloud hide the model, and LLVM looks at what it can do.
-        return Device(f"{cpu_name()} ({llvm.get_host_cpu_name()}), {cores} cores", "cpu", cores)
+        return Device(f"{cpu_name()}{cpu_model()}, {cores} cores", "cpu", cores)
     found = torch.cuda.get_device_properties(device)
     # Where torch was built for CUDA, gcnArchName holds the device's name.
     arch = found.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{found.major}{found.minor}"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from experiments import autotune
+from experiments.tune import recorded
 from kernels import registry
 from kernels.config import Config, candidates, default
 from kernels.occupancy import LIMITS
@@ -196,5 +197,5 @@ def test_show_diff_and_export_read_and_write_files(tmp_path, capsys, monkeypatch
     assert autotune.main(["diff", str(theirs), str(theirs)]) == 0
     assert "The same configurations in all 2 entries." in capsys.readouterr().out
     assert autotune.main(["export", "--to", str(tmp_path / "packaged")]) == 0
-    ((_, (_, _, exported)),) = autotune.files_of(str(tmp_path / "packaged" / f"{H100.slug}.json"))
+    ((_, (_, _, exported)),) = recorded.files_of(str(tmp_path / "packaged" / f"{H100.slug}.json"))
     assert exported[CASE.work.key]["config"] == Config(512, 4)

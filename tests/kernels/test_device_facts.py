@@ -1,6 +1,8 @@
 """What is read of a GPU: on builds of torch for CUDA and for ROCm, of architectures whose names are odd."""
 
 import ast
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +14,7 @@ from experiments.bench import gpu_info
 from experiments.common import run_info
 from experiments.tune import gpu_machine
 from kernels.codegen import parse_target
-from kernels.config import Device, device_facts
+from kernels.config import Device, cpu_name, device_facts
 from kernels.occupancy import LIMITS
 from tests import pretended
 from tests.pretended import H100, MI300X, Properties
@@ -121,3 +123,10 @@ def test_this_gpu_is_described_as_triton_compiles_for_it():
     assert facts.warp_size == target.warp_size == properties.warp_size
     assert min(facts.multiprocessors, facts.l2_bytes, facts.memory_bytes, facts.bus_bits) > 0
     assert gpu_info.state("cuda") == {} or gpu_info.state("cuda")["driver"]
+
+
+def test_without_llvmlite_a_cpu_has_the_name_that_the_system_gives_it(monkeypatch):
+    pytest.importorskip("llvmlite", reason="it comes with Numba")
+    assert device_facts("cpu").name.startswith(f"{cpu_name()} (")
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    assert device_facts("cpu").name == f"{cpu_name()}, {os.cpu_count()} cores"

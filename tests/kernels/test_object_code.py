@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optim
-from kernels import object_code, rules
+from kernels import rules
 from kernels.rule import tl, triton
 
-cpu = pytest.importorskip("kernels.cpu")
 pytest.importorskip("numba", reason="what is kept is compiled by Numba")
+cpu, object_code = (pytest.importorskip(f"kernels.{name}") for name in ("cpu", "object_code"))
 
 FLOAT32 = (torch.float32,) * 3
 STEP = """
