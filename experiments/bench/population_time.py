@@ -31,6 +31,10 @@ MATRIX = 2048
 COPY_ELEMENTS = 2**25
 
 
+def steps_on(device: str) -> int:
+    return STEPS[device.partition(":")[0]]
+
+
 def step_work(model: Model, lanes: int) -> tuple[float, float]:
     """Return, for a step of MLPs, the operations of its matrix products and the bytes that its update has to move."""
     layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
@@ -44,7 +48,7 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
     """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
     drawn = population.batch_indices(len(x), BATCH, seed=0)
-    batches = torch.stack([next(drawn) for _ in range(STEPS[device.partition(":")[0]])]).to(device)
+    batches = torch.stack([next(drawn) for _ in range(steps_on(device))]).to(device)
     configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
 
     params = model.stack(problem.model, [0], lanes, device=device)
@@ -141,7 +145,7 @@ def compare(
     seconds = time_in_turn(population_contenders(problem, lanes, device), rounds, sync)
     others = [name for name in ("jax", "torch.func", "torch.func compiled") if name in seconds]
     for name in ("population", *others):
-        seconds[name] /= STEPS[device.partition(":")[0]]
+        seconds[name] /= steps_on(device)
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
     copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
     ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}

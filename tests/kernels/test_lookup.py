@@ -97,6 +97,7 @@ def test_eager_formulas_look_nothing_up(monkeypatch):
     p = torch.zeros(8, requires_grad=True)
     p.grad = torch.ones_like(p)
     optim.Adam([p], backend="eager").step()
+    assert (p < 0).all()
 
 
 def cpu_step(n_elements: int = 2**20):

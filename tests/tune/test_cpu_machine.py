@@ -8,25 +8,28 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.tune import buffers, cpu_machine
+from experiments import autotune
+from experiments.tune import buffers
 from experiments.tune.race import LaunchCase, Skipped
 from kernels import registry
 from kernels.config import CpuConfig, cpu_candidates, device_facts
+from tests.tune.careless import careless
 
 pytest.importorskip("numba", reason="what is tuned is compiled by Numba")
+cpu_machine = pytest.importorskip("experiments.tune.cpu_machine")
 
 CASE = LaunchCase("adam", "float32", "medium", 14)
 TUNE = ["tune", "--device", "cpu", "--rule", "adam", "--dtype", "float32", "--rows", "medium", "--sizes", "16"]
 
 
-def autotune(*words: str) -> subprocess.CompletedProcess:
+def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "experiments.autotune", *words], capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_what_is_tuned_is_shown_explained_and_verified(tmp_path, monkeypatch):
     monkeypatch.setenv(registry.VARIABLE, str(tmp_path / "tuned"))
-    done = autotune(*TUNE, "--budget", "8", "--out", str(tmp_path / "out"))
+    done = run(*TUNE, "--budget", "8", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "tuned").glob("*.json")
     content = json.loads(file.read_text())
@@ -42,14 +45,14 @@ def test_what_is_tuned_is_shown_explained_and_verified(tmp_path, monkeypatch):
     assert table["default"].sum() == 1
     assert {"search.png", "search.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
-    shown = autotune("show")
+    shown = run("show")
     assert device_facts("cpu").name in shown.stdout
     assert key in shown.stdout
-    verified = autotune("verify", "--device", "cpu", "--budget", "4")
+    verified = run("verify", "--device", "cpu", "--budget", "4")
     assert verified.returncode == 0 or "slower" in verified.stdout
     assert key in verified.stdout
 
-    again = autotune(*TUNE, "--budget", "8", "--out", str(tmp_path / "out"))
+    again = run(*TUNE, "--budget", "8", "--out", str(tmp_path / "out"))
     assert again.returncode == 0, again.stderr
     if "unprepared" not in entry:
         assert json.loads(file.read_text())["entries"] == {key: entry}
@@ -66,19 +69,7 @@ def test_every_candidate_is_checked_and_timed():
 
 
 def test_a_candidate_whose_update_is_wrong_is_skipped(monkeypatch):
-    launcher = cpu_machine.cpu.launcher
-
-    def careless(table):
-        last = table.entries[-1].p.view(-1)[-1:]
-
-        def launch(*args):
-            before = last.clone()
-            launcher(table)(*args)
-            last.copy_(before)
-
-        return launch
-
-    monkeypatch.setattr(cpu_machine.cpu, "launcher", careless)
+    monkeypatch.setattr(cpu_machine.cpu, "launcher", careless(cpu_machine.cpu.launcher))
     _, sample = cpu_machine.sampler(CASE)
     with pytest.raises(Skipped, match="its updates are wrong"):
         sample(CpuConfig())
@@ -104,8 +95,6 @@ def test_what_does_not_fit_into_memory_is_said(monkeypatch):
     ],
 )
 def test_options_that_do_not_fit_are_named(words, says, tmp_path, monkeypatch, capsys):
-    from experiments import autotune
-
     monkeypatch.chdir(tmp_path)
     assert autotune.main(words) == 2
     told = capsys.readouterr().err
