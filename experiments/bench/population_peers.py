@@ -14,14 +14,13 @@ from experiments.tasks.problems import Problem
 
 
 def jax_scan(
-    problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor, batches: torch.Tensor
-) -> Callable[[], list]:
-    """Return a call that takes a step for each row of `batches`, and returns the parameters.
+    problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor
+) -> Callable[[torch.Tensor], list]:
+    """Return a call that takes a step for each row of indices, int64 `[steps, batch]`, and returns the parameters.
 
     Args:
         params: weights and biases, `[lanes, ...]`, where the first call starts; they are copied.
         lrs: `[lanes]`.
-        batches: indices of examples, int64 `[steps, batch]`.
     """
     import jax  # pyright: ignore[reportMissingImports]
     import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
@@ -50,18 +49,18 @@ def jax_scan(
     run_all = jax.jit(steps, donate_argnums=0)
     lanes = [jnp.array(p.detach().numpy()) for p in params]
     carried = [lanes, jax.jit(jax.vmap(optax.adam(1e-3).init))(lanes), jnp.zeros(len(lrs))]
-    lr, index = jnp.asarray(lrs.numpy()), jnp.asarray(batches.numpy())
+    lr = jnp.asarray(lrs.numpy())
 
-    def run() -> list:
-        carried[:] = jax.block_until_ready(run_all(tuple(carried), lr, index))
+    def run(batches: torch.Tensor) -> list:
+        carried[:] = jax.block_until_ready(run_all(tuple(carried), lr, jnp.asarray(batches.numpy())))
         return carried[0]
 
     return run
 
 
 def torch_vmap(
-    problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor, batches: torch.Tensor, compiled: bool = False
-) -> Callable[[], list[torch.Tensor]]:
+    problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor, compiled: bool = False
+) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """As `jax_scan`, by torch.func; `torch.compile` needs a C++ compiler."""
     x, y = problem.data.x_train, problem.data.y_train
 
@@ -86,7 +85,7 @@ def torch_vmap(
     states = [[p.detach().clone() for p in params], *([torch.zeros_like(p) for p in params] for _ in range(2))]
     done, losses = torch.zeros((), dtype=torch.float64), torch.zeros(len(lrs))
 
-    def run() -> list[torch.Tensor]:
+    def run(batches: torch.Tensor) -> list[torch.Tensor]:
         for index in batches:
             done.add_(1)
             corrections = ((1 - beta**done).float() for beta in (0.9, 0.999))

@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import torch
@@ -26,6 +26,8 @@ SIZES = {
 BATCH = 128
 STEPS = {"cpu": 60, "cuda": 1}
 """How many steps a population takes in a round: on the CPU as many as are usual between two evaluations."""
+LRS = -5, -3.5
+"""Decimal logarithms of the lanes' smallest and largest lr."""
 SOLO_STEPS = 16
 MATRIX = 2048
 COPY_ELEMENTS = 2**25
@@ -44,12 +46,19 @@ def step_work(model: Model, lanes: int) -> tuple[float, float]:
     return flops, 28 * lanes * model.n_params
 
 
+def rounds_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the indices of the batches of one round after the other, int64 `[steps, BATCH]`, as a sweep draws them."""
+    drawn = population.batch_indices(len(x), BATCH, seed=0)
+    while True:
+        yield torch.stack([next(drawn) for _ in range(steps_on(str(x.device)))]).to(x.device)
+
+
 def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
     """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
-    drawn = population.batch_indices(len(x), BATCH, seed=0)
-    batches = torch.stack([next(drawn) for _ in range(steps_on(device))]).to(device)
-    configs = {"lr": torch.logspace(-5, -2, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
+    # No lane may learn single examples by heart in all these rounds: subnormal gradients are slow, and JAX alone
+    # takes them for zeros.
+    configs = {"lr": torch.logspace(*LRS, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
 
     params = model.stack(problem.model, [0], lanes, device=device)
     ours = optim.Adam(params, **configs)
@@ -59,14 +68,14 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
         lambda: population.step_(params, ours, x[index], y[index], forward=problem.model.forward), device
     )
 
-    def population_steps() -> None:
+    def population_steps(batches: torch.Tensor) -> None:
         for batch in batches:
             index.copy_(batch)
             take()
 
     module, alone = reference.make(problem, axes.AXES, device=device)
 
-    def solo_steps() -> None:
+    def solo_steps(batches: torch.Tensor) -> None:
         for step in range(SOLO_STEPS):
             own = batches[step % len(batches)]
             reference.step_(module, alone, x[own], y[own])
@@ -83,22 +92,25 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
         tensors = p, grad, exp_avg, exp_avg_sq, [], step_count
         update(*tensors, lr=1e-4, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False)
 
-    contenders = {
-        "population": population_steps,
-        "solo": solo_steps,
+    trained = {"population": population_steps, "solo": solo_steps}
+    if is_mlp(problem) and device == "cpu":
+        trained |= {name: peer(problem, params, configs["lr"]) for name, peer in peers().items()}
+
+    def next_round(steps: Callable[[torch.Tensor], object]) -> Callable[[], object]:
+        rounds = rounds_of(x)
+        return lambda: steps(next(rounds))
+
+    return {name: next_round(steps) for name, steps in trained.items()} | {
         "update": ours.step,
         "fused update": fused_update,
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
     }
-    if is_mlp(problem) and device == "cpu":
-        contenders |= {name: peer(problem, params, configs["lr"], batches) for name, peer in peers().items()}
-    return contenders
 
 
-def peers() -> dict[str, Callable[..., Callable[[], object]]]:
+def peers() -> dict[str, Callable[..., Callable[[torch.Tensor], object]]]:
     """Return what else can train a population of MLPs here, by name; see `population_peers`."""
-    found: dict[str, Callable[..., Callable[[], object]]] = {"torch.func": population_peers.torch_vmap}
+    found: dict[str, Callable[..., Callable[[torch.Tensor], object]]] = {"torch.func": population_peers.torch_vmap}
     if shutil.which("g++") or shutil.which("clang++"):
         found["torch.func compiled"] = functools.partial(population_peers.torch_vmap, compiled=True)
     if find_spec("jax") and find_spec("optax"):

@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from experiments.tasks.model import Model
+from kernels.config import cpu_name
 
-# torch.compile calls this on the CPU; it is not public, so a version of torch may lack it.
+# torch.compile calls this product on the CPU; it is not public, so a version of torch may lack it.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+USES_ONEDNN = HAS_ONEDNN and "AMD" in cpu_name()
+"""Whether the first layer calls oneDNN: MKL, which torch.bmm calls, takes a fifth longer there on AMD processors."""
 
 
 def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
@@ -44,22 +47,23 @@ class Masked(nn.Sequential):
 
 
 class SharedProduct(torch.autograd.Function):
-    """Products of weights `[n_inputs, rows, features]` and inputs `[n_inputs, batch, features]` by oneDNN.
+    """weight `[n_inputs, rows, features]` times x `[n_inputs, batch, features]`, plus bias, by oneDNN in float32.
 
-    For float32 on the CPU. torch.bmm calls MKL, which takes a fifth longer for these shapes on AMD processors.
+    Returns `[n_inputs * rows, batch]`; bias is `[n_inputs * rows, 1]`.
     """
 
     @staticmethod
-    def forward(ctx, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return onednn_products(weight, x)  # [n_inputs * rows, batch]
+        return onednn_products(weight, x).add_(bias)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         n_inputs, batch, features = x.shape
         stacked = grad.contiguous().view(n_inputs, -1, batch)
-        return onednn_products(stacked, x.mT.contiguous()).view(n_inputs, -1, features), None
+        weight_grad = onednn_products(stacked, x.mT.contiguous()).view(n_inputs, -1, features)
+        return weight_grad, grad.sum(dim=1, keepdim=True), None
 
 
 def onednn_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -71,13 +75,15 @@ def onednn_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def first_layer(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return `[lanes, out, batch]`. Lanes that share an input become rows of one large matrix; x is never copied."""
-    lanes, width, features = weight.shape
-    n_inputs, batch, _ = x.shape
+    """Return the outputs of the first layer in memory of their own, to be viewed as `[lanes, out, batch]`.
+
+    Lanes that share an input are rows of one large matrix; x is never copied.
+    """
+    n_inputs, _, features = x.shape
     stacked = weight.view(n_inputs, -1, features)
-    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
-        return SharedProduct.apply(stacked, x).view(lanes, width, batch).add_(bias.unsqueeze(2))
-    return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2)).view(lanes, width, batch)
+    if USES_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+        return SharedProduct.apply(stacked, bias.view(-1, 1), x)
+    return torch.baddbmm(bias.view(n_inputs, -1, 1), stacked, x.transpose(1, 2))
 
 
 def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
@@ -87,13 +93,15 @@ def mlp_forward(params: Sequence[torch.Tensor], x: torch.Tensor, *masks: torch.T
         params: weight `[lanes, out, in]` and bias `[lanes, out]` of each layer in turn.
         masks: `[n_inputs, width, batch]` for each hidden layer, or none at all.
     """
+    lanes, batch = len(params[0]), x.shape[1]
     hidden = first_layer(params[0], params[1], x)
     for layer, (weight, bias) in enumerate(zip(params[2::2], params[3::2], strict=True)):
-        hidden = hidden.relu_()
+        # ReLU comes before the view: in place on a view, autograd would copy the gradient twice.
+        hidden = hidden.relu_().view(lanes, -1, batch)
         if masks:
             hidden = (hidden.unflatten(0, (len(x), -1)) * masks[layer].unsqueeze(1)).flatten(0, 1)
         hidden = linear(weight, bias, hidden)
-    return hidden
+    return hidden.view(lanes, -1, batch)
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ from experiments.tasks.model import stack
 from experiments.training import axes, optimizers, population, reference
 from tests.training.small_problems import CONFIGS, digits, linear, logistic, regression, small_cnn, small_gru
 
+ONEDNN = pytest.mark.skipif(not mlp.HAS_ONEDNN, reason="oneDNN, or its product, is missing")
+
 PROBLEMS = [digits, logistic, regression, linear, small_cnn, small_gru]
 CASES = [(make, "adam") for make in PROBLEMS]
 CASES += [
@@ -105,15 +107,16 @@ def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_do
         torch.testing.assert_close(a[1], b)
 
 
+@pytest.mark.parametrize("by_onednn", [False, pytest.param(True, marks=ONEDNN)])
 @pytest.mark.parametrize("n_inputs", [1, 2])
-def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs):
-    """Check that one shared input and several inputs, which take different code paths, give the same product."""
+def test_first_layer_and_its_gradients_equal_a_plain_product_in_float32(n_inputs, by_onednn, monkeypatch):
+    monkeypatch.setattr(mlp, "USES_ONEDNN", by_onednn)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 7, 30, generator=generator, requires_grad=True)
     bias = torch.randn(4, 7, generator=generator, requires_grad=True)
     x = torch.randn(n_inputs, 11, 30, generator=generator)
     weigh = torch.randn(4, 7, 11, generator=generator)
-    output = mlp.first_layer(weight, bias, x)
+    output = mlp.first_layer(weight, bias, x).view(4, 7, 11)
     expected = weight.double() @ x.double().repeat_interleave(4 // n_inputs, 0).mT + bias.double().unsqueeze(2)
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     ours = torch.autograd.grad((output * weigh).sum(), (weight, bias))
