@@ -72,13 +72,13 @@ def train(
     evaluate_at, rows = population.evaluation_steps(steps, 20), []
     for step, index in zip(range(steps + 1), batches, strict=False):
         if step in evaluate_at:
-            loss, accuracy = population.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
-            columns = {"eval_loss": loss.cpu().numpy(), "eval_accuracy": accuracy.cpu().numpy()}
+            means = population.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
+            columns = {f"eval_{name}": mean.cpu().numpy() for name, mean in means.items()}
             rows.append(pd.DataFrame({"seed": range(seeds), "step": step, **columns}))
         if step < steps:
             batch = torch.stack(index).to(device)
             optimizer.zero_grad()
-            problems.losses(problem.model.forward([p.float() for p in params], x[batch]), y[batch]).sum().backward()
+            problem.model.losses([p.float() for p in params], (), x[batch], y[batch]).sum().backward()
             optimizer.step()
             on_step()
     moved = sum((p != q).sum().item() for p, q in zip(params, before, strict=True)) / sum(p.numel() for p in params)

@@ -13,9 +13,7 @@ from torch.nn import functional
 from experiments.tasks.problems import Problem
 
 
-def jax_scan(
-    problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor
-) -> Callable[[torch.Tensor], list]:
+def jax_scan(problem: Problem, params: Sequence[torch.Tensor], lrs: torch.Tensor) -> Callable[[torch.Tensor], list]:
     """Return a call that takes a step for each row of indices, int64 `[steps, batch]`, and returns the parameters.
 
     Args:

@@ -64,9 +64,7 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
     ours = optim.Adam(params, **configs)
 
     index = torch.empty(1, BATCH, dtype=torch.int64, device=device)
-    take = cuda_graph.replayed(
-        lambda: population.step_(params, ours, x[index], y[index], forward=problem.model.forward), device
-    )
+    take = cuda_graph.replayed(lambda: population.step_(params, ours, x[index], y[index], model=problem.model), device)
 
     def population_steps(batches: torch.Tensor) -> None:
         for batch in batches:
@@ -78,7 +76,7 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
     def solo_steps(batches: torch.Tensor) -> None:
         for step in range(SOLO_STEPS):
             own = batches[step % len(batches)]
-            reference.step_(module, alone, x[own], y[own])
+            reference.step_(problem.model, module, alone, x[own], y[own])
 
     n = sum(p.numel() for p in params)
     p, grad, exp_avg, exp_avg_sq = ([torch.rand(n, device=device)] for _ in range(4))
@@ -128,7 +126,7 @@ def noise() -> data.Dataset:
 
 
 def is_mlp(problem: problems.Problem) -> bool:
-    return problem.model.forward is mlp.mlp_forward
+    return isinstance(problem.model, Model) and problem.model.forward is mlp.mlp_forward
 
 
 def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> problems.Problem:

@@ -3,10 +3,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+from experiments.tasks import losses
+
+if TYPE_CHECKING:
+    from experiments.tasks.any_module import AnyModule
 
 Forward = Callable[..., torch.Tensor]
 
@@ -25,7 +32,10 @@ class Model:
         at_once: number of lanes whose larger activations `forward` holds at a time on the CPU; None for all.
         dropout: probability that a hidden activation is dropped in training.
         bound: parameters are clamped to [-bound, bound] after every step; None leaves them.
+        capturable: whether a step can be one CUDA graph, because its Python code need not run again.
     """
+
+    capturable: ClassVar[bool] = True
 
     name: str
     widths: tuple[int, ...]
@@ -47,8 +57,34 @@ class Model:
             for p in params:
                 p.clamp_(-self.bound, self.bound)
 
-    def masks(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
-        """Draw the factors of the hidden activations in a step, float32 `[width, batch_size]` for each hidden layer.
+    def losses(
+        self,
+        params: Sequence[torch.Tensor],
+        others: Sequence[torch.Tensor],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *masks: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the losses of a training step, `[lanes]`; `others` is empty. masks: of `draws`, one more dimension."""
+        return losses.losses(self.forward(params, x, *masks), y)
+
+    def measure(
+        self, params: Sequence[torch.Tensor], others: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return sums over the examples of a batch `[1, batch, ...]`, `[lanes]` each: loss, and accuracy of classes."""
+        output = self.forward(params, x)
+        sums = {"loss": losses.losses(output, y).double() * x.shape[1]}
+        return sums if y.is_floating_point() else {**sums, "accuracy": losses.correct(output, y)}
+
+    def loss_alone(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the ordinary module on a batch `[batch, ...]`. masks: of `draws`, for its training."""
+        output = module(x, *masks)
+        if not y.shape[-1]:
+            return output.mean()
+        return F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
+
+    def draws(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
+        """Draw the masks of dropout in a step, float32 `[width, batch_size]` for each hidden layer.
 
         Each is 0 or 1 / (1 - dropout). They depend on seed, step and layer alone, not on the configuration, the device
         or other lanes.
@@ -64,20 +100,51 @@ class Model:
         return masks
 
 
-def stack(model: Model, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
+def stack(
+    model: "Model | AnyModule", seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu"
+) -> list[torch.Tensor]:
     """Return parameters `[len(seeds) * n_configs, ...]`, seed by seed; all lanes of a seed begin with the same weights.
 
     Torch's global generator does not change.
     """
+    params = stacked(model.build, trained, seeds, n_configs, dtype, device)
+    return [p.requires_grad_() for p in params]
+
+
+def stack_others(
+    model: "Model | AnyModule", seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu"
+) -> list[torch.Tensor]:
+    """Return, in the same way, what a module holds beside trained parameters: frozen ones, and buffers."""
+    return stacked(model.build, others, seeds, n_configs, dtype, device)
+
+
+def trained(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters of a module that are trained, by name; tied ones once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def others(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the frozen parameters and the buffers of a module, by name."""
+    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    return frozen | dict(module.named_buffers())
+
+
+def stacked(
+    build: Callable[[], nn.Module],
+    of: Callable[[nn.Module], dict[str, torch.Tensor]],
+    seeds: Sequence[int],
+    n_configs: int,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> list[torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         alone = []
         for seed in seeds:
             # Seed the CPU's generator alone, so that those of GPUs do not change.
             torch.default_generator.manual_seed(seed)
-            alone.append([p.detach().to(dtype) for p in model.build().parameters()])
+            alone.append([t.detach().to(dtype) if t.is_floating_point() else t for t in of(build()).values()])
     return [
-        torch.stack(of_seeds).repeat_interleave(n_configs, dim=0).to(device).requires_grad_()
-        for of_seeds in zip(*alone, strict=True)
+        torch.stack(of_seeds).repeat_interleave(n_configs, dim=0).to(device) for of_seeds in zip(*alone, strict=True)
     ]
 
 

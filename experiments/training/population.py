@@ -9,12 +9,14 @@ import pandas as pd
 import torch
 
 from experiments.common import ambient
-from experiments.tasks import model, problems
-from experiments.tasks.model import Forward, Model
+from experiments.tasks import model
+from experiments.tasks.any_module import AnyModule
+from experiments.tasks.model import Model
 from experiments.tasks.problems import Problem
 from experiments.training import cuda_graph, optimizers, schedules
 from optim.base import RuleOptimizer
 
+AnyModel = Model | AnyModule
 DIVERGED = 100.0
 """A run has diverged at the first step whose training loss is not finite or exceeds this many times the loss of its
 first step."""
@@ -37,7 +39,7 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
 
 
-def lane_bytes(model: Model, batch_size: int) -> int:
+def lane_bytes(model: AnyModel, batch_size: int) -> int:
     """Return the memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
 
     Two states are counted; only amsgrad has more, three.
@@ -45,35 +47,41 @@ def lane_bytes(model: Model, batch_size: int) -> int:
     return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
 
 
-def largest_block(model: Model, batch_size: int) -> int:
+def largest_block(model: AnyModel, batch_size: int) -> int:
     """Return the bytes of the largest tensor that a step makes for a lane: a gradient or an activation."""
     with torch.device("meta"):
         largest = max(p.numel() for p in model.build().parameters())
     return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
 
 
-def evaluate(problem: Problem, params: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor):
-    """Return loss (excess over the known optimum, if there is one) and accuracy of every lane, `[lanes]` each.
+def evaluate(
+    problem: Problem,
+    params: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    others: Sequence[torch.Tensor] = (),
+) -> dict[str, torch.Tensor]:
+    """Return the means over examples of loss, excess over the known optimum if there is one, accuracy, and so on.
 
     Args:
-        x, y: the evaluation set on the device of the parameters. Accuracy is NaN for regression.
+        x, y: the evaluation set on the device of the parameters.
+        others: what the module holds beside trained parameters, as of `model.stack_others`.
+    Returns: float64 `[lanes]` by name: always loss; accuracy for classes.
     """
-    lanes = len(params[0])
+    lanes, model = len(params[0]), problem.model
     # No activation takes more than 16 MiB.
-    at_once = min(lanes, problem.model.at_once or lanes)
-    batch = max(16, 2**22 // (at_once * max(problem.model.widths[1:])))
-    loss = torch.zeros(lanes, dtype=torch.float64, device=x.device)
-    hits = torch.zeros(lanes, dtype=torch.float64, device=x.device)
+    at_once = min(lanes, model.at_once or lanes)
+    batch = max(16, 2**22 // (at_once * max(model.widths[1:])))
+    sums: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
-            output = problem.model.forward(params, xb.unsqueeze(0))
-            loss += problems.losses(output, yb.unsqueeze(0)).double() * len(xb)
-            hits += problems.correct(output, yb.unsqueeze(0)) if problem.classifies else math.nan
-    loss /= len(x)
+            for name, value in model.measure(params, others, xb.unsqueeze(0), yb.unsqueeze(0)).items():
+                sums[name] = sums.get(name, 0.0) + value.double()
+    means = {name: value / len(x) for name, value in sums.items()}
     if floor := problem.data.loss_floor:
         # float32 cannot resolve losses closer to the optimum than this.
-        loss = (loss - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
-    return loss, hits / len(x)
+        means["loss"] = (means["loss"] - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
+    return means
 
 
 def tensors(
@@ -85,9 +93,14 @@ def tensors(
     return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
 
 
-def masks_of(model: Model, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
-    """Draw the masks of dropout, float32 `[n_seeds, width, batch_size]` on the CPU for each hidden layer."""
-    return [torch.stack(layer) for layer in zip(*(model.masks(seed, step, batch_size) for seed in seeds), strict=True)]
+def draws_of(model: AnyModel, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
+    """Return the random numbers of a step, such as masks of dropout, on the CPU: `[n_seeds, ..., batch_size]` each."""
+    return [torch.stack(of) for of in zip(*(model.draws(seed, step, batch_size) for seed in seeds), strict=True)]
+
+
+def placed(draws: Sequence[torch.Tensor], device: str | torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return draws as training needs them: masks on its device; whole numbers seed generators, and stay on the CPU."""
+    return [drawn.to(device, dtype) if drawn.is_floating_point() else drawn for drawn in draws]
 
 
 def upload(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -101,9 +114,10 @@ def step_(
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
-    masks: Sequence[torch.Tensor] = (),
+    draws: Sequence[torch.Tensor] = (),
     *,
-    forward: Forward,
+    model: AnyModel,
+    others: Sequence[torch.Tensor] = (),
     accumulate: int = 1,
 ) -> torch.Tensor:
     """Take one training step of all lanes on their batches `[n_seeds, batch, ...]`; return their losses, `[lanes]`.
@@ -111,15 +125,17 @@ def step_(
     On a GPU the gradients keep their memory, as a CUDA graph needs.
 
     Args:
-        masks: masks of dropout, `[n_seeds, width, batch]` for each hidden layer.
-        forward: the forward pass of the `Model`.
+        draws: of `draws_of`.
+        others: what the module holds beside trained parameters; buffers change in place.
         accumulate: number of equal parts of the batch that go through the model one after the other.
     """
     optimizer.zero_grad(set_to_none=not x.is_cuda)
-    parts = zip(*(t.chunk(accumulate, 1) for t in (x, y)), *(mask.chunk(accumulate, 2) for mask in masks), strict=True)
+    parts = zip(
+        *(t.chunk(accumulate, 1) for t in (x, y)), *(drawn.chunk(accumulate, 2) for drawn in draws), strict=True
+    )
     losses = []
-    for x_part, y_part, *mask_parts in parts:
-        loss = problems.losses(forward(params, x_part, *mask_parts), y_part)
+    for x_part, y_part, *of_part in parts:
+        loss = model.losses(params, others, x_part, y_part, *of_part)
         loss.backward(torch.full_like(loss, 1 / accumulate))
         losses.append(loss.detach())
     optimizer.step()
@@ -173,6 +189,7 @@ def train_lanes(
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
+    others = model.stack_others(problem.model, seeds, n_configs, dtype, device)
     tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
@@ -184,7 +201,7 @@ def train_lanes(
 
     # Values that differ between steps are in tensors, which a captured step reads anew each time.
     index = torch.zeros(len(seeds), per_step, dtype=torch.int64, device=device)
-    masks = [mask.to(device, dtype) for mask in masks_of(problem.model, seeds, 1, per_step)]
+    draws = placed(draws_of(problem.model, seeds, 1, per_step), device, dtype)
     factor = torch.ones((), dtype=torch.float64, device=device)
     current = torch.zeros((), dtype=torch.int64, device=device)
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
@@ -195,15 +212,15 @@ def train_lanes(
 
     def feed(step: int) -> None:
         upload(index, torch.stack(next(batches)))
-        for mask, drawn in zip(masks, masks_of(problem.model, seeds, step, per_step), strict=True):
-            upload(mask, drawn)
+        for target, drawn in zip(draws, draws_of(problem.model, seeds, step, per_step), strict=True):
+            upload(target, drawn)
         factor.fill_(schedules.factor(schedule, step, steps, warmup))
 
     def advance() -> None:
         for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
             torch.mul(lr, factor, out=group["lr"])
-        forward = problem.model.forward
-        loss = step_(params, optimizer_, x[index], y[index], masks, forward=forward, accumulate=accumulate)
+        options = {"model": problem.model, "others": others, "accumulate": accumulate}
+        loss = step_(params, optimizer_, x[index], y[index], draws, **options)
         problem.model.project_(params)
         current.add_(1)
         loss_limit.copy_(torch.where(current == 1, DIVERGED * loss, loss_limit))
@@ -211,19 +228,21 @@ def train_lanes(
         loss_sum.add_(loss)
 
     # A graph would run the Python code of a user's class, such as counting its steps, only once.
-    take = cuda_graph.replayed(advance, device) if isinstance(optimizer_, RuleOptimizer) else advance
+    captures = isinstance(optimizer_, RuleOptimizer) and problem.model.capturable
+    take = cuda_graph.replayed(advance, device) if captures else advance
 
     def record(step: int) -> None:
-        eval_loss, accuracy = evaluate(problem, params, x_eval, y_eval)
+        means = evaluate(problem, params, x_eval, y_eval, others)
+        means.setdefault("accuracy", torch.full_like(loss_sum, math.nan))
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
         point = {"step": step, "epoch": step / (len(x) // per_step)}
-        point |= {"train_loss": train_loss.cpu(), "eval_loss": eval_loss.cpu(), "eval_accuracy": accuracy.cpu()}
+        point |= {"train_loss": train_loss.cpu(), **{f"eval_{name}": mean.cpu() for name, mean in means.items()}}
         points.append({**point, "seconds": seconds})
 
     if resume:
         with torch.no_grad():
-            for p, saved in zip(params, resume["params"], strict=True):
-                p.copy_(saved)
+            for t, saved in zip([*params, *others], [*resume["params"], *resume.get("others", ())], strict=True):
+                t.copy_(saved)
         optimizer_.load_state_dict(resume["optimizer"])
         for name, t in (("diverged_at", diverged_at), ("loss_sum", loss_sum), ("loss_limit", loss_limit)):
             t.copy_(resume[name])
@@ -249,7 +268,8 @@ def train_lanes(
                 loss_sum.zero_()
                 since = 0
             if keeps:
-                state = {"params": [p.detach() for p in params], "optimizer": optimizer_.state_dict()}
+                state = {"params": [p.detach() for p in params], "others": others}
+                state |= {"optimizer": optimizer_.state_dict()}
                 state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
                 keep({**state, "points": points, "seconds": seconds, "since": since, "step": step})
             started = time.perf_counter()

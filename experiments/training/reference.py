@@ -5,10 +5,9 @@ Populations are compared with it: for equality in the tests, for speed in the be
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -46,26 +45,31 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     return module, torchs(module.parameters(), **options)
 
 
-def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    if not target.shape[-1]:
-        return output.mean()
-    return F.mse_loss(output, target) if target.is_floating_point() else F.cross_entropy(output, target)
-
-
 def step_(
-    module: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, masks=(), accumulate: int = 1
+    model: population.AnyModel,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    draws: Sequence[torch.Tensor] = (),
+    accumulate: int = 1,
 ) -> torch.Tensor:
-    """Take one training step on a batch, in `accumulate` equal parts; return its loss. masks: as of `Model.masks`."""
+    """Take one training step of a model's ordinary module on a batch, in `accumulate` equal parts; return its loss.
+
+    draws: of `Model.draws`.
+    """
     optimizer.zero_grad()
     if accumulate == 1:
         # The usual code, because benchmarks time it: accumulation would cost 5 % of a small network's step.
-        loss = loss_of(module(x, *masks), y)
+        loss = model.loss_alone(module, x, y, *draws)
         loss.backward()
     else:
-        parts = zip(*(t.chunk(accumulate) for t in (x, y)), *(mask.chunk(accumulate, 1) for mask in masks), strict=True)
+        parts = zip(
+            *(t.chunk(accumulate) for t in (x, y)), *(drawn.chunk(accumulate, 1) for drawn in draws), strict=True
+        )
         losses = []
-        for x_part, y_part, *mask_parts in parts:
-            loss = loss_of(module(x_part, *mask_parts), y_part)
+        for x_part, y_part, *of_part in parts:
+            loss = model.loss_alone(module, x_part, y_part, *of_part)
             loss.backward(torch.full_like(loss, 1 / accumulate))
             losses.append(loss.detach())
         loss = torch.stack(losses).mean()
@@ -94,8 +98,8 @@ def train(
     batches = population.batch_indices(len(x), per_step, seed, problem.data.in_order)
     losses = []
     for step, index in zip(range(1, steps + 1), batches, strict=False):
-        masks = [mask.to(first) for mask in problem.model.masks(seed, step, per_step)]
-        losses.append(step_(module, optimizer, x[index], y[index], masks, accumulate))
+        draws = population.placed(problem.model.draws(seed, step, per_step), first.device, first.dtype)
+        losses.append(step_(problem.model, module, optimizer, x[index], y[index], draws, accumulate))
         problem.model.project_(module.parameters())
         schedule_.step()
     return module, torch.stack(losses)
@@ -127,10 +131,10 @@ def seconds_of_one_run(
 
     def train_sample() -> None:
         for step, index in zip(range(1, sample + 1), batches, strict=False):
-            masks = [mask.to(first) for mask in problem.model.masks(0, step, per_step)]
-            step_(module, optimizer, x[index], y[index], masks, accumulate)
+            draws = population.placed(problem.model.draws(0, step, per_step), first.device, first.dtype)
+            step_(problem.model, module, optimizer, x[index], y[index], draws, accumulate)
 
     train_sample()
     with torch.no_grad():
-        evaluation = seconds(lambda: loss_of(module(x_eval), y_eval))
+        evaluation = seconds(lambda: problem.model.loss_alone(module, x_eval, y_eval))
     return steps * seconds(train_sample) / sample + (evaluations + 1) * evaluation

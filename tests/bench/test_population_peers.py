@@ -19,7 +19,7 @@ def ours(problem, lrs, batches) -> list[torch.Tensor]:
     optimizer = optim.Adam(params, lr=lrs)
     for index in batches:
         x, y = problem.data.x_train[index[None]], problem.data.y_train[index[None]]
-        population.step_(params, optimizer, x, y, forward=problem.model.forward)
+        population.step_(params, optimizer, x, y, model=problem.model)
     return params
 
 

@@ -81,8 +81,9 @@ def test_noisy_quadratic_has_its_floor_and_sgds_stationary_loss_above_it():
     dataset, model = functions.noisy_quadratic(n=20, noise=0.7)
     eigenvalues = 1 / np.arange(1, 21)
     floor = 0.5 * 0.7**2 * eigenvalues.sum()
-    output = model.forward([torch.zeros(1, 20, dtype=torch.float64)], dataset.x_train.double().unsqueeze(0))
-    assert problems.losses(output, dataset.y_train.unsqueeze(0)).item() == pytest.approx(floor, rel=1e-6)
+    x, y = dataset.x_train.double().unsqueeze(0), dataset.y_train.unsqueeze(0)
+    loss = model.losses([torch.zeros(1, 20, dtype=torch.float64)], (), x, y)
+    assert loss.item() == pytest.approx(floor, rel=1e-6)
     lr, batch = 0.8, 2
     problem = problems.Problem("function", dataset, model, batch)
     runs = train(problem, [{"lr": lr}], "sgd", 300, seeds=range(100))

@@ -40,7 +40,7 @@ def test_lanes_follow_solo_runs_of_torch_in_float64(make, optimizer):
         np.testing.assert_allclose(lane.train_loss[1:], expected, rtol=1e-9)
         output = module(problem.data.x_eval.double())
         y = problem.data.y_eval if problem.classifies else problem.data.y_eval.double()
-        eval_loss = reference.loss_of(output, y).item() - problem.data.loss_floor
+        eval_loss = problem.model.loss_alone(module, problem.data.x_eval.double(), y).item() - problem.data.loss_floor
         np.testing.assert_allclose(run.eval_loss, eval_loss, rtol=1e-7)
         if problem.classifies:
             assert run.eval_accuracy == pytest.approx((output.argmax(1) == y).double().mean().item())
@@ -101,8 +101,8 @@ def test_convolution_gives_the_gradient_of_equal_maxima_to_the_first_as_torch_do
     for p, q in zip(module.parameters(), params, strict=True):
         p.data.copy_(q[1])
     target = torch.tensor([[1, 2, 3]])
-    ours = torch.autograd.grad(problems.losses(model.forward(params, x), target).sum(), params)
-    theirs = torch.autograd.grad(reference.loss_of(module(x[0]), target[0]), list(module.parameters()))
+    ours = torch.autograd.grad(model.losses(params, (), x, target).sum(), params)
+    theirs = torch.autograd.grad(model.loss_alone(module, x[0], target[0]), list(module.parameters()))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a[1], b)
 

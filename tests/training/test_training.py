@@ -91,18 +91,18 @@ def test_accumulated_batches_are_one_larger_batch():
 
 def test_masks_depend_on_seed_step_and_layer_alone_and_keep_the_mean():
     model = mlp.mlp(4, 200, 200, 3, dropout=0.25)
-    masks = model.masks(3, 7, 64)
+    masks = model.draws(3, 7, 64)
     assert [mask.shape for mask in masks] == [(200, 64), (200, 64)]
     for mask in masks:
         assert set(mask.unique().tolist()) == {0.0, np.float32(1 / 0.75)}
         # 12800 draws: the standard error of the mean is 0.005.
         assert mask.mean() == pytest.approx(1.0, abs=0.02)
-    again, *others = model.masks(3, 7, 64)[0], model.masks(4, 7, 64)[0], model.masks(3, 8, 64)[0], masks[1]
+    again, *others = model.draws(3, 7, 64)[0], model.draws(4, 7, 64)[0], model.draws(3, 8, 64)[0], masks[1]
     assert torch.equal(masks[0], again)
     for other in others:
         # Independent masks agree in 0.25^2 + 0.75^2 of all places.
         assert (masks[0] == other).double().mean() == pytest.approx(0.625, abs=0.03)
-    assert mlp.mlp(4, 200, 3).masks(3, 7, 64) == []
+    assert mlp.mlp(4, 200, 3).draws(3, 7, 64) == []
 
 
 def test_dropout_of_a_lane_does_not_depend_on_the_number_of_lanes():
@@ -122,9 +122,11 @@ def test_dropout_is_off_in_evaluation_and_the_module_is_torchs():
     layers = list(module.children())
     ordinary = torch.nn.Sequential(*layers[:2], torch.nn.Dropout(0.3), *layers[2:4], torch.nn.Dropout(0.3), layers[4])
     x, y = problem.data.x_eval.double(), problem.data.y_eval
-    np.testing.assert_allclose(runs.initial_eval_loss, reference.loss_of(ordinary.eval()(x), y).item(), rtol=1e-9)
+    np.testing.assert_allclose(
+        runs.initial_eval_loss, problem.model.loss_alone(ordinary.eval(), x, y).item(), rtol=1e-9
+    )
     dropped = torch.nn.Dropout(0.3)(torch.ones(1000))
-    assert dropped.max().item() == problem.model.masks(0, 1, 16)[0].max().item()
+    assert dropped.max().item() == problem.model.draws(0, 1, 16)[0].max().item()
 
 
 def test_regression_takes_every_option_at_once():

@@ -1,0 +1,171 @@
+"""Lanes of any nn.Module: `torch.func.functional_call` under `torch.vmap` over stacked parameters and buffers.
+
+A module that vmap cannot take, because it branches on its data or calls `.item()`, is called lane by lane instead.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from experiments.tasks.model import others, trained
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class AnyModule:
+    """A module with its loss and metrics, for lanes.
+
+    Attributes:
+        name: as shown in tables.
+        build: returns the module, initialised from torch's global generator.
+        loss: takes the module's output and the targets of a batch, and returns the mean loss, a scalar.
+        metrics: further such functions by name, for evaluations; each a mean over the examples.
+        by_vmap: whether all lanes are computed at once; else one after the other.
+        is_random: whether a training step draws random numbers, as dropout does. Lanes of one seed then draw the same,
+            by seed and step alone.
+        told: a sentence about what vmap cannot do with the module; "" if it can.
+        widths: size of an example in every activation, input first, as far as its layers show.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    loss: Loss
+    metrics: Mapping[str, Loss]
+    by_vmap: bool = True
+    is_random: bool = False
+    told: str = ""
+    widths: tuple[int, ...] = ()
+
+    @cached_property
+    def modules(self) -> dict[bool, nn.Module]:
+        """The module in training mode and in evaluation mode, by whether it is trained. Their weights are not used."""
+        with torch.random.fork_rng(devices=[]):
+            return {training: self.build().train(training) for training in (True, False)}
+
+    @cached_property
+    def n_params(self) -> int:
+        return sum(p.numel() for p in trained(self.modules[True]).values())
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of trained parameters, and then of what else the module holds."""
+        # Of a module that was never called: functional_call changes the order of tied ones.
+        with torch.random.fork_rng(devices=[]):
+            module = self.build()
+        return [*trained(module), *others(module)]
+
+    def losses(
+        self,
+        params: Sequence[torch.Tensor],
+        others: Sequence[torch.Tensor],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *numbers: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the losses of a training step, `[lanes]`; buffers change in place, as those of BatchNorm do.
+
+        Args:
+            params, others: `[lanes, ...]` each, of `model.stack` and `model.stack_others`.
+            x, y: `[n_inputs, batch, ...]`; the lanes are divided evenly among the inputs, in order.
+            numbers: of `draws`, one more dimension.
+        """
+        return self.over_lanes(self.loss_of_lane(training=True), [*params, *others], x, y, *numbers)
+
+    def loss_of_lane(self, training: bool) -> Callable:
+        """Return a function of a lane's tensors by name, x and y that returns the loss."""
+        module = self.modules[training]
+        return lambda tensors, x, y: self.loss(functional_call(module, tensors, (x,)), y)
+
+    def measure(
+        self, params: Sequence[torch.Tensor], others: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return sums over the examples of a batch `[1, batch, ...]`, in evaluation mode: loss and metrics."""
+        functions, module = {"loss": self.loss, **self.metrics}, self.modules[False]
+
+        def one(tensors: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            output = functional_call(module, tensors, (x,))
+            return torch.stack([function(output, y).double() * len(x) for function in functions.values()])
+
+        with torch.no_grad():
+            return dict(zip(functions, self.over_lanes(one, [*params, *others], x, y).unbind(1), strict=True))
+
+    def loss_alone(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:
+        """Return the loss of the ordinary module on a batch `[batch, ...]`. numbers: of `draws`, for its training."""
+        with drawing(numbers[0], x.device) if numbers else contextlib.nullcontext():
+            return self.loss(module(x), y)
+
+    def project_(self, params: Sequence[torch.Tensor]) -> None:
+        """Do nothing: no parameter has a bound."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a step can be one CUDA graph: it seeds no generator, and all lanes are computed at once."""
+        return self.by_vmap and not self.is_random
+
+    @property
+    def at_once(self) -> int | None:
+        return None if self.by_vmap else 1
+
+    def over_lanes(
+        self, one: Callable, tensors: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor, *numbers: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `one(tensors by name, x, y)` of every lane, `[lanes, ...]`."""
+        n_inputs, names, results = len(x), self.names, []
+        with plain_attention():
+            if self.by_vmap and not numbers and n_inputs > 1:
+                of_inputs = {name: t.unflatten(0, (n_inputs, -1)) for name, t in zip(names, tensors, strict=True)}
+                return torch.vmap(over_one_input(one), randomness="same")(of_inputs, x, y).flatten(0, 1)
+            groups = zip(*(t.chunk(n_inputs) if self.by_vmap else t.unbind() for t in tensors), strict=True)
+            groups = [dict(zip(names, group, strict=True)) for group in groups]
+            for i, group in enumerate(groups):
+                i = i * n_inputs // len(groups)
+                with drawing(numbers[0][i], x.device) if numbers else contextlib.nullcontext():
+                    results.append(over_one_input(one)(group, x[i], y[i]) if self.by_vmap else one(group, x[i], y[i]))
+        return torch.cat(results) if self.by_vmap else torch.stack(results)
+
+    def draws(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
+        """Return what a step of the lanes of a seed draws from: int64 `[1, batch_size]`, or nothing.
+
+        The first one of a batch seeds torch's generators for it, so that each part of an accumulated batch has its own.
+        """
+        if not self.is_random:
+            return []
+        return [numbers_of(seed, step, batch_size)]
+
+
+def numbers_of(seed: int, step: int, batch_size: int) -> torch.Tensor:
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+    return torch.from_numpy(random.integers(2**62, size=(1, batch_size)))
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Have torch compute attention by matrix products: vmap has no rule for the other ways, and loops over lanes."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def over_one_input(one: Callable) -> Callable:
+    """Return `one` over lanes that share their input: the tensors are `[lanes, ...]`, x and y are not."""
+    return torch.vmap(one, (0, None, None), randomness="same")
+
+
+@contextlib.contextmanager
+def drawing(numbers: torch.Tensor, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators by the first of these numbers; restore them after that."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(numbers.flatten()[0]))
+        yield

@@ -1,0 +1,132 @@
+"""A trial of a user's module: whether it works at all, what its lanes need, and whether they equal single runs."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.common.errors import OptionError
+from experiments.common.values import shown
+from experiments.tasks.any_module import AnyModule, plain_attention
+from experiments.tasks.model import stack, stack_others, trained
+
+EXAMPLES = 8
+"""At most so many examples are tried."""
+
+
+def tried(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> AnyModule:
+    """Return the model with what two lanes and a few examples `[n, ...]` tell about it; see the fields of `AnyModule`.
+
+    Raises: OptionError, one sentence, if its module, loss or a metric does not work on them.
+    """
+    x, y = x[:EXAMPLES], y[:EXAMPLES]
+    model = replace(model, is_random=is_random(model, x, y), widths=widths(model, x))
+    expected = [torch.stack(of_both) for of_both in zip(*(alone(model, seed, x, y) for seed in (0, 1)), strict=True)]
+    reason = ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = together(model, x, y)
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(found, expected, strict=True)):
+                reason = "its results would differ from those of single runs"
+        # Whatever the code of a user's module raises inside vmap.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+    if reason:
+        told = f"lanes of {model.name} are computed one after the other, because torch.vmap cannot take them ({reason})"
+        return replace(model, by_vmap=False, told=told)
+    slow = {str(one.message).partition("batching rule for ")[2].partition(". ")[0] for one in caught} - {""}
+    if slow:
+        return replace(model, told=f"torch.vmap has no rule for {', '.join(sorted(slow))} and loops over lanes there")
+    return model
+
+
+def is_random(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Return whether an ordinary training step draws random numbers. Raises: OptionError if the step does not work."""
+    with torch.random.fork_rng(devices=[]):
+        module = calling(f"the model of {model.name}", model.build)
+        if not isinstance(module, nn.Module) or not any(p.requires_grad for p in module.parameters()):
+            raise OptionError(f"the model of {model.name} must be an nn.Module to be trained, not {shown(module)}")
+        before = torch.get_rng_state()
+        loss = loss_of(model, module.train(), x, y)
+        if not loss.requires_grad:
+            raise OptionError(f"the loss of {model.name} must depend on the parameters, and it does not")
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def widths(model: AnyModule, x: torch.Tensor) -> tuple[int, ...]:
+    """Return the sizes of an example in the input and in the outputs of all layers."""
+    found = [x[0].numel()]
+
+    def note(_layer: nn.Module, _inputs: tuple, output: Any) -> None:
+        tensors = output if isinstance(output, tuple) else (output,)
+        found.extend(t.numel() // len(x) for t in tensors if isinstance(t, torch.Tensor))
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        module = model.build()
+        for layer in module.modules():
+            layer.register_forward_hook(note)
+        module(x)
+    return tuple(found)
+
+
+def alone(model: AnyModule, seed: int, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    """Return what a single run computes: loss, gradients, and then measures. Raises: OptionError if it does not work.
+
+    A module that draws is in evaluation mode, because the memory layout decides which element gets which number.
+    """
+    with torch.random.fork_rng(devices=[]), plain_attention():
+        torch.default_generator.manual_seed(seed)
+        module = model.build().train(not model.is_random)
+        loss, params = loss_of(model, module, x, y), list(trained(module).values())
+        grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            output = module.eval()(x)
+            functions = {"loss": model.loss, **model.metrics}
+            measures = [scalar(f"the {name} of {model.name}", one, output, y) for name, one in functions.items()]
+    return [loss.detach(), *grads, *(one.double() * len(x) for one in measures)]
+
+
+def together(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    """Return what `alone` computes for the seeds 0 and 1, for both as lanes."""
+    params, others = stack(model, [0, 1], 1), stack_others(model, [0, 1], 1)
+    x, y = x.expand(2, *x.shape), y.expand(2, *y.shape)
+    if model.is_random:
+        numbers = [model.draws(seed, 1, x.shape[1])[0] for seed in (0, 1)]
+        model.losses(params, [t.clone() for t in others], x, y, torch.stack(numbers)).sum().backward()
+    losses = model.over_lanes(model.loss_of_lane(training=not model.is_random), [*params, *others], x, y)
+    grads = torch.autograd.grad(losses.sum(), params, allow_unused=True, materialize_grads=True)
+    return [losses.detach(), *grads, *model.measure(params, others, x[:1], y[:1]).values()]
+
+
+def loss_of(model: AnyModule, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    output = calling(f"the model of {model.name}", lambda: module(x))
+    return scalar(f"the loss of {model.name}", model.loss, output, y)
+
+
+def scalar(what: str, function: Callable, output: Any, target: torch.Tensor) -> torch.Tensor:
+    """Return a loss or a metric of a batch. Raises: OptionError if it is not a tensor without dimensions."""
+    found = calling(what, lambda: function(output, target))
+    if not isinstance(found, torch.Tensor) or found.shape or not found.is_floating_point():
+        given = f"{found.dtype} of shape {[*found.shape]}" if isinstance(found, torch.Tensor) else shown(found)
+        raise OptionError(
+            f"{what} must be a floating-point tensor without dimensions, the mean over a batch, not {given}"
+        )
+    return found
+
+
+def calling(what: str, call: Callable[[], Any]) -> Any:
+    """Call what a user wrote. Raises: OptionError instead of whatever it raises."""
+    try:
+        return call()
+    except Exception as error:
+        raise OptionError(
+            f"{what} does not work on its training data ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
