@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.common.values import FLAG, option
 from experiments.sweeps.config import SweepConfig
-from experiments.tasks import problems
+from experiments.tasks import own, problems
 from experiments.training.axes import AXES
 
 EXAMPLES = {**dict.fromkeys(AXES, "adam"), "momentum": "momentum"}
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         "momentum: of 1 - value); with --sample also START..STOP, all of it. Words from sgd=... on are for sgd alone. "
         "What an optimizer has no argument for does not multiply its configurations.",
     )
-    cli.add_argument("task", metavar=f"{{{','.join(problems.TASKS)}}}", help="what is trained")
+    cli.add_argument("task", metavar="TASK", help=f"what is trained: {', '.join(problems.TASKS)} or {own.ACCEPTED}")
     for field in fields(SweepConfig):
         help = field.metadata["help"]
         if field.name == "task" or help is None:

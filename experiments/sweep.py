@@ -90,6 +90,8 @@ def run(config: SweepConfig) -> Sweep:
     check_plan(plan)
     if plan.problem.data.warning:
         print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
+    if told := getattr(plan.problem.model, "told", ""):
+        print(f"WARNING: {told}", file=sys.stderr)
     with runner.opened(plan, config.out, config.fresh):
         return train_and_draw(plan)
 

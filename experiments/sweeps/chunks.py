@@ -83,7 +83,8 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     runs = runs.iloc[ends["lane"]].drop(columns="key").reset_index(drop=True)
     runs.insert(0, "lane", ends["lane"].array)
     runs["diverged_step"] = ends["diverged_step"].array
-    curves = table.loc[:, ["lane", *CURVES]]
+    metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
+    curves = table.loc[:, ["lane", *CURVES, *metrics]]
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 

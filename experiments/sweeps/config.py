@@ -14,7 +14,7 @@ from experiments.common.devices import DEVICES
 from experiments.common.values import FLAG, FOLDER, POSITIVE, Kind, one_of, option, optional, real, taken, whole, word
 from experiments.sweeps import space
 from experiments.sweeps.space import Range
-from experiments.tasks import problems
+from experiments.tasks import own, problems
 from experiments.tasks.data import MAX_CONDITION_NUMBER
 from experiments.training import optimizers, targets
 from experiments.training.axes import AXES
@@ -43,7 +43,9 @@ class SweepConfig:
     Raises: OptionError, a sentence that names the option and the values it accepts.
     """
 
-    task: str = setting("mnist", word(f"one of {', '.join(problems.TASKS)}"), "what is trained")
+    task: str = setting(
+        "mnist", Kind(f"one of {', '.join(problems.TASKS)} or {own.ACCEPTED}", own.name_of), "what is trained"
+    )
     lr: OfAxis = axis("lr")
     beta1: OfAxis = axis("beta1")
     beta2: OfAxis = axis("beta2")

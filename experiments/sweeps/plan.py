@@ -53,7 +53,8 @@ def make_plan(config: SweepConfig) -> Plan:
     """Check all options and load the data. Raises: OptionError or DataError."""
     if config.out is not None:
         files.check_folder(config.out)
-    problems.check(config.task, config.model, **config.of_problem)
+    check = problems.check_own if ":" in config.task else problems.check
+    check(config.task, config.model, **config.of_problem)
     grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:

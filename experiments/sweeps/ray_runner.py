@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from experiments.common.errors import OptionError
 from experiments.common.processes import ROOT
 from experiments.sweeps import chunks
 from experiments.sweeps.plan import Plan
+from experiments.tasks import own
 from experiments.training import optimizers
 
 RETRIES = 3
@@ -80,9 +82,12 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     import ray.exceptions  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
+    if ":" in plan.problem.task:
+        # Workers cannot import it.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[own.function_of(plan.problem.task).__module__])
+    given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}
     # A task sees only the GPU that Ray gave it.
     shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))
-    given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}
     task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)(train_one)
     running = {}
     while ledger.todo or running:

@@ -15,6 +15,7 @@ import torch
 
 from experiments.common.processes import ROOT
 from experiments.sweeps.plan import Plan
+from experiments.tasks import own
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
 from experiments.training.axes import AXES
@@ -47,6 +48,8 @@ def keys(plan: Plan) -> list[str]:
     """
     common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
     common |= {"values": dataset_checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
+    if ":" in plan.problem.task:
+        common["problem"] = source_of(own.function_of(plan.problem.task))
     common["device"] = torch.device(plan.device).type
     common["compiler"] = compiler(common["device"])
     common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
@@ -139,14 +142,17 @@ def says(node: Any) -> bool:
 
 
 def own_source(name: str) -> str:
-    """Return the text of the file of a user's optimizer; "" for one of `optimizers.OPTIMIZERS`.
+    """Return the text of the file of a user's optimizer; "" for one of `optimizers.OPTIMIZERS`."""
+    return "" if name in optimizers.OPTIMIZERS else source_of(optimizers.resolve(name).lanes)
 
-    A class without a file, as in a notebook, gets a new text each time, because it may have changed.
+
+def source_of(given: Any) -> str:
+    """Return the text of the file of a user's class or function.
+
+    One without a file, as in a notebook, gets a new text each time, because it may have changed.
     """
-    if name in optimizers.OPTIMIZERS:
-        return ""
     # A class made by `from_rule` has the module of its rule.
-    module = inspect.getmodule(optimizers.resolve(name).lanes)
+    module = inspect.getmodule(given)
     if module is None:
         return uuid.uuid4().hex
     try:

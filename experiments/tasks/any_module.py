@@ -119,16 +119,19 @@ class AnyModule:
     ) -> torch.Tensor:
         """Return `one(tensors by name, x, y)` of every lane, `[lanes, ...]`."""
         n_inputs, names, results = len(x), self.names, []
+        n_each = len(tensors[0]) // n_inputs
         with plain_attention():
-            if self.by_vmap and not numbers and n_inputs > 1:
-                of_inputs = {name: t.unflatten(0, (n_inputs, -1)) for name, t in zip(names, tensors, strict=True)}
-                return torch.vmap(over_one_input(one), randomness="same")(of_inputs, x, y).flatten(0, 1)
+            if self.by_vmap and not numbers and n_inputs > n_each:
+                # Not one vmap in the other: torch's rule for mse_loss is wrong there.
+                own = (t.repeat_interleave(n_each, dim=0) for t in (x, y))
+                return torch.vmap(one, randomness="same")(dict(zip(names, tensors, strict=True)), *own)
             groups = zip(*(t.chunk(n_inputs) if self.by_vmap else t.unbind() for t in tensors), strict=True)
             groups = [dict(zip(names, group, strict=True)) for group in groups]
+            call = torch.vmap(one, (0, None, None), randomness="same") if self.by_vmap else one
             for i, group in enumerate(groups):
                 i = i * n_inputs // len(groups)
                 with drawing(numbers[0][i], x.device) if numbers else contextlib.nullcontext():
-                    results.append(over_one_input(one)(group, x[i], y[i]) if self.by_vmap else one(group, x[i], y[i]))
+                    results.append(call(group, x[i], y[i]))
         return torch.cat(results) if self.by_vmap else torch.stack(results)
 
     def draws(self, seed: int, step: int, batch_size: int) -> list[torch.Tensor]:
@@ -156,11 +159,6 @@ def plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def over_one_input(one: Callable) -> Callable:
-    """Return `one` over lanes that share their input: the tensors are `[lanes, ...]`, x and y are not."""
-    return torch.vmap(one, (0, None, None), randomness="same")
 
 
 @contextlib.contextmanager

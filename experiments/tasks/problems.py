@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from experiments.common import ambient, values
 from experiments.common.errors import OptionError
-from experiments.tasks import cnn, data, functions, gru, mlp
+from experiments.tasks import cnn, data, functions, gru, mlp, own
+from experiments.tasks.any_module import AnyModule
 from experiments.tasks.model import Model
 
 
@@ -22,17 +23,21 @@ class Problem:
 
     task: str
     data: data.Dataset
-    model: Model
+    model: Model | AnyModule
     batch_size: int = 128
     steps: int | None = None
     examples: int = 0
 
     @property
     def classifies(self) -> bool:
+        if isinstance(self.model, AnyModule):
+            return "accuracy" in self.model.metrics
         return not self.data.y_train.is_floating_point()
 
     @property
     def loss_name(self) -> str:
+        if isinstance(self.model, AnyModule):
+            return "evaluation loss"
         if self.classifies:
             return "evaluation loss (cross-entropy)"
         if not self.data.y_train.shape[-1]:
@@ -125,7 +130,7 @@ LIMITS = {
 def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Options]:
     """Return the model's name, its task and its options. Raises: OptionError if one of them does not exist or fit."""
     if task not in TASKS:
-        raise OptionError(f"the task must be one of {', '.join(TASKS)}, not {values.shown(task)}")
+        raise OptionError(f"the task must be one of {', '.join(TASKS)} or {own.ACCEPTED}, not {values.shown(task)}")
     name, chosen = model or next(iter(TASKS[task])), Options(**options)
     if name not in TASKS[task]:
         raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {values.shown(name)}")
@@ -142,12 +147,20 @@ def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Op
     return name, TASKS[task][name], chosen
 
 
+def check_own(task: str, model: str | None = None, **options) -> None:
+    """Raise OptionError unless there is a function of this name, and no option of the built-in tasks is given."""
+    own.function_of(task)
+    given = {"model": model, **options}
+    if name := next((name for name, value in given.items() if value), None):
+        raise OptionError(f"{values.option(name)} goes with {', '.join(TASKS)}, not with {task}")
+
+
 @ambient.pinned()
 def make(task: str, model: str | None = None, **options) -> Problem:
     """Load or generate the data of a task and choose its model.
 
     Args:
-        task, model: keys of `TASKS`; None takes the task's first model.
+        task, model: keys of `TASKS`, or a task `MODULE:FUNCTION`; None takes the task's first model.
         hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
             source article's 20 and 30 on regression.
         dropout: probability that a hidden activation of an mlp is dropped in training.
@@ -155,5 +168,9 @@ def make(task: str, model: str | None = None, **options) -> Problem:
         condition_number: of the linear least squares problem; 100 by default.
     Raises: OptionError, DataError.
     """
+    if ":" in task:
+        check_own(task, model, **options)
+        dataset, any_module, given = own.make(task)
+        return Problem(task, dataset, any_module, given.batch_size, given.steps)
     _, chosen, options_ = check(task, model, **options)
     return Problem(task, chosen.data(options_), chosen.model(options_), **chosen.defaults)

@@ -304,4 +304,7 @@ def summarise_lanes(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     runs["eval_accuracy"] = last["eval_accuracy"].to_numpy()
     runs["best_eval_accuracy"] = high["eval_accuracy"].to_numpy()
     runs["initial_eval_loss"] = first["eval_loss"].to_numpy()
+    for column in curves:
+        if column.startswith("eval_") and column not in runs:
+            runs[column] = last[column].to_numpy()
     return runs

@@ -1,0 +1,96 @@
+"""Lanes of a user's module compute what the ordinary module computes alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.tasks import own, problems
+from experiments.training import population, reference
+from tests.tasks.own_problems import MODULES
+from tests.tasks.own_problems import own as problem_of
+
+CONFIGS = pd.DataFrame(
+    {"lr": [1e-3, 1e-2], "beta1": [0.9, 0.8], "beta2": [0.999, 0.99], "eps": [1e-8, 1e-6], "weight_decay": [0.0, 1e-3]}
+)
+OPTIONS = {"steps": 30, "batch_size": 16, "dtype": torch.float64}
+
+
+def made(name: str) -> problems.Problem:
+    return problems.make(own.name_of(named(name)))
+
+
+def named(name: str):
+    def function():
+        return problem_of(name)
+
+    function.__qualname__ = f"own_{name}"
+    return function
+
+
+def evaluated(problem: problems.Problem, module: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return problem.model.loss_alone(module.eval(), problem.data.x_eval.double(), target(problem)).item()
+
+
+def target(problem: problems.Problem) -> torch.Tensor:
+    y = problem.data.y_eval
+    return y.double() if y.is_floating_point() else y
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("name", MODULES)
+def test_each_lane_is_the_ordinary_run(name, accumulate):
+    problem = made(name)
+    assert problem.model.by_vmap == (name != "branching")
+    assert problem.model.is_random == (name in ("mlp", "transformer", "branching"))
+    options = {**OPTIONS, "accumulate": accumulate}
+    runs, curves = population.train(problem, CONFIGS, [0, 3], evaluations=2, **options)
+    for lane, run in runs.iterrows():
+        config = run[list(CONFIGS)].astype(float).to_dict()
+        module, losses = reference.train(problem, config, int(run["seed"]), **options)
+        of_lane = curves[curves["lane"] == lane]
+        np.testing.assert_allclose(of_lane["train_loss"][1:], losses.view(2, 15).mean(1), rtol=1e-8)
+        np.testing.assert_allclose(run["eval_loss"], evaluated(problem, module), rtol=1e-8)
+        assert losses.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "branching"])
+def test_lanes_do_not_depend_on_how_many_there_are(name):
+    """Dropout and statistics of a lane are its own, whatever is trained beside it."""
+    problem = made(name)
+    together, curves = population.train(problem, CONFIGS, [3, 0, 1], evaluations=1, **OPTIONS)
+    alone, curve = population.train(problem, CONFIGS[1:], [0], evaluations=1, **OPTIONS)
+    mine = together[(together["seed"] == 0) & (together["lr"] == alone["lr"][0])]
+    np.testing.assert_allclose(mine["eval_loss"], alone["eval_loss"], rtol=1e-10)
+    np.testing.assert_allclose(curves[curves["lane"] == mine.index[0]]["train_loss"], curve["train_loss"], rtol=1e-10)
+
+
+def test_buffers_are_part_of_a_checkpoint():
+    problem = made("cnn")
+    _, curves = population.train_lanes(problem, CONFIGS, [0], evaluations=1, **OPTIONS)
+    kept = []
+
+    def keep(state):
+        if not kept:
+            kept.append(torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, state))
+
+    steps = iter(range(30))
+    population.train_lanes(problem, CONFIGS, [0], evaluations=1, due=lambda: next(steps) == 11, keep=keep, **OPTIONS)
+    assert kept[0]["step"] == 12
+    _, again = population.train_lanes(problem, CONFIGS, [0], evaluations=1, resume=kept[0], **OPTIONS)
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), curves.drop(columns="seconds"), check_exact=True)
+
+
+def test_torchs_generators_stay_as_they_were():
+    state = torch.get_rng_state()
+    problem = made("transformer")
+    population.train(problem, CONFIGS, [0], evaluations=1, **OPTIONS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_vmap_cannot_do_is_told_in_a_sentence():
+    assert made("mlp").model.told == ""
+    told = made("branching").model.told
+    assert told.startswith("lanes of branching are computed one after the other, because torch.vmap cannot take them (")
+    assert ".item()" in told
