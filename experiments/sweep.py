@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import options
 from experiments.common import ambient
@@ -30,14 +31,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def sweep(task: str = "mnist", **options) -> Sweep:
+def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
     """Train every combination of the hyperparameters, with every seed, as lanes of populations.
 
     With a folder, runs that it has are not trained again. However the process ends, the same call continues from the
     last checkpoint, to the same bits as without the interruption (columns of seconds excepted).
 
     Args, those of `SweepConfig`:
-        task, model: keys of `problems.TASKS`; the first model of a task is its default.
+        task, model: keys of `problems.TASKS`; the first model of a task is its default. Or a function that returns an
+            `experiments.Problem`, itself or as "MODULE:FUNCTION".
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has the argument;

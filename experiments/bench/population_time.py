@@ -14,6 +14,7 @@ from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
 from experiments.common.tables import ENDS, brackets
 from experiments.tasks import data, mlp, model, problems
+from experiments.tasks.any_module import AnyModel
 from experiments.tasks.model import Model
 from experiments.training import axes, cuda_graph, population, reference
 
@@ -37,7 +38,7 @@ def steps_on(device: str) -> int:
     return STEPS[device.partition(":")[0]]
 
 
-def step_work(model: Model, lanes: int) -> tuple[float, float]:
+def step_work(model: AnyModel, lanes: int) -> tuple[float, float]:
     """Return, for a step of MLPs, the operations of its matrix products and the bytes that its update has to move."""
     layers = [a * b for a, b in zip(model.widths, model.widths[1:], strict=False)]
     # Forward, backward to weights, and backward to inputs except the first, whose gradient is not needed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class SweepConfig:
     Raises: OptionError, a sentence that names the option and the values it accepts.
     """
 
-    task: str = setting(
+    task: str | Callable[[], Any] = setting(
         "mnist", Kind(f"one of {', '.join(problems.TASKS)} or {own.ACCEPTED}", own.name_of), "what is trained"
     )
     lr: OfAxis = axis("lr")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.common import devices
 from experiments.common.errors import OptionError
-from experiments.tasks.model import Model
+from experiments.tasks.any_module import AnyModel
 from experiments.training import population
 
 ROW_BYTES = 300
@@ -31,7 +31,7 @@ KEPT_BLOCK = 32 * 2**20
 """Largest block, bytes, that glibc's malloc reuses; a larger one is mapped anew each time, with page faults."""
 
 
-def lanes_at_once(model: Model, batch_size: int, device: str) -> int:
+def lanes_at_once(model: AnyModel, batch_size: int, device: str) -> int:
     """Return how many lanes fit into the memory budget and, on the CPU, into blocks that malloc reuses."""
     lanes = devices.memory_budget(device) // population.lane_bytes(model, batch_size)
     if device == "cpu":

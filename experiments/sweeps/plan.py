@@ -12,7 +12,7 @@ from experiments.common.errors import OptionError
 from experiments.sweeps import cost, space
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
-from experiments.tasks import problems
+from experiments.tasks import own, problems
 from experiments.training import optimizers, population
 
 
@@ -53,8 +53,9 @@ def make_plan(config: SweepConfig) -> Plan:
     """Check all options and load the data. Raises: OptionError or DataError."""
     if config.out is not None:
         files.check_folder(config.out)
-    check = problems.check_own if ":" in config.task else problems.check
-    check(config.task, config.model, **config.of_problem)
+    task = own.name_of(config.task)
+    check = problems.check_own if ":" in task else problems.check
+    check(task, config.model, **config.of_problem)
     grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:
@@ -72,7 +73,7 @@ def make_plan(config: SweepConfig) -> Plan:
     for name, table in configs.items():
         optimizers.check_values(name, table)
 
-    problem = problems.make(config.task, config.model, **config.of_problem)
+    problem = problems.make(task, config.model, **config.of_problem)
     batch_size = config.batch_size or problem.batch_size
     steps = steps_of(config, problem, batch_size)
     lane_bytes = population.lane_bytes(problem.model, batch_size)
@@ -82,7 +83,7 @@ def make_plan(config: SweepConfig) -> Plan:
             f"{problem.model.name} takes about {lane_bytes / 2**30:.3g}"
         )
     identity = {
-        "task": config.task,
+        "task": task,
         "model": problem.model.name,
         "optimizers": {
             name: {axis: str(own) if isinstance(own, Range) else own for axis, own in axes.items()}

@@ -80,11 +80,12 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Train the chunks that a `runner.Ledger` has left on the connected cluster; yield each with its table."""
     import ray  # pyright: ignore[reportMissingImports]
     import ray.exceptions  # pyright: ignore[reportMissingImports]
+    from ray import cloudpickle  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
     if ":" in plan.problem.task:
         # Workers cannot import it.
-        ray.cloudpickle.register_pickle_by_value(sys.modules[own.function_of(plan.problem.task).__module__])
+        cloudpickle.register_pickle_by_value(sys.modules[own.function_of(plan.problem.task).__module__])
     given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}
     # A task sees only the GPU that Ray gave it.
     shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))

@@ -4,7 +4,7 @@ A module that vmap cannot take, because it branches on its data or calls `.item(
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from experiments.tasks.model import others, trained
+from experiments.tasks.model import Model, others, trained
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -102,7 +102,7 @@ class AnyModule:
         with drawing(numbers[0], x.device) if numbers else contextlib.nullcontext():
             return self.loss(module(x), y)
 
-    def project_(self, params: Sequence[torch.Tensor]) -> None:
+    def project_(self, params: Iterable[torch.Tensor]) -> None:
         """Do nothing: no parameter has a bound."""
 
     @property
@@ -167,3 +167,7 @@ def drawing(numbers: torch.Tensor, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(numbers.flatten()[0]))
         yield
+
+
+AnyModel = Model | AnyModule
+"""What a population trains: both have the same small interface."""

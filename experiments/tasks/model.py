@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.tasks import losses
-
-if TYPE_CHECKING:
-    from experiments.tasks.any_module import AnyModule
 
 Forward = Callable[..., torch.Tensor]
 
@@ -100,9 +97,14 @@ class Model:
         return masks
 
 
-def stack(
-    model: "Model | AnyModule", seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu"
-) -> list[torch.Tensor]:
+class Built(Protocol):
+    """A model of this or another kind; see `any_module`."""
+
+    @property
+    def build(self) -> Callable[[], nn.Module]: ...
+
+
+def stack(model: Built, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu") -> list[torch.Tensor]:
     """Return parameters `[len(seeds) * n_configs, ...]`, seed by seed; all lanes of a seed begin with the same weights.
 
     Torch's global generator does not change.
@@ -112,7 +114,7 @@ def stack(
 
 
 def stack_others(
-    model: "Model | AnyModule", seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu"
+    model: Built, seeds: Sequence[int], n_configs: int, dtype=torch.float32, device="cpu"
 ) -> list[torch.Tensor]:
     """Return, in the same way, what a module holds beside trained parameters: frozen ones, and buffers."""
     return stacked(model.build, others, seeds, n_configs, dtype, device)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from experiments.common import ambient, values
 from experiments.common.errors import OptionError
 from experiments.tasks import cnn, data, functions, gru, mlp, own
-from experiments.tasks.any_module import AnyModule
+from experiments.tasks.any_module import AnyModel, AnyModule
 from experiments.tasks.model import Model
 
 
@@ -23,7 +23,7 @@ class Problem:
 
     task: str
     data: data.Dataset
-    model: Model | AnyModule
+    model: AnyModel
     batch_size: int = 128
     steps: int | None = None
     examples: int = 0

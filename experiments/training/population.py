@@ -10,13 +10,11 @@ import torch
 
 from experiments.common import ambient
 from experiments.tasks import model
-from experiments.tasks.any_module import AnyModule
-from experiments.tasks.model import Model
+from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
 from experiments.training import cuda_graph, optimizers, schedules
 from optim.base import RuleOptimizer
 
-AnyModel = Model | AnyModule
 DIVERGED = 100.0
 """A run has diverged at the first step whose training loss is not finite or exceeds this many times the loss of its
 first step."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.common.errors import OptionError
+from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
 from experiments.training import optimizers, population, schedules
 
@@ -46,7 +47,7 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
 
 
 def step_(
-    model: population.AnyModel,
+    model: AnyModel,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,

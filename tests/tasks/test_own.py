@@ -14,7 +14,7 @@ from torch import nn
 
 from experiments import Problem
 from experiments.common.errors import OptionError
-from experiments.sweep import sweep
+from experiments.sweep import main, sweep
 from experiments.tasks import own
 from tests.tasks.own_problems import own as problem_of
 
@@ -70,7 +70,7 @@ def test_the_command_trains_it_resumes_it_and_knows_its_code(tmp_path):
     again = command(tmp_path, *words[:2], "1e-3", "1e-2", "1e-1", *words[4:])
     assert "4 from before" in again.stderr
     grown = pd.read_parquet(tmp_path / "out" / "runs.parquet")
-    both = grown[grown["lr"] < 0.05].drop(columns="run_id").reset_index(drop=True)
+    both = grown.loc[grown["lr"] < 0.05].drop(columns="run_id").reset_index(drop=True)
     pd.testing.assert_frame_equal(both, runs.drop(columns="run_id"), check_exact=True)
     # Other code is another problem: nothing that was trained with it is taken over.
     changed = command(tmp_path, *words, module=MODULE.replace("0.2", "0.3"))
@@ -92,11 +92,15 @@ def test_the_command_trains_it_resumes_it_and_knows_its_code(tmp_path):
         ("mine:digits --batch-size 101", "--batch-size accepts at most the 100 training examples of digits"),
     ],
 )
-def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, task, told):
-    ended = command(tmp_path, *task.split(), "--lr", "1e-3", "--out", "out")
-    assert ended.returncode == 2
-    assert told in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, capsys, task, told):
+    (tmp_path / "mine.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert main([*task.split(), "--lr", "1e-3", "--out", "out"]) == 2
+    stderr = capsys.readouterr().err
+    assert told in stderr
+    assert len(stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
