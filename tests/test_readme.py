@@ -64,6 +64,13 @@ def reader(tmp_path, mnist_folder, monkeypatch) -> Path:
     folder = tmp_path / "notebooks"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    # Readers have saved the blocks that begin with the name of a file.
+    for path in GUIDES:
+        for block in pages.python(path):
+            if saved := re.match(r"# (\w+\.py)\n", block):
+                (folder / saved[1]).write_text(block)
+                monkeypatch.delitem(sys.modules, Path(saved[1]).stem, raising=False)
+    monkeypatch.syspath_prepend(str(folder))
     return folder
 
 
