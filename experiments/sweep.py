@@ -56,6 +56,8 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         hidden: width of both hidden layers of an mlp, or of a gru's state.
         condition_number: condition number of the linear model's least squares problem.
         evaluations: number of evaluations of each run after its start.
+        eval_examples: examples of all evaluations but the last, which takes all: always the same, of each class as many
+            as its share. None takes all each time.
         data_dir: folder of the MNIST files; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep

@@ -101,6 +101,12 @@ class SweepConfig:
         0.0, real(problems.LIMITS["dropout"][0]), "of an mlp's hidden activations (default 0)", "P"
     )
     evaluations: int = setting(8, whole(1), "evaluations of a run after its start (default 8)", "N")
+    eval_examples: int | None = setting(
+        None,
+        optional(whole(1)),
+        "examples of all evaluations but the last, each class by its share (default: all)",
+        "N",
+    )
     data_dir: str | os.PathLike[str] | None = setting(
         None,
         optional(FOLDER),

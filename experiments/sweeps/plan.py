@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     def training(self) -> dict:
         """The options of training, as arguments of `population.train_lanes`."""
         names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
-        return {**{name: self.identity[name] for name in names}, "device": self.device}
+        eval_examples = self.identity.get("eval_examples")
+        return {**{name: self.identity[name] for name in names}, "eval_examples": eval_examples, "device": self.device}
 
     @property
     def n_runs(self) -> dict[str, int]:
@@ -100,6 +101,11 @@ def make_plan(config: SweepConfig) -> Plan:
         "data": problem.data.name,
         "data_source": problem.data.origin,
     }
+    if config.eval_examples is not None:
+        if config.eval_examples > (most := len(problem.data.x_eval)):
+            raise OptionError(f"--eval-examples accepts at most the {most} evaluation examples of {problem.data.name}")
+        # Sweeps without this option are those of earlier versions.
+        identity["eval_examples"] = config.eval_examples
     return Plan(
         config=config,
         identity=identity,

@@ -37,6 +37,18 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
 
 
+def subset(y: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the indices of n examples, always the same: of classes `[examples]` as many of each as its share."""
+    drawn = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    if y.is_floating_point() or y.ndim != 1:
+        return drawn[:n]
+    by_class = drawn[y[drawn].argsort(stable=True)]
+    sizes = y[by_class].unique_consecutive(return_counts=True)[1]
+    # Examples of a class are spread evenly from 0 to 1, so that each beginning has every class in proportion.
+    position = torch.cat([(torch.arange(int(size)) + 0.5) / size for size in sizes])
+    return by_class[position.argsort(stable=True)][:n]
+
+
 def lane_bytes(model: AnyModel, batch_size: int) -> int:
     """Return the memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
 
@@ -161,6 +173,7 @@ def train_lanes(
     schedule: str = "constant",
     warmup: int = 0,
     evaluations: int = 8,
+    eval_examples: int | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] = lambda step: None,
@@ -176,6 +189,7 @@ def train_lanes(
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are drawn
             from the data as one large batch.
         schedule, warmup: schedule of lr, for every lane; see `schedules.factor`.
+        eval_examples: number of examples of every evaluation but the last; None takes all. See `subset`.
         on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
         due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
             holds the tensors themselves, which the next step changes.
@@ -191,6 +205,8 @@ def train_lanes(
     tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
+    chosen = slice(None) if eval_examples is None else subset(problem.data.y_eval, eval_examples).to(device)
+    x_some, y_some = x_eval[chosen], y_eval[chosen]
     per_step = batch_size * accumulate
     batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
     # A user's class may keep its lr anywhere, as long as no schedule has to change it.
@@ -230,7 +246,8 @@ def train_lanes(
     take = cuda_graph.replayed(advance, device) if captures else advance
 
     def record(step: int) -> None:
-        means = evaluate(problem, params, x_eval, y_eval, others)
+        evaluated = (x_eval, y_eval) if step == steps else (x_some, y_some)
+        means = evaluate(problem, params, *evaluated, others)
         means.setdefault("accuracy", torch.full_like(loss_sum, math.nan))
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
         point = {"step": step, "epoch": step / (len(x) // per_step)}
