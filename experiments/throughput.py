@@ -1,6 +1,7 @@
 """How fast do populations train, and how long do optimizer steps take?
 
     python -m experiments.throughput sweep --out results/throughput
+    python -m experiments.throughput command --out results/throughput
     python -m experiments.throughput step --out results/throughput
     python -m experiments.throughput models --out results/throughput
     python -m experiments.throughput host --out results/throughput
@@ -10,6 +11,7 @@ rounds with 95 % intervals from order statistics; ratios are formed within round
 """
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -31,23 +33,25 @@ SIZES, MODELS = list(cases.SIZES), list(cases.MODELS)
 
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations and steps.")
-    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,host,step,models}")
+    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,command,host,step,models}")
     helps = {
         "sweep": "a population against one run after the other",
+        "command": "the sweep command against the loop that sweep times",
         "host": "host time of a step over the tensors of real networks, against torch.optim.AdamW",
         "step": "a step of every class and implementation over single tensors",
         "models": "a step of Adam and AdamW over the parameters of real networks",
     }
-    for name, rounds in {"sweep": 40, "host": 60, "step": 60, "models": 60}.items():
+    for name, rounds in {"sweep": 40, "command": 8, "host": 60, "step": 60, "models": 60}.items():
         command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
         command.add_argument("--rounds", default=rounds, metavar="N", help="rounds of timing (default %(default)s)")
         command.add_argument("--out", required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}")
         if name != "host":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-        if name != "sweep":
+        if name not in ("sweep", "command"):
             command.add_argument("--threads", metavar="N", help="threads of all implementations (default: torch's own)")
-        if name == "sweep":
+        else:
             command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+        if name == "sweep":
             without = f"time on {cases.NOISE} where MNIST is not on this machine"
             command.add_argument("--no-download", dest="download", action="store_false", help=without)
         if name in ("step", "models"):
@@ -100,7 +104,13 @@ def measure(args: argparse.Namespace, started: float) -> int:
     if args.what in measurements.TITLES:
         return measurements.timed(args, started)
     table = args.out / f"throughput_{args.what}.csv"
-    text, rest = measurements.COMMANDS[args.what](args, table)
+    compare = measurements.COMMANDS[args.what]
+    if args.what == "command":
+        from experiments.sweep import sweep
+
+        # Only the commands may import each other.
+        compare = functools.partial(compare, sweep=sweep)
+    text, rest = compare(args, table)
     if text:
         text += measurements.interrupted(rest)
         files.replace(table.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))

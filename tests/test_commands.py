@@ -25,7 +25,7 @@ COMMANDS = {
     "experiments.report": [],
     "experiments.rounding": [],
     "experiments.sweep": [],
-    "experiments.throughput": ["sweep", "host", "step", "models"],
+    "experiments.throughput": ["sweep", "command", "host", "step", "models"],
     "kernels.codegen": [],
 }
 OTHERS = [
@@ -147,7 +147,7 @@ def test_folders_that_cannot_be_are_refused_by_every_command_that_writes(bad_fol
         "experiments.report": [[]],
         "experiments.rounding": [["--out"]],
         "experiments.sweep": [["regression", "--steps", "5", "--out"], ["regression", "--dry-run", "--out"]],
-        "experiments.throughput": [["host", "--out"], ["sweep", "--out"], ["step", "--out"], ["models", "--out"]],
+        "experiments.throughput": [[what, "--out"] for what in ("host", "sweep", "command", "step", "models")],
     }
     for name, beginnings in writing.items():
         main = import_module(name).main

@@ -199,6 +199,7 @@ def test_nothing_is_written_where_nothing_fits(tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["sweep", "--rounds", "2"], "--rounds accepts whole numbers from 3, not 2"),
+        (["command", "--rounds", "2"], "--rounds accepts whole numbers from 3, not 2"),
         (["host", "--rounds", "0"], "--rounds accepts whole numbers from 3, not 0"),
         (["step", "--threads", "0"], "--threads accepts whole numbers from 1 to"),
         (["step", "--only", "Adam", "Lion"], "--only accepts Adam, AdamW, NAdam"),
@@ -221,7 +222,7 @@ def test_an_option_that_cannot_be_used_is_refused_in_one_sentence(arguments, mes
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["step", "models", "sweep"])
+@pytest.mark.parametrize("command", ["step", "models", "sweep", "command"])
 def test_the_interpreter_is_never_timed(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.bench import (
     cases,
+    command_time,
     gpu_info,
     gpu_timing,
     host_time,
@@ -80,6 +81,18 @@ def sweep(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
     )
     rows, rest = until_interrupted(compare, list(population_time.SIZES[torch.device(device).type]), table)
     return population_time.markdown(rows, run_info.provenance(device)) if rows else "", rest
+
+
+def command(args: argparse.Namespace, table: Path, sweep: Callable) -> tuple[str, list[tuple]]:
+    """Time the sweep command against the loop of `throughput sweep`; return the report, "" if empty, and the rest.
+
+    sweep: `experiments.sweep.sweep`.
+    """
+    device = resolve_device(args.device)
+    compare = partial(command_time.compare, sweep=sweep, data_dir=args.data_dir, device=device, rounds=args.rounds)
+    rows, rest = until_interrupted(compare, [command_time.SIZE], table)
+    title = "The sweep command against its benchmark"
+    return command_time.text(heading(title, device), rows[0]) if rows else "", rest
 
 
 def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
@@ -201,4 +214,4 @@ def save(table: Path, rows: list[dict]) -> None:
     files.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
 
 
-COMMANDS = {"sweep": sweep, "host": host}
+COMMANDS = {"sweep": sweep, "command": command, "host": host}

@@ -54,23 +54,43 @@ def rounds_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
         yield torch.stack([next(drawn) for _ in range(steps_on(str(x.device)))]).to(x.device)
 
 
-def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
-    """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
-    x, y, _, _ = population.tensors(problem, device)
+def lrs(lanes: int) -> torch.Tensor:
+    """Return the lr of each lane, float32 `[lanes]`."""
     # No lane may learn single examples by heart in all these rounds: subnormal gradients are slow, and JAX alone
     # takes them for zeros.
-    configs = {"lr": torch.logspace(*LRS, lanes), "betas": (torch.full((lanes,), 0.9), torch.full((lanes,), 0.999))}
+    return torch.logspace(*LRS, lanes)
 
-    params = model.stack(problem.model, [0], lanes, device=device)
-    ours = optim.Adam(params, **configs)
 
-    index = torch.empty(1, BATCH, dtype=torch.int64, device=device)
-    take = cuda_graph.replayed(lambda: population.step_(params, ours, x[index], y[index], model=problem.model), device)
+def population_of(
+    problem: problems.Problem, lanes: int, x: torch.Tensor, y: torch.Tensor
+) -> tuple[list[torch.Tensor], optim.Adam, Callable[[torch.Tensor], None]]:
+    """Return a population's parameters, its Adam, and a function that takes its steps.
+
+    Args:
+        x, y: the training set, on the device to train on.
+    Returns: that function takes batches as indices, int64 `[steps, BATCH]`, and changes the parameters in place.
+    """
+    params = model.stack(problem.model, [0], lanes, device=str(x.device))
+    betas = torch.full((lanes,), 0.9), torch.full((lanes,), 0.999)
+    ours = optim.Adam(params, lr=lrs(lanes), betas=betas)
+
+    index = torch.empty(1, BATCH, dtype=torch.int64, device=x.device)
+    take = cuda_graph.replayed(
+        lambda: population.step_(params, ours, x[index], y[index], model=problem.model), x.device
+    )
 
     def population_steps(batches: torch.Tensor) -> None:
         for batch in batches:
             index.copy_(batch)
             take()
+
+    return params, ours, population_steps
+
+
+def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
+    """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
+    x, y, _, _ = population.tensors(problem, device)
+    params, ours, population_steps = population_of(problem, lanes, x, y)
 
     module, alone = reference.make(problem, axes.AXES, device=device)
 
@@ -93,7 +113,7 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
 
     trained = {"population": population_steps, "solo": solo_steps}
     if is_mlp(problem) and device == "cpu":
-        trained |= {name: peer(problem, params, configs["lr"]) for name, peer in peers().items()}
+        trained |= {name: peer(problem, params, lrs(lanes)) for name, peer in peers().items()}
 
     def next_round(steps: Callable[[torch.Tensor], object]) -> Callable[[], object]:
         rounds = rounds_of(x)

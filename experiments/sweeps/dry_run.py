@@ -59,7 +59,7 @@ def describe(plan: Plan, seconds: float) -> str:
         **({"--sample": plan.identity["sample"]} if plan.identity["sample"] else {}),
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
-        "memory": f"{lanes * plan.lane_bytes / 2**20:.0f} MiB a chunk on {plan.device}",
+        "memory": f"{plan.memory.of(lanes) / 2**20:.0f} MiB a chunk on {plan.device}",
         "estimated time": f"{seconds:.0f} s",
     }
     width = max(16, *(len(name) + 2 for name in lines))

@@ -9,11 +9,11 @@ import pandas as pd
 
 from experiments.common import ambient, devices, files, values
 from experiments.common.errors import OptionError
-from experiments.sweeps import cost, space
+from experiments.sweeps import cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
 from experiments.tasks import own, problems
-from experiments.training import optimizers, population
+from experiments.training import optimizers
 
 
 class Plan(NamedTuple):
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
         identity: the options with their defaults filled in, as provenance.json has them under `sweep`.
         runs: one row each, in the order of the results: optimizer, the axes, seed, and the number of the configuration.
         lanes: largest number of runs that are trained at once.
-        lane_bytes: memory of each of them, bytes.
+        memory: what they take.
     """
 
     config: SweepConfig
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     device: str
     runs: pd.DataFrame
     lanes: int
-    lane_bytes: int
+    memory: memory.Memory
 
     @property
     def training(self) -> dict:
@@ -77,12 +77,9 @@ def make_plan(config: SweepConfig) -> Plan:
     problem = problems.make(task, config.model, **config.of_problem)
     batch_size = config.batch_size or problem.batch_size
     steps = steps_of(config, problem, batch_size)
-    lane_bytes = population.lane_bytes(problem.model, batch_size)
-    if config.engine == "local" and lane_bytes > (most := devices.total_memory(device)):
-        raise OptionError(
-            f"--hidden and --batch-size accept what fits into the memory of {most / 2**30:.3g} GiB, and a run of "
-            f"{problem.model.name} takes about {lane_bytes / 2**30:.3g}"
-        )
+    if config.engine == "local":
+        cost.check_fits(problem.model, batch_size, device)
+    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, grids)
     identity = {
         "task": task,
         "model": problem.model.name,
@@ -113,8 +110,8 @@ def make_plan(config: SweepConfig) -> Plan:
         steps=steps,
         device=device,
         runs=runs_of(configs, config.seeds),
-        lanes=cost.lanes_at_once(problem.model, batch_size, device),
-        lane_bytes=lane_bytes,
+        lanes=cost.lanes_at_once(problem.model, batch_size, device, needed),
+        memory=needed,
     )
 
 

@@ -111,6 +111,11 @@ class AnyModule:
         return self.by_vmap and not self.is_random
 
     @property
+    def grain(self) -> int:
+        """The number of lanes by which memory grows; see `Model.grain`."""
+        return 1
+
+    @property
     def at_once(self) -> int | None:
         return None if self.by_vmap else 1
 

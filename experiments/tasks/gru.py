@@ -33,7 +33,7 @@ def gru(hidden: int = 32, n_out: int = 10) -> Model:
     """
     widths = (ROWS * COLUMNS, ROWS * 3 * hidden, ROWS * 3 * hidden, n_out)
     forward = in_tiles(gru_forward, AT_ONCE)
-    return Model(f"gru {COLUMNS}-{hidden}-{n_out}", widths, lambda: RowByRow(hidden, n_out), forward, AT_ONCE)
+    return Model(f"gru {COLUMNS}-{hidden}-{n_out}", widths, lambda: RowByRow(hidden, n_out), forward, AT_ONCE, AT_ONCE)
 
 
 def gru_forward(params: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ class Model:
             inputs `[n_inputs, batch, features]`. The lanes are divided evenly among the inputs, in order: the first
             lanes / n_inputs lanes see x[0]. The module and `forward` also take the masks of dropout, if there are any.
         at_once: number of lanes whose larger activations `forward` holds at a time on the CPU; None for all.
+        grain: number of lanes by which memory grows, where several are computed together; see `sweeps.memory`.
         dropout: probability that a hidden activation is dropped in training.
         bound: parameters are clamped to [-bound, bound] after every step; None leaves them.
         capturable: whether a step can be one CUDA graph, because its Python code need not run again.
@@ -39,6 +40,7 @@ class Model:
     build: Callable[[], nn.Module]
     forward: Forward
     at_once: int | None = None
+    grain: int = 1
     dropout: float = 0.0
     bound: float | None = None
 

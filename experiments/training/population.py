@@ -49,21 +49,6 @@ def subset(y: torch.Tensor, n: int) -> torch.Tensor:
     return by_class[position.argsort(stable=True)][:n]
 
 
-def lane_bytes(model: AnyModel, batch_size: int) -> int:
-    """Return the memory of one lane in training, bytes: parameters, gradients, states, activations and their gradients.
-
-    Two states are counted; only amsgrad has more, three.
-    """
-    return 4 * (4 * model.n_params + 3 * batch_size * sum(model.widths[1:]))
-
-
-def largest_block(model: AnyModel, batch_size: int) -> int:
-    """Return the bytes of the largest tensor that a step makes for a lane: a gradient or an activation."""
-    with torch.device("meta"):
-        largest = max(p.numel() for p in model.build().parameters())
-    return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
-
-
 def evaluate(
     problem: Problem,
     params: Sequence[torch.Tensor],

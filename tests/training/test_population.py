@@ -183,13 +183,6 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
     assert population.evaluation_steps(7, 1) == [0, 7]
 
 
-@pytest.mark.parametrize("model", [mlp.mlp(784, 32, 32, 10), cnn.cnn(), gru.gru()])
-def test_lane_bytes_is_what_training_takes(model):
-    """Check that parameters, gradients and states are counted exactly, and activations added."""
-    assert model.n_params == sum(p.numel() for p in model.build().parameters())
-    assert population.lane_bytes(model, 128) > 16 * model.n_params
-
-
 @pytest.mark.parametrize(("make", "optimizer"), [(regression, "adam"), (linear, "radam"), (digits, "nesterov")])
 def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimizer, tmp_path):
     """Resume from a file between two evaluations, in the second epoch, with a schedule and a lane that diverges."""
