@@ -1,7 +1,9 @@
 """The base class of all optimizers, which applies an update rule."""
 
+import sys
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import torch
 from torch._compile import _disable_dynamo
@@ -103,7 +105,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict) -> None:
         """Add a group as torch does; check its values and lanes."""
-        super().add_param_group(param_group)
+        without_compiler(super().add_param_group)(param_group)
         try:
             group = self.param_groups[-1]
             self.check_group(group)
@@ -113,6 +115,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         self._forget_tables()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset all gradients as torch does."""
+        without_compiler(super().zero_grad)(set_to_none)
 
     @_disable_dynamo
     def state_dict(self) -> dict:
@@ -321,3 +327,14 @@ def unscale_(grads: list[torch.Tensor], grad_scale: torch.Tensor, found_inf: tor
 def untraced_step(optimizer: RuleOptimizer) -> None:
     """Take the step of a function under torch.compile, which cannot trace a launch over addresses."""
     optimizer._step()
+
+
+def without_compiler(method: Any) -> Any:
+    """Return a method of torch's optimizers as one whose call does not import torch's compiler, which takes a second.
+
+    torch keeps its compiler out of some methods, and imports it to do so. Where nothing else has imported it, nothing
+    can be compiling.
+    """
+    function: Any = getattr(method, "__func__", None)
+    guarded = getattr(function, "__globals__", None) is _disable_dynamo.__globals__
+    return function.__wrapped__.__get__(method.__self__) if guarded and "torch._dynamo" not in sys.modules else method

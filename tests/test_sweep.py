@@ -16,6 +16,8 @@ import torch
 from experiments import report, sweep
 from experiments.common import devices
 from experiments.reports import writer
+from experiments.sweeps import memory
+from experiments.tasks import problems
 
 MODULE = [sys.executable, "-m", "experiments.sweep"]
 GRID = ["--lr", "1e-3..1e-1:3", "--beta1", "0", "0.9", "--steps", "12", "--batch-size", "64", "--evaluations", "3"]

@@ -1,45 +1,120 @@
 """A description of a sweep, and an estimate of its time, without training it."""
 
+import datetime
+import hashlib
+import json
+import math
+import sys
 import time
+from typing import NamedTuple
 
 import pandas as pd
+import torch
 
-from experiments.common import values
-from experiments.sweeps import chunks
+from experiments.common import run_info, values
+from experiments.sweeps import chunks, run_keys
 from experiments.sweeps.plan import Plan
 from experiments.training import axes, population
+from kernels.files import cache_folder, keep, kept
+
+STEPS, LANES = 8, 128
+"""Steps that are measured, and the most lanes that they have."""
 
 
-def estimate_seconds(plan: Plan) -> float:
-    """Estimate the seconds of a plan on this machine from eight steps of at most 128 lanes of each optimizer."""
+VARIED = ("steps", "warmup", "eval_examples")
+"""Options that the estimate itself takes into account."""
 
-    def sample_run(name: str, configs: pd.DataFrame, steps: int) -> tuple[float, float]:
+
+class Timing(NamedTuple):
+    """Seconds of a population on this machine."""
+
+    per_step: float
+    per_evaluation: float
+    measured: str  # the date, UTC
+
+
+class Estimate(NamedTuple):
+    """Seconds of a sweep on this machine, the share of its evaluations, and words that say when it was measured."""
+
+    seconds: float
+    evaluations: float
+    measured: str
+
+
+def estimate_seconds(plan: Plan) -> Estimate:
+    """Estimate the time of a plan on this machine from eight steps of at most 128 lanes of each optimizer.
+
+    The user's cache keeps these timings; what is measured is announced on stderr.
+    """
+    training, evaluating, dates, n_seeds = 0.0, 0.0, set(), plan.identity["seeds"]
+    n_eval = len(plan.problem.data.x_eval)
+    share = (plan.training["eval_examples"] or n_eval) / n_eval
+    for name, n_runs in plan.n_runs.items():
+        runs = plan.runs.loc[plan.runs["optimizer"] == name]
+        of_one_seed = runs.loc[runs["seed"] == 0, list(axes.AXES)]
+        sample = of_one_seed[: max(1, min(LANES, plan.lanes) // n_seeds)]
+        lanes = len(sample) * n_seeds
+        path = cache_folder("timings") / key(plan, name, lanes)
+        timing, date = read(kept(path)), ""
+        if timing is None:
+            print(f"measuring {STEPS} steps of {lanes} lanes of {name} ...", file=sys.stderr, flush=True)
+            timing = measure(plan, name, sample)
+            keep(path, json.dumps(timing).encode())
+        else:
+            date = timing.measured
+        dates.add(date)
+        training += n_runs / lanes * plan.steps * timing.per_step
+        evaluating += n_runs / lanes * (plan.identity["evaluations"] * share + 1) * timing.per_evaluation
+    total = training + evaluating
+    on = [f"on {date}" for date in sorted(dates) if date] + ["now"] * ("" in dates)
+    return Estimate(total, evaluating / total, f"measured {' and '.join(on)}")
+
+
+def key(plan: Plan, name: str, lanes: int) -> str:
+    """Return a hash of all that the time of a step of an optimizer's lanes, or of an evaluation, depends on."""
+    data, identity = plan.problem.data, plan.identity
+    training = {option: value for option, value in plan.training.items() if option not in VARIED}
+    parts = [identity["task"], plan.problem.model.name, name, lanes, identity["seeds"], training]
+    parts += [data.in_order, [(str(t.dtype), [*t.shape]) for t in (data.x_train, data.y_train, data.x_eval)]]
+    parts += [run_info.describe_device(plan.device), torch.__version__, torch.get_num_threads()]
+    parts += [run_keys.compiler(torch.device(plan.device).type), run_keys.code_version(), run_keys.own_source(name)]
+    parts += [run_keys.task_source(identity["task"])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read(content: bytes | None) -> Timing | None:
+    """Return the timing that a file of the cache holds; None if it holds none."""
+    try:
+        timing = Timing(*json.loads(content or b""))
+        datetime.date.fromisoformat(timing.measured)
+        return timing if all(math.isfinite(seconds) and seconds > 0 for seconds in timing[:2]) else None
+    except (ValueError, TypeError):
+        return None
+
+
+def measure(plan: Plan, name: str, sample: pd.DataFrame) -> Timing:
+    """Time a few steps of an optimizer with these configurations, and an evaluation."""
+
+    def run(configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
         _, curves = population.train_lanes(
             plan.problem,
             configs,
-            seeds,
+            range(plan.identity["seeds"]),
             optimizer=name,
             evaluations=1,
-            **{**plan.training, "steps": steps, "warmup": 0},
+            **{**plan.training, "steps": steps, "warmup": 0, "eval_examples": None},
         )
         training = curves["seconds"].max()
         return training / steps, (time.perf_counter() - started - training) / 2
 
-    total, seeds = 0.0, range(plan.identity["seeds"])
-    for name, n_runs in plan.n_runs.items():
-        runs = plan.runs.loc[plan.runs["optimizer"] == name]
-        of_one_seed = runs.loc[runs["seed"] == 0, list(axes.AXES)]
-        sample = of_one_seed[: max(1, min(128, plan.lanes) // len(seeds))]
-        sample_run(name, sample[:1], 2)  # compiles
-        per_step, per_evaluation = sample_run(name, sample, 8)
-        share = n_runs / (len(sample) * len(seeds))
-        total += share * (plan.steps * per_step + (plan.identity["evaluations"] + 1) * per_evaluation)
-    return total
+    run(sample.head(1), 2)  # compiles
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return Timing(*run(sample, STEPS), today)
 
 
-def describe(plan: Plan, seconds: float) -> str:
-    """Return the plan in a few lines of text. seconds: as of `estimate_seconds`."""
+def describe(plan: Plan, estimate: Estimate) -> str:
+    """Return the plan in a few lines of text."""
     n_runs, n_seeds = len(plan.runs), plan.identity["seeds"]
     parts = chunks.cut(plan.runs, plan.lanes)
     n_chunks, lanes = len(parts), max(map(len, parts))
@@ -60,7 +135,7 @@ def describe(plan: Plan, seconds: float) -> str:
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
         "memory": f"{plan.memory.of(lanes) / 2**20:.0f} MiB a chunk on {plan.device}",
-        "estimated time": f"{seconds:.0f} s",
+        "estimated time": f"{estimate.seconds:.0f} s, {estimate.evaluations:.0%} of it for evaluations, {estimate.measured}",
     }
     width = max(16, *(len(name) + 2 for name in lines))
     return "\n".join(f"{name:{width}}{value}" for name, value in lines.items())

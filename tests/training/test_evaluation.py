@@ -1,5 +1,7 @@
 """Evaluations on some of the examples, and the last one on all."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
@@ -27,7 +29,7 @@ def test_a_subset_has_each_class_by_its_share(sizes, data):
 @pytest.mark.parametrize("make", [digits, linear])
 def test_all_but_the_last_evaluation_take_the_subset(make):
     problem = make()
-    options = {"steps": 6, "batch_size": 16, "evaluations": 3}
+    options: dict[str, Any] = {"steps": 6, "batch_size": 16, "evaluations": 3}
     _, of_all = population.train_lanes(problem, CONFIGS, [0], **options)
     _, of_some = population.train_lanes(problem, CONFIGS, [0], eval_examples=7, **options)
     columns = ["lane", "step", "train_loss", "eval_loss"]
