@@ -11,6 +11,7 @@ import errno
 import gc
 import inspect
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from experiments.sweeps.plan import Plan
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PHASES = "compile", "train", "evaluate", "write", "draw"
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -114,7 +116,10 @@ def train_and_draw(plan: Plan) -> Sweep:
             result.provenance["one_after_the_other"] = time_alone(plan)
         if folder is not None:
             results.write_provenance(folder, result.provenance)
-            results.write_drawn(folder, writer.write(folder, *result))
+            started = time.perf_counter()
+            results.write_drawn(folder, writer.write(folder, *result, None, None, config.progress))
+            result.provenance["seconds"]["draw"] = round(time.perf_counter() - started, 3)
+            results.write_provenance(folder, result.provenance)
     except KeyboardInterrupt:
         if folder is None:
             raise
@@ -175,6 +180,9 @@ def show(result: Sweep, out: Path) -> None:
     diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
     print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
+    took = provenance["seconds"]
+    if phases := [f"{phase} {took[phase]:.1f} s" for phase in PHASES if phase in took]:
+        print(", ".join(phases))
     if alone := provenance.get("one_after_the_other"):
         print(f"one after the other: {alone['text']}")
     print("written:")

@@ -246,7 +246,8 @@ def origin(provenance: dict) -> list[list[str]]:
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
         *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
         ["run", ", ".join(f"{key} {sweep[key]}" for key in RUN_KEYS if sweep.get(key) is not None)],
-        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items())],
+        # Not known yet when the page is first drawn, and drawing again gives the same page.
+        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items() if name != "draw")],
     ]
     if alone := provenance.get("one_after_the_other"):
         rows.append(["one after the other", alone.get("text") or f"{alone.get('seconds')} s"])

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import ambient, files
 from experiments.common.figure_style import STYLE
+from experiments.common.progress import progress_bar
 from experiments.reports import (
     aggregation,
     comparison,
@@ -92,6 +94,7 @@ def write(
     provenance: dict,
     target: str | None = None,
     summary: pd.DataFrame | None = None,
+    progress: bool = False,
 ) -> list[Path]:
     """Write summary.csv, the figures (PNG and PDF), report.md and report.html into the folder; return their paths.
 
@@ -100,6 +103,7 @@ def write(
     Args:
         target: a loss or an accuracy, as a user types it; see `target_of`.
         summary: `aggregation.summarise(runs)`, from a caller that has it.
+        progress: whether to show a bar if drawing takes long.
     Raises: OptionError if the target is neither.
     """
     folder, summary = Path(folder), summarise(runs) if summary is None else summary
@@ -118,8 +122,11 @@ def write(
 
     def fill(temporary: dict[Path, Path]) -> None:
         summary.to_csv(temporary[paths["summary.csv"]], index=False)
-        images = {}
-        for name, drawing in figures_.items():
+        images, shown = {}, progress and sys.stderr is not None
+        bar = progress_bar(
+            figures_.items(), desc=f"drawing {len(figures_)} figures", delay=2.0, leave=False, disable=not shown
+        )
+        for name, drawing in bar:
             png, pdf = (temporary[paths[f"{name}.{kind}"]] for kind in ("png", "pdf"))
             save(drawing.draw(), png, pdf)
             images[f"{name}.png"] = png.read_bytes()

@@ -24,6 +24,8 @@ def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
 def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
     """Train a chunk; return one row per run and evaluation: the columns of the run, diverged_step and `CURVES`.
 
+    A column compile_seconds says in each row how many of the seconds were compilation.
+
     options: further arguments of `population.train_lanes`.
     """
     seeds = chunk["seed"].unique().tolist()
@@ -38,7 +40,8 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
         **options,
     )
     lanes = chunk.assign(lane=range(len(chunk)), diverged_step=runs["diverged_step"].array)
-    return lanes.merge(curves, on="lane").drop(columns=["lane", "config"])
+    table = lanes.merge(curves, on="lane").drop(columns=["lane", "config"])
+    return table.assign(compile_seconds=curves.attrs["compile_seconds"])
 
 
 def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -50,13 +53,27 @@ def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataF
             found.append(table)
         elif mine.any():
             share = table.loc[mine, "key"].nunique() / table["key"].nunique()
-            found.append(table[mine].assign(**{name: share * table[name] for name in ("seconds", "chunk_seconds")}))
+            own = [name for name in ("seconds", "chunk_seconds", "compile_seconds") if name in table]
+            found.append(table[mine].assign(**{name: share * table[name] for name in own}))
     return found
 
 
 def seconds(tables: Iterable[pd.DataFrame]) -> float:
     """Return the seconds that chunks have taken, evaluation and compilation included."""
     return sum(table["chunk_seconds"].iloc[0] for table in tables)
+
+
+def phases(tables: Iterable[pd.DataFrame]) -> dict[str, float]:
+    """Return the seconds that chunks have taken to compile, to train, and to evaluate and write checkpoints."""
+    found = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
+    for table in tables:
+        # Tables of older versions do not tell compilation from training.
+        compiling = table["compile_seconds"].iloc[0] if "compile_seconds" in table else 0.0
+        training = table["seconds"].max()
+        found["compile"] += compiling
+        found["train"] += training - compiling
+        found["evaluate"] += table["chunk_seconds"].iloc[0] - training
+    return {name: round(float(seconds), 3) for name, seconds in found.items()}
 
 
 def asked_runs(plan: Plan, keys: list[str]) -> pd.DataFrame:

@@ -78,9 +78,13 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
                     bar.update(ledger.n_done * plan.steps - bar.n)
             result = Sweep(*chunks.joined(asked, ledger.tables), about)
             seconds = round(chunks.seconds(ledger.tables), 3)
-            result.provenance.update(chunks=len(ledger.tables), seconds={"total": seconds})
+            result.provenance.update(
+                chunks=len(ledger.tables), seconds={"total": seconds} | chunks.phases(ledger.tables)
+            )
             if out is not None:
+                started = time.perf_counter()
                 results.save(out, *result)
+                result.provenance["seconds"]["write"] = round(time.perf_counter() - started, 3)
                 results.end(out)
         except KeyboardInterrupt as interrupt:
             if out is None or ledger is None:

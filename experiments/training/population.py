@@ -169,7 +169,8 @@ def train_lanes(
             Training continues after its step, to the same bits on the same device.
     Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
         (losses, accuracies, seconds); both are numbered by the column `lane`. Seconds exclude evaluation and the time
-        of `keep`, and include those of the training that was resumed.
+        of `keep`, and include those of the training that was resumed. `curves.attrs["compile_seconds"]` is by how
+        much the first step (of each process, if resumed) took longer than the median of the next ones.
     """
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
@@ -192,6 +193,10 @@ def train_lanes(
     loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
     evaluate_at = evaluation_steps(steps, evaluations)
     points, seconds, since, done = [], 0.0, 0, 0
+    first_steps, compiled_before = [], resume.get("compile_seconds", 0.0) if resume else 0.0
+
+    def compile_seconds() -> float:
+        return compiled_before + max(0.0, first_steps[0] - np.median(first_steps[1:] or first_steps).item())
 
     def feed(step: int) -> None:
         upload(index, torch.stack(next(batches)))
@@ -236,8 +241,11 @@ def train_lanes(
         record(0)
     started = time.perf_counter()
     for step in range(done + 1, steps + 1):
+        before = time.perf_counter()
         feed(step)
         take()
+        if step <= done + 9:
+            first_steps.append(time.perf_counter() - before)
         since += 1
         evaluates, keeps = step in evaluate_at, step < steps and due()
         if evaluates or keeps:
@@ -251,7 +259,8 @@ def train_lanes(
             if keeps:
                 state = {"params": [p.detach() for p in params], "optimizer": optimizer_.state_dict()}
                 state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
-                keep({**state, "points": points, "seconds": seconds, "since": since, "step": step})
+                state |= {"points": points, "seconds": seconds, "compile_seconds": compile_seconds()}
+                keep({**state, "since": since, "step": step})
             started = time.perf_counter()
         on_step(step)
 
@@ -260,6 +269,7 @@ def train_lanes(
         [pd.DataFrame({"lane": lane, **{k: np.asarray(v) for k, v in point.items()}}) for point in points],
         ignore_index=True,
     )
+    curves.attrs["compile_seconds"] = compile_seconds()
     runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
     runs.insert(0, "lane", lane)
     reached = diverged_at.cpu().numpy()
