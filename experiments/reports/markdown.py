@@ -246,8 +246,9 @@ def origin(provenance: dict) -> list[list[str]]:
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
         *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
         ["run", ", ".join(f"{key} {sweep[key]}" for key in RUN_KEYS if sweep.get(key) is not None)],
-        *evaluated(sweep, provenance["data"]),
-        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items())],
+        *evaluated(sweep, provenance.get("data") or {}),
+        # Not known yet when the page is first drawn, and drawing again gives the same page.
+        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items() if name != "draw")],
     ]
     if alone := provenance.get("one_after_the_other"):
         rows.append(["one after the other", alone.get("text") or f"{alone.get('seconds')} s"])
@@ -258,7 +259,12 @@ def evaluated(sweep: dict, data: dict) -> list[list[str]]:
     """Return a row about evaluations that took some of the examples; none if all did."""
     if not (some := sweep.get("eval_examples")):
         return []
-    return [["evaluation", f"{some} of {data['n_eval']} examples, always the same, each class by its share; last: all"]]
+    return [
+        [
+            "evaluation",
+            f"{some} of {data.get('n_eval', '?')} examples, always the same, each class by its share; last: all",
+        ]
+    ]
 
 
 def grid_line(axes: dict[str, list[float] | str]) -> str:

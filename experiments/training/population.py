@@ -131,7 +131,8 @@ def step_(
     losses = []
     for x_part, y_part, *of_part in parts:
         loss = model.losses(params, others, x_part, y_part, *of_part)
-        loss.backward(torch.full_like(loss, 1 / accumulate))
+        # From a sum: torch imports a library of symbols, for half a second, to look at a gradient that it is given.
+        (loss.sum() / accumulate).backward()
         losses.append(loss.detach())
     optimizer.step()
     return torch.stack(losses).mean(dim=0)

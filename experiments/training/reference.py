@@ -71,7 +71,7 @@ def step_(
         losses = []
         for x_part, y_part, *of_part in parts:
             loss = model.loss_alone(module, x_part, y_part, *of_part)
-            loss.backward(torch.full_like(loss, 1 / accumulate))
+            (loss / accumulate).backward()
             losses.append(loss.detach())
         loss = torch.stack(losses).mean()
     optimizer.step()

@@ -23,7 +23,7 @@ def test_a_dry_run_measures_once_and_says_when(cache, capsys, trained):
     assert sweep.main(WORDS) == 0
     first = capsys.readouterr()
     assert first.err == MEASURES
-    assert re.search(r"^estimated time +\d+ s, measured now$", first.out, re.MULTILINE)
+    assert re.search(r"^estimated time +\d+ s, \d+% of it evaluations, measured now$", first.out, re.MULTILINE)
     assert trained == [1, 2]
     # Neither another length nor other values of as many lanes have to be measured.
     for words in (
@@ -34,7 +34,9 @@ def test_a_dry_run_measures_once_and_says_when(cache, capsys, trained):
         assert sweep.main(words) == 0
         again = capsys.readouterr()
         assert again.err == ""
-        assert re.search(r"^estimated time +\d+ s, measured on \d{4}-\d\d-\d\d$", again.out, re.MULTILINE)
+        assert re.search(
+            r"^estimated time +\d+ s, \d+% of it evaluations, measured on \d{4}-\d\d-\d\d$", again.out, re.MULTILINE
+        )
     assert trained == [1, 2]
 
 
