@@ -61,7 +61,7 @@ def train(
 
     import optim
     from experiments.tasks import model
-    from experiments.training import population
+    from experiments.training import evaluation, population
 
     start = model.stack(problem.model, range(seeds), 1)
     params = [p.detach().to(device, dtype).requires_grad_() for p in start]
@@ -69,10 +69,10 @@ def train(
     optimizer = optim.Adam(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
     x, y, x_eval, y_eval = population.tensors(problem, device)
     batches = zip(*(population.batch_indices(len(x), 128, seed) for seed in range(seeds)), strict=True)
-    evaluate_at, rows = population.evaluation_steps(steps, 20), []
+    evaluate_at, rows = evaluation.evaluation_steps(steps, 20), []
     for step, index in zip(range(steps + 1), batches, strict=False):
         if step in evaluate_at:
-            means = population.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
+            means = evaluation.evaluate(problem, [p.float() for p in params], x_eval, y_eval)
             columns = {f"eval_{name}": mean.cpu().numpy() for name, mean in means.items()}
             rows.append(pd.DataFrame({"seed": range(seeds), "step": step, **columns}))
         if step < steps:

@@ -21,7 +21,7 @@ from experiments.common.errors import DataError, OptionError
 from experiments.sweeps import plan, space
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
-from experiments.training import population, targets
+from experiments.training import evaluation, targets
 
 
 def planned(**options) -> plan.Plan:
@@ -119,7 +119,7 @@ def test_grids_without_end_are_refused_before_they_are_made():
 
 def test_more_evaluations_than_steps_are_one_after_each_step():
     assert planned(evaluations=10**5).identity["evaluations"] == 10**5
-    assert population.evaluation_steps(3, 10**9) == [0, 1, 2, 3]
+    assert evaluation.evaluation_steps(3, 10**9) == [0, 1, 2, 3]
 
 
 NEAR = st.one_of(

@@ -128,6 +128,7 @@ def describe(plan: Plan, estimate: Estimate) -> str:
     axes = next(iter(grids.values()))
     if len(grids) > 1:
         axes = {name: "  ".join(map(" ".join, axes.items())) for name, axes in grids.items()}
+    time_ = f"{estimate.seconds:.0f} s, {estimate.evaluations:.0%} of it evaluations, {estimate.measured}"
     lines = {
         "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
         **axes,
@@ -135,7 +136,7 @@ def describe(plan: Plan, estimate: Estimate) -> str:
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
         "memory": f"{plan.memory.of(lanes) / 2**20:.0f} MiB a chunk on {plan.device}",
-        "estimated time": f"{estimate.seconds:.0f} s, {estimate.evaluations:.0%} of it evaluations, {estimate.measured}",
+        "estimated time": time_,
     }
     width = max(16, *(len(name) + 2 for name in lines))
     return "\n".join(f"{name:{width}}{value}" for name, value in lines.items())

@@ -17,7 +17,7 @@ from experiments.training.axes import AXES
 SLACK = 1.25
 """Resident memory over live tensors: malloc keeps gaps. Measured: 1.03 to 1.15 for CNNs, 1.2 to 1.6 for others."""
 EVALUATION = 2 * 2**24
-"""Bytes of the two largest activations of an evaluation; see `population.evaluate`."""
+"""Bytes of the two largest activations of an evaluation; see `evaluation.evaluate`."""
 
 
 class Memory(NamedTuple):

@@ -12,7 +12,7 @@ from experiments.common import ambient
 from experiments.tasks import model
 from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
-from experiments.training import cuda_graph, optimizers, schedules
+from experiments.training import cuda_graph, evaluation, optimizers, schedules
 from optim.base import RuleOptimizer
 
 DIVERGED = 100.0
@@ -29,54 +29,6 @@ def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
     while True:
         order = torch.arange(n) if in_order else torch.randperm(n, generator=generator)
         yield from order.split(batch_size)[: n // batch_size]
-
-
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Return the steps after which to evaluate: 0, then evenly spaced ones, the last step included."""
-    evaluations = min(evaluations, steps)
-    return sorted({0, *(round(steps * i / evaluations) for i in range(1, evaluations + 1))})
-
-
-def subset(y: torch.Tensor, n: int) -> torch.Tensor:
-    """Return the indices of n examples, always the same: of classes `[examples]` as many of each as its share."""
-    drawn = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    if y.is_floating_point() or y.ndim != 1:
-        return drawn[:n]
-    by_class = drawn[y[drawn].argsort(stable=True)]
-    sizes = y[by_class].unique_consecutive(return_counts=True)[1]
-    # Examples of a class are spread evenly from 0 to 1, so that each beginning has every class in proportion.
-    position = torch.cat([(torch.arange(int(size)) + 0.5) / size for size in sizes])
-    return by_class[position.argsort(stable=True)][:n]
-
-
-def evaluate(
-    problem: Problem,
-    params: Sequence[torch.Tensor],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    others: Sequence[torch.Tensor] = (),
-) -> dict[str, torch.Tensor]:
-    """Return the means over examples of loss, excess over the known optimum if there is one, accuracy, and so on.
-
-    Args:
-        x, y: the evaluation set on the device of the parameters.
-        others: what the module holds beside trained parameters, as of `model.stack_others`.
-    Returns: float64 `[lanes]` by name: always loss; accuracy for classes.
-    """
-    lanes, model = len(params[0]), problem.model
-    # No activation takes more than 16 MiB.
-    at_once = min(lanes, model.at_once or lanes)
-    batch = max(16, 2**22 // (at_once * max(model.widths[1:])))
-    sums: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
-            for name, value in model.measure(params, others, xb.unsqueeze(0), yb.unsqueeze(0)).items():
-                sums[name] = sums.get(name, 0.0) + value.double()
-    means = {name: value / len(x) for name, value in sums.items()}
-    if floor := problem.data.loss_floor:
-        # float32 cannot resolve losses closer to the optimum than this.
-        means["loss"] = (means["loss"] - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
-    return means
 
 
 def tensors(
@@ -175,7 +127,7 @@ def train_lanes(
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are drawn
             from the data as one large batch.
         schedule, warmup: schedule of lr, for every lane; see `schedules.factor`.
-        eval_examples: number of examples of every evaluation but the last; None takes all. See `subset`.
+        eval_examples: number of examples of every evaluation but the last; None takes all. See `evaluation.subset`.
         on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
         due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
             holds the tensors themselves, which the next step changes.
@@ -192,7 +144,7 @@ def train_lanes(
     tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
     optimizer_ = optimizers.make(optimizer, params, tile)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
-    chosen = slice(None) if eval_examples is None else subset(problem.data.y_eval, eval_examples).to(device)
+    chosen = slice(None) if eval_examples is None else evaluation.subset(problem.data.y_eval, eval_examples).to(device)
     x_some, y_some = x_eval[chosen], y_eval[chosen]
     per_step = batch_size * accumulate
     batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
@@ -208,7 +160,7 @@ def train_lanes(
     diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
     loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
-    evaluate_at = evaluation_steps(steps, evaluations)
+    evaluate_at = evaluation.evaluation_steps(steps, evaluations)
     points, seconds, since, done = [], 0.0, 0, 0
     first_steps, compiled_before = [], resume.get("compile_seconds", 0.0) if resume else 0.0
 
@@ -238,7 +190,7 @@ def train_lanes(
 
     def record(step: int) -> None:
         evaluated = (x_eval, y_eval) if step == steps else (x_some, y_some)
-        means = evaluate(problem, params, *evaluated, others)
+        means = evaluation.evaluate(problem, params, *evaluated, others)
         means.setdefault("accuracy", torch.full_like(loss_sum, math.nan))
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
         point = {"step": step, "epoch": step / (len(x) // per_step)}

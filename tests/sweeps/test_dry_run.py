@@ -55,7 +55,7 @@ def test_an_estimate_may_be_measured_in_part(cache, capsys):
     assert sweep.main([*WORDS, "--optimizer", "adam", "sgd"]) == 0
     printed = capsys.readouterr()
     assert printed.err == MEASURES + MEASURES.replace("adam", "sgd")
-    assert re.search(r" s, measured on [\d-]+ and now$", printed.out, re.MULTILINE)
+    assert re.search(r", measured on [\d-]+ and now$", printed.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "foreign", "negative", "a folder"])

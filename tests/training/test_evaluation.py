@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.common.errors import OptionError
 from experiments.sweep import sweep
-from experiments.training import population
+from experiments.training import evaluation, population
 from tests.training.small_problems import CONFIGS, digits, linear
 
 
@@ -19,11 +19,11 @@ def test_a_subset_has_each_class_by_its_share(sizes, data):
     y = torch.cat([torch.full((size,), 3 * label) for label, size in enumerate(sizes)])
     y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
     n = data.draw(st.integers(1, len(y)))
-    chosen = population.subset(y, n)
+    chosen = evaluation.subset(y, n)
     assert len(chosen) == len(chosen.unique()) == n
     for label, size in enumerate(sizes):
         assert abs((y[chosen] == 3 * label).sum().item() - n * size / len(y)) <= len(sizes) / 2 + 1
-    assert torch.equal(chosen, population.subset(y, len(y))[:n])
+    assert torch.equal(chosen, evaluation.subset(y, len(y))[:n])
 
 
 @pytest.mark.parametrize("make", [digits, linear])

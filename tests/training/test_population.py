@@ -10,7 +10,7 @@ import torch
 
 from experiments.tasks import cnn, gru, mlp, problems
 from experiments.tasks.model import stack
-from experiments.training import axes, optimizers, population, reference
+from experiments.training import axes, evaluation, optimizers, population, reference
 from tests.training.small_problems import CONFIGS, digits, linear, logistic, regression, small_cnn, small_gru
 
 ONEDNN = pytest.mark.skipif(not mlp.HAS_ONEDNN, reason="oneDNN, or its product, is missing")
@@ -178,9 +178,9 @@ def test_batches_are_epochs_of_distinct_indices_and_depend_on_the_seed():
 
 
 def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
-    assert population.evaluation_steps(100, 4) == [0, 25, 50, 75, 100]
-    assert population.evaluation_steps(3, 8) == [0, 1, 2, 3]
-    assert population.evaluation_steps(7, 1) == [0, 7]
+    assert evaluation.evaluation_steps(100, 4) == [0, 25, 50, 75, 100]
+    assert evaluation.evaluation_steps(3, 8) == [0, 1, 2, 3]
+    assert evaluation.evaluation_steps(7, 1) == [0, 7]
 
 
 @pytest.mark.parametrize(("make", "optimizer"), [(regression, "adam"), (linear, "radam"), (digits, "nesterov")])
