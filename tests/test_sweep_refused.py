@@ -13,7 +13,10 @@ BAD = [
     (["regression", "--beta1", "1"], "--beta1 accepts numbers in [0, 1)"),
     (["regression", "--eps", "-1"], "--eps accepts numbers >= 0"),
     (["regression", "--lr", "1..0.1:3"], "--lr: a range needs 0 < START <= STOP"),
-    (["cifar"], "the task must be one of mnist, regression, heavy-tailed, function, not 'cifar'"),
+    (
+        ["cifar"],
+        "the task must be one of mnist, regression, heavy-tailed, function or MODULE:FUNCTION of your own, not 'cifar'",
+    ),
     (["regression", "--model", "cnn"], "--model of regression accepts mlp or linear, not 'cnn'"),
     (["regression", "--hidden", "0"], "--hidden accepts a width of at least 1"),
     (["regression", "--momentum", "1"], "--momentum accepts numbers in [0, 1)"),
