@@ -49,6 +49,11 @@ class Live(TorchDispatchMode):
         super().__init__()
         self.now, self.peak, self.known = 0, 0, set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler, which takes a second, only to keep it out of `__torch_dispatch__`."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -69,10 +74,15 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-class Unmoved(torch.optim.SGD):
-    """An optimizer whose step does nothing: under a dispatch mode ours would take its slow way, with temporaries."""
+class Unmoved:
+    """Has the place of an optimizer, and does nothing.
 
-    def step(self, closure=None) -> None: ...
+    Under a dispatch mode ours would take its slow way, with temporaries; and torch's import its compiler.
+    """
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def step(self) -> None: ...
 
 
 def measure(problem: Problem, batch_size: int, accumulate: int, seeds: int, names: Iterable[str]) -> Memory:
@@ -98,7 +108,8 @@ def counted(model: AnyModel, lanes: int, x: torch.Tensor, y: torch.Tensor, accum
     draws = population.draws_of(model, [0], 1, x.shape[1])
     with Live() as live:
         params, others = models.stack(model, [0], lanes), models.stack_others(model, [0], lanes)
-        population.step_(params, Unmoved(params), x, y, draws, model=model, others=others, accumulate=accumulate)
+        optimizer: Any = Unmoved()
+        population.step_(params, optimizer, x, y, draws, model=model, others=others, accumulate=accumulate)
     return live.peak
 
 
