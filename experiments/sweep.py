@@ -95,10 +95,7 @@ def run(config: SweepConfig) -> Sweep:
 
     plan = make_plan(config)
     check_plan(plan)
-    if plan.problem.data.warning:
-        print(f"WARNING: {plan.problem.data.warning.partition(chr(10))[0]}", file=sys.stderr)
-    if told := getattr(plan.problem.model, "told", ""):
-        print(f"WARNING: {told}", file=sys.stderr)
+    warn(plan)
     with runner.opened(plan, config.out, config.fresh):
         return train_and_draw(plan)
 
@@ -161,7 +158,7 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
         parts.append(f"{n_runs} {name} runs x {one:.2f} s")
     text = (
         f"about {total:.0f} s: {' + '.join(parts)}, from {sample} measured steps and one evaluation of an ordinary run "
-        "(nn.Sequential and torch's optimizer, fused if it can be)"
+        "(an nn.Module and torch's optimizer, fused if it can be)"
     )
     return {"seconds": round(total, 1), "measured_on": plan.device, "text": text}
 
@@ -214,6 +211,13 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
     return 143 if isinstance(interrupt, Terminated) else 130
 
 
+def warn(plan: Plan) -> None:
+    """Print what a user has to know about the data and the model."""
+    for told in (plan.problem.data.warning.partition("\n")[0], getattr(plan.problem.model, "told", "")):
+        if told:
+            print(f"WARNING: {told}", file=sys.stderr)
+
+
 def described(config: SweepConfig) -> str:
     """Return what a sweep would do and how long it would take, as text. Raises: OptionError or DataError."""
     from experiments.sweeps import dry_run
@@ -221,6 +225,7 @@ def described(config: SweepConfig) -> str:
 
     plan = make_plan(config)
     check_plan(plan)
+    warn(plan)
     if config.out is not None:
         results.check_out(config.out, plan.identity, config.fresh)
     return dry_run.describe(plan, dry_run.estimate_seconds(plan))

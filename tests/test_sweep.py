@@ -18,6 +18,7 @@ from experiments.common import devices
 from experiments.reports import writer
 from experiments.sweeps import memory
 from experiments.tasks import problems
+from experiments.training.axes import AXES
 
 MODULE = [sys.executable, "-m", "experiments.sweep"]
 GRID = ["--lr", "1e-3..1e-1:3", "--beta1", "0", "0.9", "--steps", "12", "--batch-size", "64", "--evaluations", "3"]
@@ -130,7 +131,7 @@ def test_optimizers_keep_their_defaults_where_no_value_is_given():
 def test_sweep_from_python_returns_frames_and_does_not_depend_on_chunks(monkeypatch):
     axes = {"lr": [1e-3, 1e-2], "beta2": [0.9, 0.99, 0.999], "seeds": 2, "steps": 15, "batch_size": 64}
     whole = sweep.sweep("regression", **axes, progress=False)
-    needed = memory.measure(problems.make("regression"), 64, 1, 2, ["adam"])
+    needed = memory.measure(problems.make("regression"), 64, 1, 2, {"adam": pd.DataFrame([AXES])})
     monkeypatch.setattr(devices, "memory_budget", lambda device: needed.of(4) + 1)
     chunked = sweep.sweep("regression", **axes, progress=False)
     assert (whole.provenance["chunks"], chunked.provenance["chunks"]) == (1, 3)

@@ -8,7 +8,7 @@ import torch
 from experiments.common import devices
 from experiments.common.errors import OptionError
 from experiments.sweeps.memory import Memory
-from experiments.tasks.any_module import AnyModel
+from experiments.tasks.any_module import AnyModel, AnyModule
 
 ROW_BYTES = 300
 """Bytes of one evaluation of a run: in the file of its chunk, in the tables, and in their temporary files."""
@@ -52,13 +52,16 @@ def check_fits(model: AnyModel, batch_size: int, device: str) -> None:
     needed, most = 16 * sum(p.numel() for p in shapes(model)), devices.total_memory(device)
     needed += 4 * batch_size * max(model.widths[1:])
     if needed > most:
+        options = "--batch-size accepts" if isinstance(model, AnyModule) else "--hidden and --batch-size accept"
         raise OptionError(
-            f"--hidden and --batch-size accept what fits into the memory of {most / 2**30:.3g} GiB, and a run of "
+            f"{options} what fits into the memory of {most / 2**30:.3g} GiB, and a run of "
             f"{model.name} takes about {needed / 2**30:.3g}"
         )
 
 
 def shapes(model: AnyModel) -> list[torch.Tensor]:
-    """Return the parameters of a model's module without their values."""
+    """Return the parameters of a model's module; of those that are built in, without their values."""
+    if isinstance(model, AnyModule):
+        return list(model.modules[True].parameters())
     with torch.device("meta"):
         return list(model.build().parameters())

@@ -64,7 +64,9 @@ def estimate_seconds(plan: Plan) -> Estimate:
             date = timing.measured
         dates.add(date)
         training += n_runs / lanes * plan.steps * timing.per_step
-        evaluating += n_runs / lanes * (plan.identity["evaluations"] * share + 1) * timing.per_evaluation
+        evaluating += (
+            n_runs / lanes * (min(plan.identity["evaluations"], plan.steps) * share + 1) * timing.per_evaluation
+        )
     total = training + evaluating
     on = [f"on {date}" for date in sorted(dates) if date] + ["now"] * ("" in dates)
     return Estimate(total, evaluating / total, f"measured {' and '.join(on)}")

@@ -1,18 +1,19 @@
 """The memory that a population takes, counted in real steps of a few lanes."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from experiments.common.errors import OptionError
 from experiments.tasks import model as models
 from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
 from experiments.training import optimizers, population
-from experiments.training.axes import AXES
 
 SLACK = 1.25
 """Resident memory over live tensors: malloc keeps gaps. Measured: 1.03 to 1.15 for CNNs, 1.2 to 1.6 for others."""
@@ -85,22 +86,26 @@ class Unmoved:
     def step(self) -> None: ...
 
 
-def measure(problem: Problem, batch_size: int, accumulate: int, seeds: int, names: Iterable[str]) -> Memory:
+def measure(
+    problem: Problem, batch_size: int, accumulate: int, seeds: int, configs: Mapping[str, pd.DataFrame]
+) -> Memory:
     """Count the memory of a training step, for two numbers of lanes on the CPU; takes a tenth of a second to one.
 
     Torch's generators do not change. On a GPU the same is expected: its allocator's rounding is not counted.
 
     Args:
         seeds: number of batches that are in memory at the same time.
-        names: the optimizers; that with the largest states counts.
+        configs: the configurations of each optimizer; that with the largest states counts.
+    Raises: OptionError if an optimizer cannot take a step of two lanes.
     """
     few = problem.model.grain
     x, y = (t[: batch_size * accumulate].unsqueeze(0).clone() for t in (problem.data.x_train, problem.data.y_train))
     low, high = (counted(problem.model, lanes, x, y, accumulate) for lanes in (few, 2 * few))
     per_lane = (high - low) / few
     n_params, batches = problem.model.n_params, seeds * (x.nbytes + y.nbytes)
-    states = 4 * n_params * max(states_of(name) for name in names)
-    return Memory(max(0.0, low - few * per_lane) + batches, per_lane + states, 8 * n_params + states)
+    states = 4 * n_params * max(states_of(name, table) for name, table in configs.items())
+    kept = sum(t.nbytes for t in models.stack_others(problem.model, [0], 1))
+    return Memory(max(0.0, low - few * per_lane) + batches, per_lane + states, 8 * n_params + kept + states)
 
 
 def counted(model: AnyModel, lanes: int, x: torch.Tensor, y: torch.Tensor, accumulate: int) -> int:
@@ -113,12 +118,16 @@ def counted(model: AnyModel, lanes: int, x: torch.Tensor, y: torch.Tensor, accum
     return live.peak
 
 
-def states_of(name: str) -> float:
-    """Return how many float32 an optimizer keeps for each element of a parameter."""
+def states_of(name: str, configs: pd.DataFrame) -> float:
+    """Return how many float32 an optimizer keeps for each element of a parameter. Raises: OptionError, as `measure`."""
     p = torch.zeros(2, 64, requires_grad=True)
     p.grad = torch.ones_like(p)
-    values = {axis: torch.full((2,), float(value), dtype=torch.float64) for axis, value in AXES.items()}
-    optimizer = optimizers.make(name, [p], values)
-    optimizer.step()
+    try:
+        optimizer = optimizers.make(name, [p], {axis: torch.tensor([configs[axis].iloc[0]] * 2) for axis in configs})
+        optimizer.step()
+    # A user's class may raise anything.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"--optimizer {name} cannot take a step of two lanes ({reason})") from error
     kept = [t for t in tree_leaves(dict(optimizer.state[p])) if isinstance(t, torch.Tensor) and t.numel() >= p.numel()]
     return sum(t.nbytes for t in kept) / (4 * p.numel())

@@ -79,7 +79,7 @@ def make_plan(config: SweepConfig) -> Plan:
     steps = steps_of(config, problem, batch_size)
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
-    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, grids)
+    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, configs)
     identity = {
         "task": task,
         "model": problem.model.name,

@@ -151,14 +151,16 @@ def task_source(task: str) -> str:
     return source_of(own.function_of(task)) if ":" in task else ""
 
 
+@functools.lru_cache(maxsize=64)
 def source_of(given: Any) -> str:
-    """Return the text of the file of a user's class or function.
+    """Return the text of the file of a user's class or function, as it was when first asked for.
 
-    One without a file, as in a notebook, gets a new text each time, because it may have changed.
+    One without a file, as in a notebook, or one that depends on more than its text, because it has default arguments
+    or sees the variables of another function, gets a new text each time.
     """
     # A class made by `from_rule` has the module of its rule.
     module = inspect.getmodule(given)
-    if module is None:
+    if module is None or any(getattr(given, name, None) for name in ("__closure__", "__defaults__", "__kwdefaults__")):
         return uuid.uuid4().hex
     try:
         return Path(inspect.getfile(module)).read_text(encoding="utf-8")

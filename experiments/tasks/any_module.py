@@ -4,8 +4,9 @@ A module that vmap cannot take, because it branches on its data or calls `.item(
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -48,7 +49,12 @@ class AnyModule:
     def modules(self) -> dict[bool, nn.Module]:
         """The module in training mode and in evaluation mode, by whether it is trained. Their weights are not used."""
         with torch.random.fork_rng(devices=[]):
-            return {training: self.build().train(training) for training in (True, False)}
+            # Copies, for a user's function may return the same module each time.
+            return {training: copy.deepcopy(self.build()).train(training) for training in (True, False)}
+
+    def __getstate__(self) -> dict:
+        """Leave the modules out, which are made anew, and which some kinds of cannot be pickled."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def n_params(self) -> int:
@@ -81,8 +87,17 @@ class AnyModule:
 
     def loss_of_lane(self, training: bool) -> Callable:
         """Return a function of a lane's tensors by name, x and y that returns the loss."""
-        module = self.modules[training]
-        return lambda tensors, x, y: self.loss(functional_call(module, tensors, (x,)), y)
+        module, others_ = self.modules[training], list(others(self.modules[training]))
+
+        def one(tensors: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            before = {name: tensors[name] for name in others_}
+            loss = self.loss(functional_call(module, tensors, (x,)), y)
+            for name, t in before.items():
+                if tensors[name] is not t:  # assigned, not changed in place
+                    t.copy_(tensors[name].detach())
+            return loss
+
+        return one
 
     def measure(
         self, params: Sequence[torch.Tensor], others: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor
@@ -95,7 +110,9 @@ class AnyModule:
             return torch.stack([function(output, y).double() * len(x) for function in functions.values()])
 
         with torch.no_grad():
-            return dict(zip(functions, self.over_lanes(one, [*params, *others], x, y).unbind(1), strict=True))
+            # What draws in evaluations, too, draws the same in each.
+            measured = self.over_lanes(one, [*params, *others], x, y, torch.zeros(1, 1, x.shape[1], dtype=torch.int64))
+        return dict(zip(functions, measured.unbind(1), strict=True))
 
     def loss_alone(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:
         """Return the loss of the ordinary module on a batch `[batch, ...]`. numbers: of `draws`, for its training."""
@@ -168,9 +185,13 @@ def plain_attention() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drawing(numbers: torch.Tensor, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators by the first of these numbers; restore them after that."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(numbers.flatten()[0]))
+    """Seed torch's generators of the CPU and of the device by the first of these numbers; restore them after that."""
+    is_cuda, seed = device.type == "cuda", int(numbers.flatten()[0])
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        # torch.manual_seed would seed those of all GPUs.
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.manual_seed(seed)
         yield
 
 

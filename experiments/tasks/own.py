@@ -30,10 +30,12 @@ class Problem:
 
     Attributes:
         name: as shown in tables and figures.
-        model: returns the nn.Module, with fresh weights of torch's global generator. It takes `x[:batch_size]`.
+        model: returns the nn.Module, with fresh weights of torch's global generator. It takes any number of
+            examples. Its Python code must not depend on the step: on a GPU it runs only once.
         train, evaluate: inputs and targets, tensors or numpy arrays whose first dimension is the example.
             Floating-point ones become float32, whole numbers int64.
-        loss: `loss(output, target)` returns the mean loss of a batch of one run, a tensor without dimensions.
+        loss: `loss(output, target)` returns the mean loss of a batch of one run, a tensor without dimensions, above 0
+            at the start.
         metrics: further such functions, by name, for evaluations: each the mean over a batch. One that is called
             "accuracy" is drawn beside the loss, and a sweep's target may be one.
         batch_size: examples of a batch, unless a sweep asks for others.
@@ -80,7 +82,7 @@ def pair(what: str, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def tensor(what: str, given: Any) -> torch.Tensor:
     try:
-        found = torch.as_tensor(given if isinstance(given, torch.Tensor) else np.asarray(given)).detach().cpu()
+        found = torch.as_tensor(given if isinstance(given, torch.Tensor) else np.array(given)).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"{what} must be a tensor or an array of numbers ({first_line(error)})") from error
     if found.is_complex() or not found.ndim or not len(found):

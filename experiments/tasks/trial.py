@@ -1,5 +1,6 @@
 """A trial of a user's module: whether it works at all, what its lanes need, and whether they equal single runs."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from experiments.common.errors import OptionError
 from experiments.common.values import shown
-from experiments.tasks.any_module import AnyModule, plain_attention
-from experiments.tasks.model import stack, stack_others, trained
+from experiments.tasks.any_module import AnyModule, drawing, numbers_of, plain_attention
+from experiments.tasks.model import others, stack, stack_others, trained
 
 EXAMPLES = 8
 """At most so many examples are tried."""
@@ -25,31 +27,45 @@ def tried(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> AnyModule:
     x, y = x[:EXAMPLES], y[:EXAMPLES]
     model = replace(model, is_random=is_random(model, x, y), widths=widths(model, x))
     expected = [torch.stack(of_both) for of_both in zip(*(alone(model, seed, x, y) for seed in (0, 1)), strict=True)]
-    reason = ""
+    if not (expected[0] > 0).all():
+        raise OptionError(
+            f"the loss of {model.name} must start above 0, not at {expected[0].min():g}: figures are in log, and a "
+            "run has diverged at a hundred times its first loss: add a constant"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            # Lanes that share an input, and those that do not, are called in different ways.
-            for n_configs in (1, 2):
-                pairs = zip(together(model, n_configs, x, y), expected, strict=True)
-                if not all(close(found, alone.repeat_interleave(n_configs, 0)) for found, alone in pairs):
-                    reason = "its results would differ from those of single runs"
-        # Whatever the code of a user's module raises inside vmap.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = difference(model, x, y, expected)
     if reason:
+        model = replace(model, by_vmap=False)
+        if other := difference(model, x, y, expected):
+            raise OptionError(f"the model of {model.name} cannot be trained as lanes ({other})")
         told = f"lanes of {model.name} are computed one after the other, because torch.vmap cannot take them ({reason})"
-        return replace(model, by_vmap=False, told=told)
+        return replace(model, told=told)
     slow = {str(one.message).partition("batching rule for ")[2].partition(". ")[0] for one in caught} - {""}
     if slow:
         return replace(model, told=f"torch.vmap has no rule for {', '.join(sorted(slow))} and loops over lanes there")
-    return model
+    # A copy, whose modules have not been called.
+    return replace(model)
+
+
+def difference(model: AnyModule, x: torch.Tensor, y: torch.Tensor, expected: list[torch.Tensor]) -> str:
+    """Return what keeps lanes from computing what single runs do; "" if nothing does."""
+    try:
+        # Lanes that share an input, and those that do not, are called in different ways.
+        for n_configs in (1, 2):
+            pairs = zip(together(model, n_configs, x, y), expected, strict=True)
+            if not all(close(found, alone.repeat_interleave(n_configs, 0)) for found, alone in pairs):
+                return "its results would differ from those of single runs"
+    # Whatever the code of a user's module raises.
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return ""
 
 
 def is_random(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> bool:
     """Return whether an ordinary training step draws random numbers. Raises: OptionError if the step does not work."""
     with torch.random.fork_rng(devices=[]):
-        module = calling(f"the model of {model.name}", model.build)
+        module = copy.deepcopy(calling(f"the model of {model.name}", model.build))
         if not isinstance(module, nn.Module) or not any(p.requires_grad for p in module.parameters()):
             raise OptionError(f"the model of {model.name} must be an nn.Module to be trained, not {shown(module)}")
         before = torch.get_rng_state()
@@ -61,14 +77,13 @@ def is_random(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> bool:
 
 def widths(model: AnyModule, x: torch.Tensor) -> tuple[int, ...]:
     """Return the sizes of an example in the input and in the outputs of all layers."""
-    found = [x[0].numel()]
+    found = [x[0].numel(), 1]
 
     def note(_layer: nn.Module, _inputs: tuple, output: Any) -> None:
-        tensors = output if isinstance(output, tuple) else (output,)
-        found.extend(t.numel() // len(x) for t in tensors if isinstance(t, torch.Tensor))
+        found.extend(max(1, t.numel() // len(x)) for t in tree_leaves(output) if isinstance(t, torch.Tensor))
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        module = model.build()
+        module = copy.deepcopy(model.build())
         for layer in module.modules():
             layer.register_forward_hook(note)
         module(x)
@@ -82,14 +97,17 @@ def alone(model: AnyModule, seed: int, x: torch.Tensor, y: torch.Tensor) -> list
     """
     with torch.random.fork_rng(devices=[]), plain_attention():
         torch.default_generator.manual_seed(seed)
-        module = model.build().train(not model.is_random)
-        loss, params = loss_of(model, module, x, y), list(trained(module).values())
+        module = copy.deepcopy(model.build()).train(not model.is_random)
+        with drawing(numbers_of(seed, 1, len(x)), x.device):
+            loss, params = loss_of(model, module, x, y), list(trained(module).values())
         grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
-        with torch.no_grad():
+        with torch.no_grad(), drawing(torch.zeros(1, dtype=torch.int64), x.device):
             output = module.eval()(x)
             functions = {"loss": model.loss, **model.metrics}
             measures = [scalar(f"the {name} of {model.name}", one, output, y) for name, one in functions.items()]
-    return [loss.detach(), *grads, *(one.double() * len(x) for one in measures)]
+    # Buffers show whether statistics are kept.
+    kept = [t.double() for t in others(module).values()]
+    return [loss.detach(), *grads, *kept, *(one.double() * len(x) for one in measures)]
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -98,14 +116,16 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def together(model: AnyModule, n_configs: int, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
     """Return what `alone` computes for the seeds 0 and 1, for so many lanes of each."""
-    params, others = stack(model, [0, 1], n_configs), stack_others(model, [0, 1], n_configs)
+    params, kept = stack(model, [0, 1], n_configs), stack_others(model, [0, 1], n_configs)
     x, y = x.expand(2, *x.shape), y.expand(2, *y.shape)
+    numbers = torch.stack([numbers_of(seed, 1, x.shape[1]) for seed in (0, 1)])
+    drawn = [numbers] if model.is_random else []
     if model.is_random:
-        numbers = [model.draws(seed, 1, x.shape[1])[0] for seed in (0, 1)]
-        model.losses(params, [t.clone() for t in others], x, y, torch.stack(numbers)).sum().backward()
-    losses = model.over_lanes(model.loss_of_lane(training=not model.is_random), [*params, *others], x, y)
+        model.losses(params, [t.clone() for t in kept], x, y, numbers).sum().backward()
+    losses = model.over_lanes(model.loss_of_lane(training=not model.is_random), [*params, *kept], x, y, *drawn)
     grads = torch.autograd.grad(losses.sum(), params, allow_unused=True, materialize_grads=True)
-    return [losses.detach(), *grads, *model.measure(params, others, x[:1], y[:1]).values()]
+    measures = model.measure(params, kept, x[:1], y[:1])
+    return [losses.detach(), *grads, *(t.double() for t in kept), *measures.values()]
 
 
 def loss_of(model: AnyModule, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,16 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
 
 def subset(y: torch.Tensor, n: int) -> torch.Tensor:
     """Return the indices of n examples, always the same: of classes `[examples]` as many of each as its share."""
-    drawn = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(y), generator=generator)
     if y.is_floating_point() or y.ndim != 1:
         return drawn[:n]
     by_class = drawn[y[drawn].argsort(stable=True)]
     sizes = y[by_class].unique_consecutive(return_counts=True)[1]
-    # Examples of a class are spread evenly from 0 to 1, so that each beginning has every class in proportion.
-    position = torch.cat([(torch.arange(int(size)) + 0.5) / size for size in sizes])
+    # Examples of a class are spread evenly from 0 to 1, so that each beginning has every class in proportion. Each
+    # class starts elsewhere: of many small classes, none is preferred.
+    starts = torch.rand(len(sizes), generator=generator)
+    position = torch.cat([(torch.arange(int(size)) + start) / size for size, start in zip(sizes, starts, strict=True)])
     return by_class[position.argsort(stable=True)][:n]
 
 

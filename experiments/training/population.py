@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -138,6 +139,8 @@ def train_lanes(
         of `keep`, and include those of the training that was resumed. `curves.attrs["compile_seconds"]` is by how
         much the first step (of each process, if resumed) took longer than the median of the next ones.
     """
+    # Nothing that an earlier training has left in the modules of a model goes on.
+    problem = replace(problem, model=replace(problem.model))
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
     others = model.stack_others(problem.model, seeds, n_configs, dtype, device)

@@ -3,6 +3,7 @@
 Populations are compared with it: for equality in the tests, for speed in the benchmarks.
 """
 
+import copy
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = problem.model.build().to(device, dtype)
+        # A copy, for a user's function may return the same module each time.
+        module = copy.deepcopy(problem.model.build()).to(device, dtype)
     torchs = class_of(optimizer)
     # Not every torch fuses Adagrad on a GPU.
     elsewhere = torchs is torch.optim.Adagrad and device != "cpu"
@@ -136,6 +138,8 @@ def seconds_of_one_run(
             step_(problem.model, module, optimizer, x[index], y[index], draws, accumulate)
 
     train_sample()
+    step = seconds(train_sample) / sample
+    module.eval()
     with torch.no_grad():
         evaluation = seconds(lambda: problem.model.loss_alone(module, x_eval, y_eval))
-    return steps * seconds(train_sample) / sample + (evaluations + 1) * evaluation
+    return steps * step + (evaluations + 1) * evaluation

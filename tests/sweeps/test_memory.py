@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,11 +13,13 @@ from torch import nn
 from experiments.common.errors import OptionError
 from experiments.sweeps import cost, memory
 from experiments.tasks import cnn, gru, mlp, problems
+from experiments.training.axes import AXES
 from tests.pages import ROOT
 from tests.training.small_problems import digits
 
 MODELS = {"small mlp": mlp.mlp(784, 32, 32, 10), "large mlp": mlp.mlp(784, 512, 512, 10)}
 MODELS |= {"cnn": cnn.cnn(), "gru": gru.gru()}
+DEFAULTS = {"adam": pd.DataFrame([AXES])}
 CHILD = """
 import ctypes, gc, re, sys
 import pandas as pd
@@ -61,7 +64,7 @@ def problem_of(name: str, examples: int) -> problems.Problem:
 )
 def test_the_prediction_is_what_a_process_takes(name, lanes):
     """Check it within a fifth, with a malloc that returns what is freed: the gaps that it keeps otherwise vary."""
-    predicted = memory.measure(problem_of(name, 2000), 128, 1, 1, ["adam"]).of(lanes) / memory.SLACK
+    predicted = memory.measure(problem_of(name, 2000), 128, 1, 1, DEFAULTS).of(lanes) / memory.SLACK
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-c", CHILD, name, str(lanes)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
@@ -71,7 +74,7 @@ def test_the_prediction_is_what_a_process_takes(name, lanes):
 
 def test_counting_leaves_torchs_generators_alone():
     state = torch.get_rng_state()
-    memory.measure(digits(), 16, 2, 3, ["adam", "lion"])
+    memory.measure(digits(), 16, 2, 3, {**DEFAULTS, "lion": DEFAULTS["adam"]})
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -79,11 +82,11 @@ def test_counting_leaves_torchs_generators_alone():
     ("name", "states"), [("adam", 2), ("amsgrad", 3), ("sgd", 0), ("momentum", 1), ("lion", 1), ("adadelta", 2)]
 )
 def test_states_are_those_of_the_optimizer(name, states):
-    assert memory.states_of(name) == states
+    assert memory.states_of(name, DEFAULTS["adam"]) == states
 
 
 def test_lanes_fit_into_a_budget_and_one_more_does_not():
-    needed = memory.measure(digits(), 64, 1, 1, ["adam"])
+    needed = memory.measure(digits(), 64, 1, 1, DEFAULTS)
     for budget in (2e8, 1e9, 1e11):
         lanes = needed.lanes(budget)
         assert needed.of(lanes) <= budget < needed.of(lanes + 1)

@@ -49,6 +49,37 @@ class Branching(nn.Module):
         return 2 * output if output.mean().item() > 0 else output
 
 
+class Averaging(nn.Module):
+    """A module that assigns its running mean anew, and draws also in evaluations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, 3)
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x):
+        output = self.layer(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * output.mean(0).detach()
+        return output - self.mean
+
+
+class Sampling(nn.Module):
+    """A module that draws in evaluations, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, 3)
+
+    def forward(self, x):
+        output = self.layer(x)
+        return output + 0.1 * torch.randn_like(output)
+
+
+SHARED = nn.Linear(20, 6)
+"""A part of several modules."""
+
+
 def frozen() -> nn.Module:
     """A network whose first layer is not trained."""
     layers = nn.Sequential(nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 3))
@@ -67,6 +98,9 @@ MODULES = {
     "autoencoder": Tied,
     "branching": Branching,
     "frozen": frozen,
+    "averaging": Averaging,
+    "sampling": Sampling,
+    "shared": lambda: nn.Sequential(SHARED, nn.Dropout(0.5), nn.BatchNorm1d(6), nn.Linear(6, 3)),
 }
 
 

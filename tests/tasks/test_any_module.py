@@ -7,9 +7,9 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from experiments.tasks import own, problems
-from experiments.tasks.any_module import AnyModule
+from experiments.tasks.any_module import AnyModule, drawing
 from experiments.training import population, reference
-from tests.tasks.own_problems import MODULES
+from tests.tasks.own_problems import MODULES, SHARED
 from tests.tasks.own_problems import own as problem_of
 
 CONFIGS = pd.DataFrame(
@@ -31,7 +31,7 @@ def named(name: str):
 
 
 def evaluated(problem: problems.Problem, module: torch.nn.Module) -> float:
-    with torch.no_grad():
+    with torch.no_grad(), drawing(torch.zeros(1), torch.device("cpu")):
         return problem.model.loss_alone(module.eval(), problem.data.x_eval.double(), target(problem)).item()
 
 
@@ -46,7 +46,7 @@ def test_each_lane_is_the_ordinary_run(name, accumulate):
     problem = made(name)
     assert isinstance(problem.model, AnyModule)
     assert problem.model.by_vmap == (name != "branching")
-    assert problem.model.is_random == (name in ("mlp", "transformer", "branching"))
+    assert problem.model.is_random == (name in ("mlp", "transformer", "branching", "sampling", "shared"))
     options = {**OPTIONS, "accumulate": accumulate}
     runs, curves = population.train(problem, CONFIGS, [0, 3], evaluations=2, **options)
     for lane, run in runs.iterrows():
@@ -97,3 +97,19 @@ def test_what_vmap_cannot_do_is_told_in_a_sentence():
     told = getattr(made("branching").model, "told", "")
     assert told.startswith("lanes of branching are computed one after the other, because torch.vmap cannot take them (")
     assert ".item()" in told
+
+
+def test_a_module_goes_to_other_processes_without_what_it_has_made():
+    problem = made("mlp")
+    assert isinstance(problem.model, AnyModule)
+    assert problem.model.modules
+    assert "modules" not in problem.model.__getstate__()
+
+
+def test_the_users_own_module_stays_as_it_is():
+    before = [p.clone() for p in SHARED.parameters()]
+    problem = made("shared")
+    population.train(problem, CONFIGS, [0], evaluations=1, **OPTIONS)
+    assert SHARED.training
+    assert not SHARED._forward_hooks
+    assert all(torch.equal(p, q) for p, q in zip(SHARED.parameters(), before, strict=True))

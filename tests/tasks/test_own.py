@@ -125,6 +125,7 @@ def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, capsy
         ({"loss": lambda output, target: output.sum(1)}, "must be a floating-point tensor without dimensions"),
         ({"loss": lambda output, target: output.sum().item()}, "must be a floating-point tensor without dimensions"),
         ({"loss": lambda output, target: torch.tensor(1.0)}, "must depend on the parameters"),
+        ({"loss": lambda output, target: -output.square().mean()}, "must start above 0, not at -"),
         ({"metrics": {"f": lambda output, target: output}}, "the f of mlp must be a floating-point tensor"),
     ],
 )
@@ -149,3 +150,26 @@ def test_a_function_is_given_as_it_is():
 def test_lanes_that_vmap_cannot_take_are_said(capsys):
     sweep(lambda: problem_of("branching"), lr=[1e-3, 1e-2], steps=3, progress=False, device="cpu")
     assert "WARNING: lanes of branching are computed one after the other" in capsys.readouterr().err
+
+
+def test_functions_that_see_more_than_their_text_are_never_taken_for_each_other(tmp_path):
+    def made(width):
+        def network() -> Problem:
+            return problem_of("mlp", model=lambda: nn.Sequential(nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 3)))
+
+        return network
+
+    options = {"lr": 1e-2, "steps": 3, "out": tmp_path / "out", "progress": False, "device": "cpu"}
+    narrow, wide = (sweep(made(width), **options).runs["eval_loss"][0] for width in (2, 30))
+    assert narrow != wide
+
+
+def test_a_module_that_cannot_be_made_on_the_meta_device_is_trained():
+    def stochastic_depth() -> nn.Module:
+        rates = [rate.item() for rate in torch.linspace(0.1, 0.2, 2)]
+        return nn.Sequential(nn.Linear(20, 6), nn.Dropout(rates[0]), nn.Linear(6, 3))
+
+    runs, _, _ = sweep(
+        lambda: problem_of("mlp", model=stochastic_depth), lr=1e-2, steps=3, progress=False, device="cpu"
+    )
+    assert np.isfinite(runs["eval_loss"][0])

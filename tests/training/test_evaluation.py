@@ -22,8 +22,14 @@ def test_a_subset_has_each_class_by_its_share(sizes, data):
     chosen = evaluation.subset(y, n)
     assert len(chosen) == len(chosen.unique()) == n
     for label, size in enumerate(sizes):
-        assert abs((y[chosen] == 3 * label).sum().item() - n * size / len(y)) <= len(sizes) / 2 + 1
+        assert abs((y[chosen] == 3 * label).sum().item() - n * size / len(y)) <= len(sizes) + 1
     assert torch.equal(chosen, evaluation.subset(y, len(y))[:n])
+
+
+def test_a_subset_prefers_no_class():
+    """Check that half of 1,000 classes of one example are not the first half."""
+    chosen = evaluation.subset(torch.arange(1000), 500)
+    assert 200 < (chosen < 500).sum() < 300
 
 
 @pytest.mark.parametrize("make", [digits, linear])
