@@ -173,3 +173,15 @@ def test_a_module_that_cannot_be_made_on_the_meta_device_is_trained():
         lambda: problem_of("mlp", model=stochastic_depth), lr=1e-2, steps=3, progress=False, device="cpu"
     )
     assert np.isfinite(runs["eval_loss"][0])
+
+
+@pytest.mark.slow
+def test_workers_of_a_ray_cluster_get_the_function_with_its_file(tmp_path):
+    """They cannot import it: it lies in no package, and need not lie on their disks."""
+    pytest.importorskip("ray")
+    words = "mine:digits", "--lr", "1e-3", "1e-2", "--seeds", "2", "--steps", "12"
+    for engine in ("ray", "local"):
+        done = command(tmp_path, *words, "--engine", engine, "--device", "cpu", "--out", engine)
+        assert done.returncode == 0, done.stderr
+    ray, local = (pd.read_parquet(tmp_path / engine / "runs.parquet") for engine in ("ray", "local"))
+    np.testing.assert_allclose(ray["eval_loss"], local["eval_loss"], rtol=1e-5)
