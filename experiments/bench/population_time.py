@@ -163,7 +163,7 @@ def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> probl
         except errors.DataError:
             if data_dir is not None:
                 raise
-    _, task, options = problems.check("mnist", kind, hidden=hidden)
+    _, task, options = problems.chosen_task("mnist", kind, hidden=hidden)
     return problems.Problem("mnist", noise(), task.model(options))
 
 

@@ -7,3 +7,8 @@ class DataError(ValueError):
 
 class OptionError(ValueError):
     """An option that cannot be used; the message is one sentence that names it and what it accepts."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

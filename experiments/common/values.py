@@ -1,6 +1,7 @@
 """Convert option values, given as words on a command line or as Python objects, and check them."""
 
 import functools
+import importlib
 import inspect
 import itertools
 import math
@@ -10,7 +11,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common.errors import OptionError
+from experiments.common.errors import OptionError, first_line
 
 MOST = 10**9
 """The largest count that is accepted: larger ones would never end, or not fit into memory."""
@@ -217,3 +218,23 @@ def several(value: Any) -> list:
     if len(found) > MOST_VALUES:
         raise TooLarge(f"at most {MOST_VALUES} values")
     return found
+
+
+def reference_to(given: Any) -> str:
+    """Return the name of a user's class or function in results, `module:Name`."""
+    # __main__ becomes main, because legends leave out names that begin with an underscore.
+    return f"{given.__module__.strip('_')}:{given.__qualname__}"
+
+
+def imported(name: str, accepts: str) -> Any:
+    """Return what a name `module:Name` stands for; None if its module has no such thing.
+
+    accepts: how the sentence begins if there is no such module: "--option accepts a MODULE:CLASS". Raises: OptionError.
+    """
+    module, _, member = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), member, None)
+    # The code of a user's module may raise anything, even SystemExit.
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise OptionError(f"{accepts} that can be imported, and {module or name} cannot be ({reason})") from error

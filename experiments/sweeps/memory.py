@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from experiments.common.errors import OptionError
+from experiments.common.errors import OptionError, first_line
 from experiments.tasks import model as models
 from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
@@ -127,7 +127,6 @@ def states_of(name: str, configs: pd.DataFrame) -> float:
         optimizer.step()
     # A user's class may raise anything.
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise OptionError(f"--optimizer {name} cannot take a step of two lanes ({reason})") from error
+        raise OptionError(f"--optimizer {name} cannot take a step of two lanes ({first_line(error)})") from error
     kept = [t for t in tree_leaves(dict(optimizer.state[p])) if isinstance(t, torch.Tensor) and t.numel() >= p.numel()]
     return sum(t.nbytes for t in kept) / (4 * p.numel())

@@ -55,8 +55,7 @@ def make_plan(config: SweepConfig) -> Plan:
     if config.out is not None:
         files.check_folder(config.out)
     task = own.name_of(config.task)
-    check = problems.check_own if ":" in task else problems.check
-    check(task, config.model, **config.of_problem)
+    problems.check(task, config.model, **config.of_problem)
     grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     if config.steps is not None and config.epochs is not None:

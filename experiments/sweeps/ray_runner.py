@@ -83,7 +83,7 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     from ray import cloudpickle  # pyright: ignore[reportMissingImports]
 
     gpu = plan.device.startswith("cuda")
-    if ":" in plan.problem.task:
+    if own.is_own(plan.problem.task):
         # Workers cannot import it.
         cloudpickle.register_pickle_by_value(sys.modules[own.function_of(plan.problem.task).__module__])
     given = {name: optimizers.GIVEN[name] for name in plan.n_runs if name in optimizers.GIVEN}

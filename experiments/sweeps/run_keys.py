@@ -148,7 +148,7 @@ def own_source(name: str) -> str:
 
 def task_source(task: str) -> str:
     """Return the text of the file of a user's problem; "" for a built-in task."""
-    return source_of(own.function_of(task)) if ":" in task else ""
+    return source_of(own.function_of(task)) if own.is_own(task) else ""
 
 
 @functools.lru_cache(maxsize=64)

@@ -53,7 +53,7 @@ class AnyModule:
             return {training: copy.deepcopy(self.build()).train(training) for training in (True, False)}
 
     def __getstate__(self) -> dict:
-        """Leave the modules out, which are made anew, and which some kinds of cannot be pickled."""
+        """Leave the modules out: they are made anew, and some kinds cannot be pickled."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
@@ -67,6 +67,11 @@ class AnyModule:
         with torch.random.fork_rng(devices=[]):
             module = self.build()
         return [*trained(module), *others(module)]
+
+    @property
+    def functions(self) -> dict[str, Loss]:
+        """What an evaluation computes, by name: the loss first."""
+        return {"loss": self.loss, **self.metrics}
 
     def losses(
         self,
@@ -103,7 +108,7 @@ class AnyModule:
         self, params: Sequence[torch.Tensor], others: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Return sums over the examples of a batch `[1, batch, ...]`, in evaluation mode: loss and metrics."""
-        functions, module = {"loss": self.loss, **self.metrics}, self.modules[False]
+        functions, module = self.functions, self.modules[False]
 
         def one(tensors: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             output = functional_call(module, tensors, (x,))

@@ -1,6 +1,5 @@
 """Problems of a user's own: an nn.Module, arrays and a loss, by a function that returns a `Problem`."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.common.errors import OptionError
-from experiments.common.values import shown
+from experiments.common.errors import OptionError, first_line
+from experiments.common.values import imported, reference_to, shown
 from experiments.tasks.any_module import AnyModule, Loss
 from experiments.tasks.data import Dataset
-from experiments.tasks.trial import first_line, tried
+from experiments.tasks.trial import tried
 
 ACCEPTED = "MODULE:FUNCTION of your own"
 GIVEN: dict[str, Callable[[], Any]] = {}
@@ -96,7 +95,7 @@ def name_of(given: Any) -> str:
         return str(given)
     if not callable(given):
         raise TypeError
-    name = f"{given.__module__.strip('_')}:{given.__qualname__}"
+    name = reference_to(given)
     GIVEN[name] = given
     return name
 
@@ -105,18 +104,16 @@ def function_of(task: str) -> Callable[[], Any]:
     """Return the function of a task `MODULE:FUNCTION`. Raises: OptionError if there is none."""
     if task in GIVEN:
         return GIVEN[task]
-    module_name, _, name = task.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    # The code of a user's module may raise anything, even SystemExit.
-    except (Exception, SystemExit) as error:
-        raise OptionError(
-            f"the task may be {ACCEPTED} that can be imported, and {module_name or task} cannot be "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from error
+    found = imported(task, f"the task may be {ACCEPTED}")
     if not callable(found):
-        raise OptionError(f"the task may be {ACCEPTED}, and {module_name} has no function {shown(name)}")
+        module, _, name = task.partition(":")
+        raise OptionError(f"the task may be {ACCEPTED}, and {module} has no function {shown(name)}")
     return found
+
+
+def is_own(task: str) -> bool:
+    """Return whether a task is the name of a function, and not of a built-in task."""
+    return ":" in task
 
 
 def make(task: str) -> tuple[Dataset, AnyModule, Problem]:
@@ -125,7 +122,7 @@ def make(task: str) -> tuple[Dataset, AnyModule, Problem]:
         found = function_of(task)()
     except OptionError:
         raise
-    # As above.
+    # A user's code may raise anything.
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise OptionError(f"the task {task} must be a function that works without arguments ({reason})") from error

@@ -127,15 +127,15 @@ LIMITS = {
 """The values that the options of models accept."""
 
 
-def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Options]:
+def chosen_task(task: str, model: str | None = None, **options) -> tuple[str, Task, Options]:
     """Return the model's name, its task and its options. Raises: OptionError if one of them does not exist or fit."""
     if task not in TASKS:
         raise OptionError(f"the task must be one of {', '.join(TASKS)} or {own.ACCEPTED}, not {values.shown(task)}")
-    name, chosen = model or next(iter(TASKS[task])), Options(**options)
+    name, asked = model or next(iter(TASKS[task])), Options(**options)
     if name not in TASKS[task]:
         raise OptionError(f"--model of {task} accepts {' or '.join(TASKS[task])}, not {values.shown(name)}")
     for option, (accepts, fits) in LIMITS.items():
-        given, taken = getattr(chosen, option), option in TASKS[task][name].takes
+        given, taken = getattr(asked, option), option in TASKS[task][name].takes
         if not fits(given) or (given and not taken):
             having = dict.fromkeys(
                 kind for kinds in TASKS.values() for kind, one in kinds.items() if option in one.takes
@@ -144,11 +144,14 @@ def check(task: str, model: str | None = None, **options) -> tuple[str, Task, Op
                 f"{values.option(option)} accepts {accepts} and goes with --model {' or '.join(having)}, "
                 f"not {given:g} with {name}"
             )
-    return name, TASKS[task][name], chosen
+    return name, TASKS[task][name], asked
 
 
-def check_own(task: str, model: str | None = None, **options) -> None:
-    """Raise OptionError unless there is a function of this name, and no option of the built-in tasks is given."""
+def check(task: str, model: str | None = None, **options) -> None:
+    """Raise OptionError if there is no such task, or an option that does not fit it."""
+    if not own.is_own(task):
+        chosen_task(task, model, **options)
+        return
     own.function_of(task)
     given = {"model": model, **options}
     if name := next((name for name, value in given.items() if value), None):
@@ -168,9 +171,9 @@ def make(task: str, model: str | None = None, **options) -> Problem:
         condition_number: of the linear least squares problem; 100 by default.
     Raises: OptionError, DataError.
     """
-    if ":" in task:
-        check_own(task, model, **options)
+    if own.is_own(task):
+        check(task, model, **options)
         dataset, any_module, given = own.make(task)
         return Problem(task, dataset, any_module, given.batch_size, given.steps)
-    _, chosen, options_ = check(task, model, **options)
-    return Problem(task, chosen.data(options_), chosen.model(options_), **chosen.defaults)
+    _, of_task, options_ = chosen_task(task, model, **options)
+    return Problem(task, of_task.data(options_), of_task.model(options_), **of_task.defaults)

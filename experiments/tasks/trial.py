@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from experiments.common.errors import OptionError
+from experiments.common.errors import OptionError, first_line
 from experiments.common.values import shown
 from experiments.tasks.any_module import AnyModule, drawing, numbers_of, plain_attention
 from experiments.tasks.model import others, stack, stack_others, trained
@@ -103,8 +103,7 @@ def alone(model: AnyModule, seed: int, x: torch.Tensor, y: torch.Tensor) -> list
         grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
         with torch.no_grad(), drawing(torch.zeros(1, dtype=torch.int64), x.device):
             output = module.eval()(x)
-            functions = {"loss": model.loss, **model.metrics}
-            measures = [scalar(f"the {name} of {model.name}", one, output, y) for name, one in functions.items()]
+            measures = [scalar(f"the {name} of {model.name}", one, output, y) for name, one in model.functions.items()]
     # Buffers show whether statistics are kept.
     kept = [t.double() for t in others(module).values()]
     return [loss.detach(), *grads, *kept, *(one.double() * len(x) for one in measures)]
@@ -152,7 +151,3 @@ def calling(what: str, call: Callable[[], Any]) -> Any:
         raise OptionError(
             f"{what} does not work on its training data ({type(error).__name__}: {first_line(error)})"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

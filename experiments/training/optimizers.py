@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from experiments.common.errors import OptionError
-from experiments.common.values import Kind, several, shown, taken
+from experiments.common.values import Kind, imported, reference_to, several, shown, taken
 from experiments.training.axes import AXES
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def names_of(chosen: str | type | Iterable[str | type]) -> list[str]:
     """Return the names of one or several optimizers, given by name or as classes; classes are added to `GIVEN`."""
     names = []
     for one in taken("--optimizer", chosen, ONE_OR_SEVERAL):
-        # __main__ becomes main, because legends leave out names that begin with an underscore.
-        name = one if isinstance(one, str) else f"{one.__module__.strip('_')}:{one.__qualname__}"
+        name = one if isinstance(one, str) else reference_to(one)
         if not isinstance(one, str):
             GIVEN[name] = one
         names.append(name)
@@ -93,15 +91,7 @@ def resolve(name: str) -> Entry:
     module_name, colon, class_name = name.partition(":")
     if not (module_name and colon and class_name):
         raise OptionError(f"--optimizer accepts {ACCEPTED}, not {shown(name)}")
-    try:
-        found = GIVEN.get(name) or getattr(importlib.import_module(module_name), class_name, None)
-    # The code of a user's module may raise anything, even SystemExit.
-    except (Exception, SystemExit) as error:
-        reason = str(error).partition("\n")[0]
-        raise OptionError(
-            f"--optimizer accepts a MODULE:CLASS that can be imported, and {module_name} cannot be "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+    found = GIVEN.get(name) or imported(name, "--optimizer accepts a MODULE:CLASS")
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise OptionError(f"--optimizer accepts the MODULE:CLASS of a torch.optim.Optimizer, and {name} is none")
     entry = Entry(found)
