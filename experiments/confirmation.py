@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.reports import aggregation
-from experiments.sweeps.plan import Plan, runs_of
-from experiments.training.axes import AXES
+from experiments.sweeps.plan import Plan
+from experiments.training.axes import axes_in
 
 
 def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
@@ -16,9 +16,13 @@ def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
     best = best[np.isfinite(best["eval_loss_median"])]
     if best.empty:
         return None
-    configs = {row["optimizer"]: row[list(AXES)].to_frame().T.astype(float) for _, row in best.iterrows()}
-    again = runs_of(configs, n)
-    return plan._replace(runs=again.assign(seed=again["seed"] + plan.identity["seeds"]))
+    of_one_seed = plan.runs.drop_duplicates("config")
+    winners = [
+        aggregation.rows_like(of_one_seed, row[["optimizer", *axes_in(plan.runs)]]) for _, row in best.iterrows()
+    ]
+    first = plan.identity["seeds"]
+    again = [row.assign(seed=seed) for row in winners for seed in range(first, first + n)]
+    return plan._replace(runs=pd.concat(again, ignore_index=True))
 
 
 def record(runs: pd.DataFrame) -> dict:

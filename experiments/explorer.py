@@ -16,7 +16,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 
 from experiments.common import ambient, figure_style, values
 from experiments.common.errors import OptionError
-from experiments.reports import aggregation, grid_figures, markdown, sampled_figures, training_figures
+from experiments.reports import aggregation, figures, grid_figures, markdown, sampled_figures, training_figures
 from experiments.sweeps import reading, results
 from experiments.sweeps.results import Sweep
-from experiments.training.axes import AXES
+from experiments.training.axes import axes_in
 
 RESULTS = Path(__file__).parents[1] / "results"
 DPI = 110
@@ -57,22 +57,22 @@ def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
     return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
 
 
-def axes_of(runs: pd.DataFrame) -> dict[str, list[float]]:
-    """Return the hyperparameters with more than one value, and their sorted values. runs: of one optimizer."""
+def axes_of(runs: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the axes with more than one value, and their sorted values. runs: of one optimizer."""
     return {axis: sorted(runs[axis].dropna().unique().tolist()) for axis in aggregation.varied_axes(runs)}
 
 
-def best_values(runs: pd.DataFrame) -> dict[str, float]:
+def best_values(runs: pd.DataFrame) -> dict[str, Any]:
     """Return the values that the best configuration has on the axes of `axes_of`."""
     best = aggregation.ranked(runs).iloc[0]
-    return {axis: float(best[axis]) for axis in axes_of(runs)}
+    return {axis: best[axis] for axis in axes_of(runs)}
 
 
-def select(runs: pd.DataFrame, held: Mapping[str, float]) -> pd.DataFrame:
+def select(runs: pd.DataFrame, held: Mapping[str, Any]) -> pd.DataFrame:
     """Return the runs that have these values on these axes, as a new table in the same order."""
     same = np.ones(len(runs), dtype=bool)
     for axis, value in held.items():
-        same &= np.isclose(runs[axis].to_numpy(dtype=float), value, rtol=1e-9, atol=0)
+        same &= figures.is_close(runs[axis], value)
     return runs.loc[same].reset_index(drop=True)
 
 
@@ -82,7 +82,7 @@ def view(
     optimizer: str | None = None,
     x: str | None = None,
     y: str | None = None,
-    held: Mapping[str, float] | None = None,
+    held: Mapping[str, Any] | None = None,
 ) -> View:
     """Draw one slice of a sweep.
 
@@ -93,17 +93,19 @@ def view(
     Raises: OptionError if no run is left.
     """
     whole = sweep.runs
-    axis = values.optional(values.Kind(f"one of {', '.join(AXES)}", lambda name: [*AXES][[*AXES].index(name)]))
+    names = axes_in(whole)
+    axis = values.optional(values.Kind(f"one of {', '.join(names)}", lambda name: names[names.index(name)]))
     x, y = values.taken("x", x, axis), values.taken("y", y, axis)
 
-    def numbers(given: Mapping) -> dict[str, float]:
-        return {axis.take(name): values.number(value) for name, value in given.items()}
+    def chosen(given: Mapping) -> dict[str, Any]:
+        words = {name for name in names if whole[name].dtype.kind == "O"}
+        return {axis.take(name): str(value) if name in words else values.number(value) for name, value in given.items()}
 
-    wanted: dict[str, float] = values.taken("held", held or {}, values.Kind("a dictionary of numbers by axis", numbers))
+    wanted: dict[str, Any] = values.taken("held", held or {}, values.Kind("a dictionary of values by axis", chosen))
     optimizer = optimizer or str(aggregation.ranked(whole).loc[0, "optimizer"])
     runs = select(whole.loc[whole["optimizer"] == optimizer], wanted)
     kept = (
-        ", ".join(f"{aggregation.NAMES[name]} {aggregation.short(value)}" for name, value in wanted.items())
+        ", ".join(f"{aggregation.axis_name(name)} {aggregation.short(value)}" for name, value in wanted.items())
         or "nothing"
     )
     if runs.empty:
@@ -117,7 +119,7 @@ def view(
         over = (sampled_figures.sensitivity if sampled else grid_figures.sensitivity)(runs, x, loss_name, order)
     else:
         over = (sampled_figures.pair if sampled else grid_figures.heatmap)(runs, x, y, loss_name, order)
-    top = runs.merge(order.head(10)[aggregation.CONFIGURATION])
+    top = runs.merge(order.head(10)[aggregation.configuration(order)])
     return View(
         sentence=" ".join(
             [
@@ -256,7 +258,7 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         best, held = best_values(runs), {} if markdown.sampled(sweep.provenance) else axes_of(runs)
         sliders = {axis: slider(axis, values, best[axis]) for axis, values in held.items() if axis not in (x, y)}
 
-        def draw(*values: float):
+        def draw(*values: Any):
             try:
                 return widgets.HTML(html_of(view(sweep, name, x, y, dict(zip(sliders, values, strict=True)))))
             except OptionError as error:
@@ -265,11 +267,13 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
         return below([*sliders.values()], draw)
 
     def dropdown(which: str, axes: list[str], *more: tuple):
-        return widgets.Dropdown(options=[*((aggregation.NAMES[axis], axis) for axis in axes), *more], description=which)
+        return widgets.Dropdown(
+            options=[*((aggregation.axis_name(axis), axis) for axis in axes), *more], description=which
+        )
 
-    def slider(axis: str, values: list[float], value: float):
+    def slider(axis: str, values: list[Any], value: Any):
         options = [(aggregation.short(v), v) for v in values]
-        name = aggregation.NAMES[axis]
+        name = aggregation.axis_name(axis)
         return widgets.SelectionSlider(options=options, value=value, description=name, continuous_update=False)
 
     def name_of(path: Path) -> str:

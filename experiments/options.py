@@ -29,9 +29,14 @@ def parser() -> argparse.ArgumentParser:
         if field.metadata["kind"] is FLAG:
             cli.add_argument(option(field.name), action="store_true", help=help)
             continue
+        if field.name == "axes":
+            cli.add_argument(
+                "--axis", dest="axes", action="append", nargs="+", default=[], metavar=("NAME", "V"), help=help
+            )
+            continue
         if field.name in AXES:
             help += f" (default: the optimizer's own; {EXAMPLES[field.name]} {AXES[field.name]:g})"
-        several: dict[str, Any] = {"nargs": "*"} if field.name in ("optimizer", *AXES) else {}
+        several: dict[str, Any] = {"nargs": "*"} if field.name in ("optimizer", "tie", *AXES) else {}
         text, metavar = help.replace("%", "%%"), field.metadata["metavar"]
         cli.add_argument(option(field.name), default=field.default, metavar=metavar, help=text, **several)
     cli.add_argument(

@@ -24,6 +24,7 @@ from experiments.sweeps import results
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.results import Sweep
 from experiments.training import targets
+from experiments.training.axes import axes_in
 from kernels.commands import command
 
 if TYPE_CHECKING:
@@ -46,17 +47,25 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         optimizer: one or several names in `optimizers.OPTIMIZERS`, or "module:Class" of an optimizer of your
             own, or the class itself.
         lr, beta1, beta2, eps, weight_decay, momentum: one value or several, for every optimizer that has the argument;
-            or a `space.Range`, to be sampled; or words as on the command line, "1e-4..1e-1:7"; or a dictionary of
-            these by optimizer, with "" for all others. None takes each optimizer's default.
+            or a `space.Range`, to be sampled; or words as on the command line, "1e-4..1e-1:7"; or a dictionary
+            of these by optimizer, with "" for all others. None takes each optimizer's default.
+        axes: such values by name: of any other argument of an optimizer's constructor that is a number, a bool or a
+            word, as in {"rho": [0.9, 0.95]}; or of an option of a run (one of `axes.RUN`), as in
+            {"batch_size": [32, 128]}.
+        tie: "beta1=beta2", one or several, for axes that take the same values, which one of them is given.
+        configs: a CSV file or a DataFrame instead of all these: a row for each configuration, with axes as columns,
+            and an optimizer in each row if there are several.
         sample: "sobol:N" or "halton:N" configurations of each optimizer instead of every combination.
         seeds: number of seeds, from 0; a seed fixes initial weights and batches of all configurations.
         epochs, steps: length of a run, by one of them; by default one epoch, or what suits the task. If the data has
             fewer digits than MNIST, as MNIST-5k has, the default is the number of steps of an epoch of MNIST.
+        n_train: number of training examples, always the same, of each class as many as its share. None takes all.
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size (by default
             128, or what suits the task).
         schedule, warmup: "constant", "rsqrt" or "cosine" factors of lr, after this number of steps of linear warm-up.
         dropout: probability that a hidden activation of an mlp is dropped in training.
         hidden: width of both hidden layers of an mlp, or of a gru's state.
+        init_scale: factor of the initial weights that have two or more dimensions; biases and gains stay.
         condition_number: condition number of the linear model's least squares problem.
         evaluations: number of evaluations of each run after its start.
         eval_examples: examples of all evaluations but the last, which takes all: always the same, of each class as many
@@ -140,7 +149,7 @@ def check_plan(plan: Plan) -> None:
     if plan.config.target is not None:
         targets.parse(plan.config.target, plan.problem.classifies)
     if plan.config.confirm is not None:
-        points = min(plan.steps, plan.identity["evaluations"]) + 1
+        points = min(int(plan.runs["steps"].max()), plan.identity["evaluations"]) + 1
         cost.check_room(None, len(plan.n_runs) * plan.config.confirm, points, "--confirm")
 
 
@@ -148,14 +157,15 @@ def time_alone(plan: Plan, sample: int = 100) -> dict:
     """Estimate the seconds of a plan's runs one after the other from a sample of an ordinary run's steps."""
     from experiments.training import reference
 
-    identity, total, parts = plan.identity, 0.0, []
-    for name, n_runs in plan.n_runs.items():
-        first = plan.runs[plan.runs["optimizer"] == name].iloc[0]
-        config = {axis: first[axis] for axis in identity["optimizers"][name]}
-        sizes = plan.steps, identity["evaluations"], identity["batch_size"], sample, identity["accumulate"]
-        one = reference.seconds_of_one_run(plan.problem, config, *sizes, optimizer=name, device=plan.device)
-        total += n_runs * one
-        parts.append(f"{n_runs} {name} runs x {one:.2f} s")
+    total, parts = 0.0, []
+    for _, runs in plan.runs.groupby(["optimizer", "setting"], sort=False):
+        name, setting = str(runs["optimizer"].iloc[0]), plan.settings[runs["setting"].iloc[0]]
+        steps, batch_size, accumulate = (setting.training[option] for option in ("steps", "batch_size", "accumulate"))
+        sizes = steps, plan.identity["evaluations"], batch_size, sample, accumulate
+        options = {"optimizer": name, "device": plan.device}
+        one = reference.seconds_of_one_run(setting.problem, runs.iloc[0][axes_in(runs)].to_dict(), *sizes, **options)
+        total += len(runs) * one
+        parts.append(f"{len(runs)} {name} runs x {one:.2f} s")
     text = (
         f"about {total:.0f} s: {' + '.join(parts)}, from {sample} measured steps and one evaluation of an ordinary run "
         "(an nn.Module and torch's optimizer, fused if it can be)"
@@ -168,7 +178,8 @@ def show(result: Sweep, out: Path) -> None:
     from experiments.reports import aggregation, comparison, markdown, writer
 
     provenance, summary = result.provenance, aggregation.summarise(result.runs)
-    what = f"{provenance['data']['name']}, {provenance['sweep']['steps']} steps, {provenance['sweep']['model']}"
+    data, model = provenance["data"]["name"], aggregation.listed(result.runs["model"])
+    what = ", ".join([data, *aggregation.run_length(result.runs), model])
     if result.runs["optimizer"].nunique() > 1:
         print(f"\n{what}: every optimizer at its best\n")
         print(comparison.table(result.runs, summary).to_string(index=False))

@@ -18,10 +18,10 @@ import optim
 from experiments import sweep
 from experiments.common import values
 from experiments.common.errors import DataError, OptionError
-from experiments.sweeps import plan, space
+from experiments.sweeps import axis_values, plan
+from experiments.sweeps.axis_values import Range
 from experiments.sweeps.config import SweepConfig
-from experiments.sweeps.space import Range
-from experiments.training import evaluation, targets
+from experiments.training import axes, evaluation, targets
 
 
 def planned(**options) -> plan.Plan:
@@ -114,7 +114,7 @@ def test_grids_without_end_are_refused_before_they_are_made():
             planned(**options)
     with pytest.raises(OptionError, match="--epochs accepts as many as make at most"):
         planned(steps=None, epochs=1e300)
-    assert planned(steps=None, epochs=1e-300).steps == 1
+    assert planned(steps=None, epochs=1e-300).runs["steps"].tolist() == [1]
 
 
 def test_more_evaluations_than_steps_are_one_after_each_step():
@@ -173,4 +173,4 @@ def test_what_is_shown_of_a_value_is_short_and_on_one_line():
         text = values.shown(value)
         assert len(text) < 100
         assert text.isprintable()
-    assert space.axis_values("lr", "1e-4..1", sampled=True) == Range(1e-4, 1)
+    assert axis_values.parse(axes.NAMED["lr"], ["1e-4..1"], sampled=True) == Range(1e-4, 1)

@@ -62,7 +62,7 @@ def test_help_imports_nothing_that_takes_long(monkeypatch):
 
 @pytest.mark.parametrize("axis", AXES)
 def test_help_names_the_default_of_an_optimizer(axis):
-    assert optimizers.axes(optimizers.OPTIMIZERS[options.EXAMPLES[axis]])[axis] == AXES[axis]
+    assert optimizers.axes(optimizers.OPTIMIZERS[options.EXAMPLES[axis]])[axis].default == AXES[axis]
 
 
 def test_a_command_that_is_refused_imports_nothing_to_draw_with(tmp_path):

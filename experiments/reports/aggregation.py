@@ -11,13 +11,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
-from experiments.training.axes import AXES
+from experiments.training.axes import OF_MODEL, axes_in
 
 
 def recorded(confirmed: dict) -> pd.DataFrame:
     """Return the runs of a `confirmation.record` as a table like runs.parquet."""
-    numbers = dict.fromkeys((*AXES, "train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss"), "float64")
-    return pd.DataFrame(confirmed["runs"]).astype({**numbers, "diverged_step": "Int64"})
+    runs = pd.DataFrame(confirmed["runs"])
+    # Axes that the winners lack are empty.
+    missing = [axis for axis in axes_in(runs) if runs[axis].isna().all()]
+    numbers = ("train_loss", "eval_loss", "eval_accuracy", "initial_eval_loss", *missing)
+    return runs.astype({**dict.fromkeys(numbers, "float64"), "diverged_step": "Int64"})
 
 
 def console_table(summary: pd.DataFrame, n: int = 10) -> str:
@@ -25,28 +28,64 @@ def console_table(summary: pd.DataFrame, n: int = 10) -> str:
     return best_configurations(summary, n).to_string(index=False)
 
 
-NAMES = {axis: axis.replace("beta", "β").replace("_", " ") for axis in AXES}
-CONFIGURATION = ["data", "task", "model", "optimizer", *AXES]
 # Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
 INFINITE = 1e100
 
 
+def axis_name(axis: str, runs: pd.DataFrame | None = None) -> str:
+    """Return the name of an axis in tables and figures; with runs, also those of axes that always have its values."""
+    names = [axis, *(twins(runs, axis) if runs is not None else [])]
+    return " = ".join(name.replace("beta", "β").replace("_", " ") for name in names)
+
+
+def configuration(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell a configuration from others, of a table of runs or of configurations."""
+    return ["data", "task", "model", "optimizer", *axes_in(table)]
+
+
+def twins(table: pd.DataFrame, axis: str) -> list[str]:
+    """Return the other axes that vary and have the values of `axis` in every row, as tied ones do."""
+    if table[axis].nunique() < 2:
+        return []
+    return [other for other in axes_in(table) if other != axis and table[other].equals(table[axis])]
+
+
 def varied_axes(runs: pd.DataFrame) -> list[str]:
-    """Return the hyperparameters that have more than one value in some optimizer, in the order of `AXES`."""
-    return [axis for axis in AXES if runs.groupby("optimizer")[axis].nunique().max() > 1]
+    """Return the axes that have more than one value in some optimizer; of axes that are tied, the first."""
+    found = []
+    for axis in axes_in(runs):
+        if runs.groupby("optimizer")[axis].nunique().max() > 1 and not {*twins(runs, axis)} & {*found}:
+            found.append(axis)
+    return found
 
 
-def short(value: float) -> str:
-    """Return a hyperparameter as people write it: 1e-3, 0.9, 0.9999, 0; "-" if the optimizer does not have it."""
-    if np.isnan(value):
+def short(value: Any) -> str:
+    """Return a value of an axis as people write it: 1e-3, 0.9, 0.9999, 0, 60000; "-" if the optimizer lacks it."""
+    if isinstance(value, str):
+        return value
+    if value is None or np.isnan(value):
         return "-"
+    if value == int(value) and 1 <= abs(value) < 1e7:
+        return f"{value:.0f}"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
     return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
 
 
+def run_length(runs: pd.DataFrame) -> list[str]:
+    """Return the length of a sweep's runs in words; [] for an older sweep, whose table lacks it."""
+    steps = sorted(runs["steps"].unique()) if "steps" in runs else []
+    return [f"{steps[0]} to {steps[-1]} steps" if len(steps) > 1 else f"{steps[0]} steps"] if steps else []
+
+
+def listed(values: pd.Series, most: int = 1) -> str:
+    """Return the different values of a column in words, or how many there are."""
+    found = list(values.unique())
+    return ", ".join(found) if len(found) <= most else f"{len(found)} {values.name}s"
+
+
 def label(row: pd.Series, axes: list[str]) -> str:
     """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9"."""
-    return ", ".join(f"{NAMES[axis]} {short(row.loc[axis])}" for axis in axes)
+    return ", ".join(f"{axis_name(axis)} {short(row.loc[axis])}" for axis in axes)
 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -99,9 +138,9 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
 
 
-def runs_of(runs: pd.DataFrame, configuration: pd.Series) -> pd.DataFrame:
-    """Return the runs of a configuration. configuration: with the columns of `CONFIGURATION`."""
-    return rows_like(runs, configuration.loc[CONFIGURATION])
+def runs_of(runs: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """Return the runs of a configuration. row: of a table of configurations."""
+    return rows_like(runs, row.loc[configuration(runs)])
 
 
 def rows_like(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
@@ -117,7 +156,7 @@ def ranked(runs: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFram
     """
     if known is not None:
         return known
-    table = aggregate(runs, CONFIGURATION).reset_index()
+    table = aggregate(runs, configuration(runs)).reset_index()
     return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
 
 
@@ -131,17 +170,22 @@ def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 
     order: as of `ranked`.
     """
-    rest = [column for column in CONFIGURATION if column not in axes]
+    given = {*axes, *(other for axis in axes for other in twins(order, axis))}
+    # The name of a model tells its width, which may be one of these axes.
+    given |= {"model"} if given & {*OF_MODEL} else set()
+    rest = [column for column in configuration(order) if column not in given]
     return rows_like(order, order.loc[0, rest]).set_index(axes).sort_index()
 
 
 def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
-    """Return whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it.
+    """Return whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it; nor is a word.
 
     order: as of `ranked`, of one optimizer.
     """
+    if axis not in varied_axes(order) or order[axis].dtype.kind == "O":
+        return False
     best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0}
-    return axis in varied_axes(order) and bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
+    return bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 
 def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> float:
@@ -169,9 +213,10 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     has infinite losses, and a median accuracy that depends on one is NaN.
     """
     summary = ranked(runs)
-    groups = runs[CONFIGURATION].assign(losses=scored(runs, "eval_loss")).groupby(CONFIGURATION, dropna=False)
+    columns = configuration(runs)
+    groups = runs[columns].assign(losses=scored(runs, "eval_loss")).groupby(columns, dropna=False)
     # A merge, unlike an index, takes NaN for equal to NaN.
-    losses = summary[CONFIGURATION].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
+    losses = summary[columns].merge(groups["losses"].agg(list).reset_index(), how="left")["losses"].to_numpy()
     found = np.full((len(summary), 3), np.nan)
     counts = summary["n_seeds"].to_numpy()
     for n in np.unique(counts).tolist():
@@ -188,12 +233,12 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
     """Return the first n rows of `summarise` as short strings: the varied hyperparameters, then the results."""
     top = summary.head(n)
-    axes = varied_axes(summary) or [axis for axis in AXES if summary[axis].notna().any()]
+    axes = varied_axes(summary) or [axis for axis in axes_in(summary) if summary[axis].notna().any()]
     table = pd.DataFrame({"#": [str(i + 1) for i in range(len(top))]})
     if summary["optimizer"].nunique() > 1:
         table["optimizer"] = top["optimizer"].to_numpy()
     for axis in axes:
-        table[NAMES[axis]] = [short(value) for value in top[axis]]
+        table[axis_name(axis, summary)] = [short(value) for value in top[axis]]
     table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
     ends = top["eval_loss_low"], top["eval_loss_high"], top["n_seeds"]
     table = table.assign(**intervals.column(*ends, "{:.4g}"))

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.common.figure_style import STYLE
 from experiments.reports.aggregation import (
-    CONFIGURATION,
     best_configurations,
     best_of_each,
+    configuration,
     lr_sensitivity,
     of_optimizer,
     ranked,
@@ -132,7 +132,7 @@ def budget(runs: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None
 def tuned(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> tuple[pd.DataFrame, list[tuple]]:
     """Return the runs of each optimizer's best configuration, and lines for `training_figures.training`, best first."""
     best, looks = best_of_each(ranked(runs, order)), looks_of(runs)
-    chosen = runs.merge(best[CONFIGURATION])
+    chosen = runs.merge(best[configuration(best)])
     ids = chosen.groupby("optimizer")["run_id"].agg(list)
     return chosen, [(ids[name], name, *looks[name][:2]) for name in best["optimizer"]]
 

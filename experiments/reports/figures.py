@@ -13,27 +13,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from experiments.reports.aggregation import listed, run_length
 from experiments.training import optimizers
-from experiments.training.axes import BETAS
+from experiments.training.axes import BETA, LINEAR, WORDS, scale_of
 
 ACCURACY = "evaluation accuracy (log scale in the error)"
 
 
-def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, float]]:
+def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, Any]]:
     """Return the name of the runs' optimizer's default, and its values by axis; "" and {} for a user's class."""
     choice = optimizers.OPTIMIZERS.get(runs["optimizer"].iloc[0])
     if choice is None:
         return "", {}
-    return "the default" if choice.fixed or choice.alone is None else "torch's default", optimizers.axes(choice)
+    return "the default" if choice.fixed or choice.alone is None else "torch's default", {
+        axis.name: axis.default for axis in optimizers.axes(choice).values() if axis.name in runs
+    }
+
+
+def is_close(values: Any, value: Any) -> np.ndarray:
+    """Return whether each value is the given one: a word, or a number, up to rounding."""
+    if isinstance(value, str):
+        return np.asarray(values) == value
+    return np.isclose(np.asarray(values, dtype=float), value, rtol=1e-6, atol=0)
 
 
 def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
     """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
-    data, model, names = (list(runs[column].unique()) for column in ("data", "model", "optimizer"))
-    optimizer = [f"{len(names)} optimizers"] if len(names) > 5 else names
-    # Tables of older sweeps have no column of steps.
-    steps = [f"{steps} steps" for steps in runs["steps"].unique()] if "steps" in runs else []
-    what = "; ".join(map(", ".join, (data + steps, model, optimizer)))
+    data = [listed(runs["data"]), *run_length(runs)]
+    what = "; ".join([", ".join(data), listed(runs["model"]), listed(runs["optimizer"], most=5)])
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
     figure.suptitle(f"{what}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
@@ -68,9 +75,18 @@ def panels(curves: pd.DataFrame, loss_name: str) -> dict[str, str]:
 
 
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
-    """Return positions of values on a linear axis: log10, or -log10(1 - value) for `BETAS`; 0 is left of the grid."""
-    values, positive = np.asarray(values, dtype=float), np.log10(grid[grid > 0])
-    if axis in BETAS:
+    """Return positions of values on the axis of a figure, by its scale (see `axes.scale_of`).
+
+    They are log10(value), with 0 left of the grid, -log10(1 - value), the value itself, or the place of a word.
+    """
+    scale = scale_of(axis, grid)
+    if scale == WORDS:
+        return np.searchsorted(np.unique(grid.astype(str)), np.asarray(values, dtype=str)).astype(float)
+    values = np.asarray(values, dtype=float)
+    if scale == LINEAR:
+        return values
+    if scale == BETA:
         return -np.log10(1 - values)
+    positive = np.log10(grid[grid > 0])
     slot = positive.min(initial=0.0) - (np.diff(positive).mean() if len(positive) > 1 else 1.0)
     return np.log10(values, where=values > 0, out=np.full(values.shape, slot))

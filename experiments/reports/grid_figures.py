@@ -15,7 +15,7 @@ from experiments.common.figure_style import STYLE
 from experiments.reports import figures
 from experiments.reports.aggregation import (
     INFINITE,
-    NAMES,
+    axis_name,
     best_on_edge,
     held,
     label,
@@ -34,15 +34,19 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Thin line: the lowest median over all other hyperparameters. Dots: single runs. Strip at the top: number of diverged
-    runs; a line touches the strip where its median is infinite. Values are spaced in log, `BETAS` in log(1 - value).
+    runs; a line touches the strip where its median is infinite. Values are spaced on the scale of their axis.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
-        axis: one of `axes.AXES` that the optimizer has.
+        axis: one of `axes.axes_in(runs)` that the optimizer has.
         loss_name: as of `training_figures.convergence`.
         order: as of `aggregation.ranked`.
     """
-    order, grid, initial = ranked(runs, order), np.unique(runs[axis].to_numpy()), runs["initial_eval_loss"].median()
+    order, grid, initial = (
+        ranked(runs, order),
+        np.unique(runs[axis].dropna().to_numpy()),
+        runs["initial_eval_loss"].median(),
+    )
     best, curve, lowest = (
         order.iloc[0],
         held(order, [axis]),
@@ -68,7 +72,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
     ax.plot(at(lowest.index), lowest.clip(low, high), "s-", color=to_hex("C1"), **kwargs)
     ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
     whose, default = figures.default_of(runs)
-    if grid[0] <= default.get(axis, np.nan) <= grid[-1]:
+    if axis in default and grid[0] <= default[axis] <= grid[-1]:
         kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default[axis])}"}
         ax.axvline(float(at(default[axis])), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
     if len(diverged):
@@ -78,10 +82,10 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
         for left, n_diverged, n in zip(x, diverged["n_diverged"], diverged["n_seeds"], strict=True):
             ax.text(left, 0.92, f"{n_diverged}/{n}", transform=strip, ha="center", va="center", fontsize=8)
     ax.set_xticks(at(grid), [short(value) for value in grid], rotation=60 if len(grid) > 10 else 0)
-    note = f"best {NAMES[axis]} {short(best[axis])}" if len(losses) else "every run diverged"
+    note = f"best {axis_name(axis)} {short(best[axis])}" if len(losses) else "every run diverged"
     note += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
     note += f"; lr sensitivity {lr_sensitivity(runs, order):.3g} (0 is flat)" if axis == "lr" and len(losses) else ""
-    ax.set(xlabel=NAMES[axis], ylabel=f"final {loss_name}", title=note)
+    ax.set(xlabel=axis_name(axis, runs), ylabel=f"final {loss_name}", title=note)
     ax.margins(x=0.07)
     return figures.finished(figure, runs, columns=2)
 
@@ -101,7 +105,7 @@ def heatmap(
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
-        x, y: two of `axes.AXES` that the optimizer has.
+        x, y: two of `axes.axes_in(runs)` that the optimizer has.
         loss_name: as of `training_figures.convergence`.
         order: as of `aggregation.ranked`.
     """
@@ -139,7 +143,9 @@ def heatmap(
         rest = "\n".join(lines[1:])
         ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
         ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=0.8 * size)
-        is_default = np.allclose(at, [default.get(axis, np.nan) for axis in (y, x)], rtol=1e-6, atol=0)
+        is_default = all(
+            figures.is_close([v], default.get(axis, np.nan))[0] for v, axis in zip(at, (y, x), strict=True)
+        )
         frames = [("best", 0.94, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
         frames += [(f"{whose} for both", 0.82, "--")] if is_default else []
         for name, width, line in frames:
@@ -151,5 +157,5 @@ def heatmap(
     title = f"final {loss_name}" if len(finite) else "every run diverged"
     title += f"\nwith the best {others}" if others and len(finite) else ""
     title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""
-    ax.set(xlabel=NAMES[x], ylabel=NAMES[y], title=title)
+    ax.set(xlabel=axis_name(x, runs), ylabel=axis_name(y, runs), title=title)
     return figures.finished(figure, runs, columns=2)

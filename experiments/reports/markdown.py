@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
+from experiments.common.values import shown
 from experiments.reports import aggregation, comparison, statistics
-from experiments.reports.aggregation import NAMES, best_configurations, recorded, short
+from experiments.reports.aggregation import axis_name, best_configurations, listed, recorded, run_length, short
 from experiments.training import population
 from experiments.training.targets import Target
 
@@ -29,7 +30,8 @@ DIVERGED = (
     f"{population.DIVERGED:g} times that of its first step."
 )
 """The definition of a diverged run, shown where the word is first used."""
-RUN_KEYS = ("sample", "steps", "batch_size", "seeds", "accumulate", "schedule", "warmup")
+RUN_KEYS = ("sample", "configs", "steps", "epochs", "n_train", "batch_size", "seeds", "accumulate", "schedule")
+RUN_KEYS += ("warmup", "init_scale")
 
 
 def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
@@ -42,12 +44,13 @@ def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list
     for name in names:
         own = aggregation.of_optimizer(order, name)
         best = own.iloc[0]
-        sentences += [
-            f"The best {NAMES[axis]}{f' of {name}' * several}, {short(best[axis])}, is on the edge of the grid (its "
-            f"{'largest' if best[axis] == own[axis].max() else 'smallest'} value): a better one may lie beyond."
-            for axis in aggregation.varied_axes(own)
-            if aggregation.best_on_edge(own, axis)
-        ]
+        for axis in aggregation.varied_axes(own):
+            if aggregation.best_on_edge(own, axis):
+                end = "largest" if best[axis] == own[axis].max() else "smallest"
+                sentences.append(
+                    f"The best {axis_name(axis, own)}{f' of {name}' * several}, {short(best[axis])}, is on the edge of "
+                    f"the grid (its {end} value): a better one may lie beyond."
+                )
     return sentences
 
 
@@ -67,7 +70,7 @@ def page(
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     blocks = [
-        f"# {', '.join(names)} on {', '.join([first['data'], *run_length(provenance)])}: {first['model']}",
+        f"# {', '.join(names)} on {', '.join([first['data'], *(run_length(runs) or asked_length(provenance))])}: {listed(runs['model'])}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
@@ -89,8 +92,8 @@ def page(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def run_length(provenance: dict) -> list[str]:
-    """Return the length of a sweep's runs in words; [] for an older sweep, whose provenance lacks it."""
+def asked_length(provenance: dict) -> list[str]:
+    """Return the length of the runs of an older sweep, whose table lacks it."""
     return [f"{steps} steps"] if (steps := (provenance.get("sweep") or {}).get("steps")) else []
 
 
@@ -99,7 +102,7 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
-    sentences = edge_warnings(runs, summary)
+    sentences = edge_warnings(runs, summary) + equal_length(runs)
     if len(summary) > 1 and not provenance.get("confirmed"):
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
@@ -128,9 +131,23 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
     return sentences
 
 
+def equal_length(runs: pd.DataFrame) -> list[str]:
+    """Return a sentence on what is equal between runs of which a step, or an epoch, is not the same."""
+    sizes = [axis for axis in ("batch_size", "accumulate", "n_train") if axis in aggregation.varied_axes(runs)]
+    if not sizes or "steps" not in runs:
+        return []
+    names, (length,) = " and ".join(map(axis_name, sizes)), aggregation.run_length(runs)
+    if runs["steps"].nunique() > 1:
+        return [f"Runs that differ in {names} have equal epochs, and so {length}; `--steps` makes their steps equal."]
+    return [
+        f"Runs that differ in {names} have equal steps, {length}, and not equal epochs; `--epochs` makes these equal."
+    ]
+
+
 def sampled(provenance: dict) -> str | None:
-    """Return how configurations were sampled, for example `sobol:64`; None for a grid."""
-    return (provenance.get("sweep") or {}).get("sample")
+    """Return how configurations were chosen, for example `sobol:64` or the name of a table; None for a grid."""
+    sweep = provenance.get("sweep") or {}
+    return sweep.get("sample") or sweep.get("configs")
 
 
 def bands(summary: pd.DataFrame) -> str:
@@ -164,7 +181,7 @@ def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
     """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
-    axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not np.isnan(row[axis])]
+    axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not pd.isna(row[axis])]
     return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes)])
 
 
@@ -189,7 +206,7 @@ def confirmed_table(again: pd.DataFrame, order: pd.DataFrame) -> pd.DataFrame:
         order: as of `aggregation.ranked`, of the runs by which the winners were chosen.
     """
     table = best_configurations(again, len(again)).drop(columns="train loss")
-    chosen = [aggregation.rows_like(order, row.loc[aggregation.CONFIGURATION]) for _, row in again.iterrows()]
+    chosen = [aggregation.rows_like(order, row.loc[aggregation.configuration(again)]) for _, row in again.iterrows()]
     column = list(table).index("eval loss")
     table.insert(column, "eval loss when chosen", [f"{row['eval_loss_median'].item():.4g}" for row in chosen])
     if again["n_seeds"].min() > 1:
@@ -245,7 +262,7 @@ def origin(provenance: dict) -> list[list[str]]:
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
         *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
-        ["run", ", ".join(f"{key} {sweep[key]}" for key in RUN_KEYS if sweep.get(key) is not None)],
+        ["run", ", ".join(f"{key} {shown(sweep[key])}" for key in RUN_KEYS if sweep.get(key) is not None)],
         *evaluated(sweep, provenance.get("data") or {}),
         # Not known yet when the page is first drawn, and drawing again gives the same page.
         ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items() if name != "draw")],

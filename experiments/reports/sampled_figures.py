@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.common.figure_style import STYLE
-from experiments.reports.aggregation import NAMES, ranked, seeds, short
+from experiments.reports.aggregation import axis_name, ranked, seeds, short
 from experiments.reports.figures import finished, loss_axis, positions
-from experiments.training.axes import BETAS
+from experiments.training.axes import BETA, LINEAR, WORDS, scale_of
 
 BEST = {"marker": "*", "s": 190, "edgecolors": "black", "linewidths": 1, "zorder": 4}
 
@@ -46,7 +46,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
             at[:1],
             losses.iloc[:1],
             color=to_hex("C1"),
-            label=f"the best, {NAMES[axis]} {short(order.loc[0, axis])}",
+            label=f"the best, {axis_name(axis)} {short(order.loc[0, axis])}",
             **BEST,
         )
     if diverged.any():
@@ -90,13 +90,16 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame
 def ticks(ax: Axes, direction: str, values: pd.Series, axis: str) -> None:
     """Label an axis of `positions` with its values, if they are few, else with round values in their range."""
     grid, few = values.to_numpy(), np.unique(values)
-    if len(few) > 7:
+    scale = scale_of(axis, few)
+    getattr(ax, f"set_{direction}label")(axis_name(axis))
+    if len(few) > 7 and scale == LINEAR:
+        return
+    if len(few) > 7 and scale != WORDS:
         decades = 10.0 ** np.arange(-20, 21)
         # Use 1, 2 and 5 if there are fewer than three whole decades.
         low, high = positions(grid, axis, grid).min(), positions(grid, axis, grid).max()
         rounded = np.outer(decades, (1, 2, 5) if high - low < 3 else (1,)).ravel()
-        few = 1 - rounded[rounded <= 1] if axis in BETAS else rounded
+        few = 1 - rounded[rounded <= 1] if scale == BETA else rounded
         few = few[(few >= grid.min()) & (few <= grid.max())]
-    labels = [short(float(f"{value:.12g}")) for value in few]
+    labels = [value if isinstance(value, str) else short(float(f"{value:.12g}")) for value in few]
     getattr(ax, f"set_{direction}ticks")(positions(few, axis, grid), labels)
-    getattr(ax, f"set_{direction}label")(NAMES[axis])

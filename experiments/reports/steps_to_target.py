@@ -13,9 +13,9 @@ from scipy.special import betaincinv
 from experiments.common import figure_style
 from experiments.reports import comparison, figures, sampled_figures
 from experiments.reports.aggregation import (
-    CONFIGURATION,
     INFINITE,
-    NAMES,
+    axis_name,
+    configuration,
     ranked,
     run_seconds,
     short,
@@ -60,7 +60,7 @@ def medians(reached: pd.DataFrame) -> pd.DataFrame:
     """Return medians over seeds of the columns of `reach`, infinite if half miss, and n_reached, by configuration."""
     finite = reached.replace(dict.fromkeys(COLUMNS, np.inf), INFINITE)
     finite["n_reached"] = np.isfinite(reached["steps_to_target"])
-    groups = finite.groupby(CONFIGURATION, dropna=False)
+    groups = finite.groupby(configuration(reached), dropna=False)
     columns = {f"{name}_median": unscored(groups[name].median()) for name in COLUMNS}
     return pd.DataFrame({**columns, "n_reached": groups["n_reached"].sum()}).reset_index()
 
@@ -84,7 +84,8 @@ def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool 
     left.yaxis.set_major_formatter(PercentFormatter(1))
     for ax in right:
         against(ax, medians(reached), axes[0], looks, last_step, sampled)
-        ax.set(xlabel=NAMES[axes[0]], ylabel=f"steps to {target}", title=f"the fastest at each {NAMES[axes[0]]}")
+        name = axis_name(axes[0], reached)
+        ax.set(xlabel=name, ylabel=f"steps to {target}", title=f"the fastest at each {name}")
     return figures.finished(drawn, reached, columns=4)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.figure_style import STYLE
 from experiments.reports import figures
-from experiments.reports.aggregation import CONFIGURATION, INFINITE, label, ranked, seeds, unscored, varied_axes
+from experiments.reports.aggregation import INFINITE, configuration, label, ranked, seeds, unscored, varied_axes
 
 
 def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int = 5) -> list[tuple]:
@@ -19,23 +19,24 @@ def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int 
     order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    places = order[CONFIGURATION].assign(place=range(len(order)))
-    ids = runs[["run_id", *CONFIGURATION]].merge(places).groupby("place")["run_id"].agg(list)
+    places = order[configuration(order)].assign(place=range(len(order)))
+    ids = runs[["run_id", *configuration(runs)]].merge(places).groupby("place")["run_id"].agg(list)
     lines = [
         (ids[place], f"{place + 1}. {label(row, varied_axes(runs) or ['lr'])}", to_hex(f"C{place}"), "-")
         for place, row in order[np.isfinite(order["eval_loss_median"])].head(top).iterrows()
     ]
     whose, values = figures.default_of(runs)
     if values:
-        default = np.isclose(order[list(values)], list(values.values()), rtol=1e-6, atol=0).all(axis=1)
+        default = np.all([figures.is_close(order[axis], value) for axis, value in values.items()], axis=0)
         name = f"{whose} (number {default.argmax() + 1} of {len(order)})"
-        lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)]
+        # Of several, which differ in options of a run, the best.
+        lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)[:1]]
     return lines
 
 
 @style.context(STYLE)
 def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
-    """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step.
+    """Draw evaluation loss, training loss and (for classification) evaluation accuracy against the step, or the epoch.
 
     The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
     it was run, is dashed black; every other run is a thin grey line. A diverged run is dotted and leaves the panel at
@@ -49,9 +50,11 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, order:
     lines, (evaluation, *rest) = highlighted(runs, order), figures.panels(curves, loss_name).items()
     columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
     figure = Figure(figsize=(4.4 * len(columns), 5))
+    # Runs of different lengths are compared by what they have seen.
+    x = "epoch" if "steps" in runs and runs["steps"].nunique() > 1 else "step"
     for ax, (column, name) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
-        training(ax, runs, curves, column, lines)
-        ax.set(xlabel="step", ylabel=name)
+        training(ax, runs, curves, column, lines, x)
+        ax.set(xlabel=x, ylabel=name)
     return figures.finished(figure, runs, columns=len(columns))
 
 
@@ -103,13 +106,14 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         # After a run has diverged its loss is infinite, not missing.
         values, along = table[its].mask(gone[its], INFINITE), at[its].median(axis=1)
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
-        shown = np.isfinite(median)
+        known, shown = along.notna(), np.isfinite(median)
         # The best is on top; those below are wider, so that equal lines show.
         look = (4, 1.6) if line == "--" else (3 - place / 99, 1.4 + 0.5 * min(place, 4))
         ax.plot(along[shown], median[shown], line, color=colour, label=name, zorder=look[0], linewidth=look[1])
         if len(its) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
-            ax.fill_between(along, *band, where=shown, color=colour, alpha=0.15, linewidth=0)
+            # Runs of other lengths are evaluated after other steps.
+            ax.fill_between(along[known], band[0][known], band[1][known], shown[known], color=colour, alpha=0.15, lw=0)
     if counts := [len(its) for its, *_ in lines if len(its) > 1]:
         figures.explain_band(ax, f"band: quartiles of {seeds(counts)}")
     # One array per run: pandas would take a minute for 10,000 of them.

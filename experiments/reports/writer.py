@@ -25,7 +25,7 @@ from experiments.reports import (
     steps_to_target,
     training_figures,
 )
-from experiments.reports.aggregation import NAMES, ranked, summarise
+from experiments.reports.aggregation import axis_name, ranked, summarise
 from experiments.training import targets
 from experiments.training.targets import Target
 
@@ -192,10 +192,10 @@ def drawings(
     )
     captions = (SCATTER, PAIR) if sampled else (SENSITIVITY, HEATMAP)
     for axis in varied:
-        caption = of_best + captions[0].format(NAMES[axis])
+        caption = of_best + captions[0].format(axis_name(axis))
         pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name, order), caption)
     for x, y in itertools.combinations(varied, 2):
-        caption = of_best + captions[1].format(NAMES[x], NAMES[y])
+        caption = of_best + captions[1].format(axis_name(x), axis_name(y))
         draw = partial(over, runs, x, y, loss_name, order)
         pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(draw, caption)
     return pictures

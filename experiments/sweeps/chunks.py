@@ -1,16 +1,18 @@
 """Chunks: runs that are trained as one population; each is some rows of a plan's table of runs, seed by seed."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
 
 from experiments.common.errors import OptionError
 from experiments.sweeps.plan import Plan
-from experiments.training import population
-from experiments.training.axes import AXES
+from experiments.training import optimizers, population
+from experiments.training.axes import axes_in
 
+OF_PLAN = ["config", "setting", "steps"]
+"""Columns of a plan's runs that the tables of chunks do not have."""
 CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds"]
 
 
@@ -18,7 +20,7 @@ def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
     """Cut a chunk that does not fit into memory into two. Raises: OptionError if it is a single run."""
     if len(chunk) == 1:
         raise OptionError("--device accepts one with memory for at least one run, and this one has not enough")
-    return cut(chunk, -(-len(chunk) // 2))
+    return cut_alike(chunk, -(-len(chunk) // 2))
 
 
 def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
@@ -28,19 +30,19 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
 
     options: further arguments of `population.train_lanes`.
     """
-    seeds = chunk["seed"].unique().tolist()
-    configs = chunk.loc[chunk["seed"] == seeds[0], list(AXES)].reset_index(drop=True)
+    seeds, setting = chunk["seed"].unique().tolist(), plan.settings[chunk["setting"].iloc[0]]
+    configs = chunk.loc[chunk["seed"] == seeds[0], axes_in(chunk)].reset_index(drop=True)
     runs, curves = population.train_lanes(
-        plan.problem,
+        setting.problem,
         configs,
         seeds,
         optimizer=chunk["optimizer"].iloc[0],
         evaluations=plan.identity["evaluations"],
-        **plan.training,
+        **setting.training,
         **options,
     )
     lanes = chunk.assign(lane=range(len(chunk)), diverged_step=runs["diverged_step"].array)
-    table = lanes.merge(curves, on="lane").drop(columns=["lane", "config"])
+    table = lanes.merge(curves, on="lane").drop(columns=["lane", *OF_PLAN])
     return table.assign(compile_seconds=curves.attrs["compile_seconds"])
 
 
@@ -78,11 +80,10 @@ def phases(tables: Iterable[pd.DataFrame]) -> dict[str, float]:
 
 def asked_runs(plan: Plan, keys: list[str]) -> pd.DataFrame:
     """Return a plan's runs, one row each in their order: key, data, task, model, steps, optimizer, the axes, seed."""
-    runs = plan.runs.drop(columns="config")
-    for i, column in enumerate(("data", "task", "model", "steps")):
-        runs.insert(i, column, plan.identity[column])
-    runs.insert(0, "key", keys)
-    return runs
+    models = [plan.settings[number].problem.model.name for number in plan.runs["setting"]]
+    about = {"key": keys, "data": plan.identity["data"], "task": plan.identity["task"], "model": models}
+    about = pd.DataFrame({**about, "steps": plan.runs["steps"]}, index=plan.runs.index)
+    return pd.concat([about, plan.runs.drop(columns=OF_PLAN)], axis=1)
 
 
 def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -112,20 +113,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def cut(runs: pd.DataFrame, lanes: int) -> list[pd.DataFrame]:
+def cut(runs: pd.DataFrame, lanes: Sequence[int]) -> list[pd.DataFrame]:
     """Cut runs into chunks of nearly equal sizes, each with every combination of its configurations and seeds.
+
+    The runs of a chunk share the optimizer, the setting, and all values that are words.
 
     Args:
         runs: any rows of `Plan.runs`.
-        lanes: largest number of runs in a chunk, all of one optimizer.
+        lanes: largest number of runs in a chunk, of each setting.
     """
+    return [chunk for rows in together(runs) for chunk in cut_alike(rows, lanes[rows["setting"].iloc[0]])]
+
+
+def together(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return runs in groups of those that can be trained together."""
+    words = [name for name in optimizers.words_of(runs) if name in axes_in(runs)]
+    shared = runs[["optimizer", "setting", *words]]
+    return [runs.loc[rows.index] for _, rows in shared.groupby(list(shared), sort=False, dropna=False)]
+
+
+def cut_alike(runs: pd.DataFrame, lanes: int) -> list[pd.DataFrame]:
+    """Cut runs that can all be trained together, as `cut` does."""
     seeds_of, blocks = defaultdict(list), defaultdict(list)
     for row in zip(runs.index, runs["config"], runs["seed"], strict=True):
         seeds_of[row[1]].append((row[2], row[0]))
     # Put configurations together that lack the same seeds, as after a grid or the number of seeds has grown.
-    names = dict(zip(runs["config"], runs["optimizer"], strict=True))
-    for config, lacking in seeds_of.items():
-        blocks[names[config], tuple(seed for seed, _ in lacking)].append([row for _, row in lacking])
+    for lacking in seeds_of.values():
+        blocks[tuple(seed for seed, _ in lacking)].append([row for _, row in lacking])
     chunks = []
     for rows in blocks.values():
         for of_seeds in pieces(list(zip(*rows, strict=True)), lanes):

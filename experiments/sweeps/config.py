@@ -11,14 +11,13 @@ from typing import Any
 
 from experiments.common import devices
 from experiments.common.devices import DEVICES
-from experiments.common.values import FLAG, FOLDER, POSITIVE, Kind, one_of, option, optional, real, taken, whole, word
-from experiments.sweeps import space
-from experiments.sweeps.space import Range
+from experiments.common.values import FLAG, FOLDER, Kind, one_of, option, optional, real, taken, whole, word
+from experiments.sweeps import axis_values, configs_file, space
+from experiments.sweeps.axis_values import Range
 from experiments.tasks import own, problems
 from experiments.tasks.data import MAX_CONDITION_NUMBER
 from experiments.training import optimizers, targets
-from experiments.training.axes import AXES
-from experiments.training.schedules import SCHEDULES
+from experiments.training.axes import NAMED, RUN
 
 ENGINES = ("local", "ray")
 MODELS = "; ".join(f"{task}: {' or '.join(models)}" for task, models in problems.TASKS.items())
@@ -32,7 +31,25 @@ def setting(default: Any, kind: Kind | None, help: str | None, metavar: str | No
 
 
 def axis(name: str) -> Any:
-    return setting(None, None, space.ACCEPTED[name], "V")
+    return setting(None, None, NAMED[name].kind.accepts, "V")
+
+
+def of_run(name: str, default: Any, help: str, metavar: str) -> Any:
+    """Return the field of an option of a run, which may be an axis instead."""
+    kind = RUN[name].kind
+    return setting(default, optional(kind) if default is None else kind, help, metavar)
+
+
+def by_name(given: Any) -> dict[str, Any]:
+    """Return values by the names of axes, from a dictionary or from lists of a name and words, each name once."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(name, words) for name, *words in given or ()]
+    found = {str(name).replace("-", "_"): values for name, values in pairs if isinstance(name, str) and name}
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+AXES = Kind("each name of an axis once, with its values, such as rho 0.9 0.95", by_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +69,16 @@ class SweepConfig:
     eps: OfAxis = axis("eps")
     weight_decay: OfAxis = axis("weight_decay")
     momentum: OfAxis = axis("momentum")
+    axes: Mapping[str, OfAxis] = setting(
+        (), AXES, "name and values of any other argument of an optimizer or option of a run, repeatable", "NAME V"
+    )
+    tie: Any = setting((), space.TIES, "NAME=NAME: axes that take the same values, of one of them", "T")
+    configs: Any = setting(
+        None,
+        optional(configs_file.SOURCE),
+        "CSV file with a row for each configuration and axes as columns, instead of every combination",
+        "FILE",
+    )
     optimizer: str | type | Iterable[str | type] = setting(
         "adam",
         Kind(f"one or several of {optimizers.ACCEPTED}", optimizers.names_of),
@@ -69,11 +96,8 @@ class SweepConfig:
         optional(word("the name of a model, such as mlp")),
         f"{MODELS} (default: the first)",
     )
-    hidden: int | None = setting(
-        None,
-        optional(whole(1, what=problems.LIMITS["hidden"][0])),
-        "width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)",
-        "H",
+    hidden: int | None = of_run(
+        "hidden", None, "width of an mlp's hidden layers (mnist 32, regression 20 and 30) or a gru's (32)", "H"
     )
     condition_number: float | None = setting(
         None,
@@ -82,24 +106,24 @@ class SweepConfig:
         "C",
     )
     seeds: int = setting(1, whole(1), "runs of each configuration, seeds 0 to N-1 (default 1)", "N")
-    epochs: float | None = setting(
+    epochs: float | None = of_run(
+        "epochs",
         None,
-        optional(POSITIVE),
         "length of a run (default 1, or what suits the task; of fewer digits than MNIST's as many steps)",
         "E",
     )
-    steps: int | None = setting(None, optional(whole(1)), "length of a run, instead of --epochs", "S")
-    batch_size: int | None = setting(
-        None, optional(whole(1)), "examples a batch (default 128, or what suits the task)", "B"
+    steps: int | None = of_run("steps", None, "length of a run, instead of --epochs", "S")
+    batch_size: int | None = of_run("batch_size", None, "examples a batch (default 128, or what suits the task)", "B")
+    n_train: int | None = of_run(
+        "n_train", None, "training examples, always the same, each class by its share (default: all)", "N"
     )
-    accumulate: int = setting(1, whole(1), "batches of a step, whose gradient is the mean over them (default 1)", "N")
-    schedule: str = setting(
-        "constant", one_of(", ".join(SCHEDULES), SCHEDULES), f"of lr: {', '.join(SCHEDULES)} (default constant)", "S"
+    accumulate: int = of_run(
+        "accumulate", 1, "batches of a step, whose gradient is the mean over them (default 1)", "N"
     )
-    warmup: int = setting(0, whole(0), "in which lr rises to where the schedule starts (default 0)", "STEPS")
-    dropout: float = setting(
-        0.0, real(problems.LIMITS["dropout"][0]), "of an mlp's hidden activations (default 0)", "P"
-    )
+    schedule: str = of_run("schedule", "constant", f"of lr: {RUN['schedule'].kind.accepts} (default constant)", "S")
+    warmup: int = of_run("warmup", 0, "in which lr rises to where the schedule starts (default 0)", "STEPS")
+    dropout: float = of_run("dropout", 0.0, "of an mlp's hidden activations (default 0)", "P")
+    init_scale: float = of_run("init_scale", 1.0, "factor of initial weights, biases excepted (default 1)", "F")
     evaluations: int = setting(8, whole(1), "evaluations of a run after its start (default 8)", "N")
     eval_examples: int | None = setting(
         None,
@@ -149,26 +173,14 @@ class SweepConfig:
         given = {one.name: (getattr(self, one.name), one.metadata["kind"]) for one in fields(self)}
         for name, (value, kind) in given.items():
             if kind:
-                object.__setattr__(self, name, taken(option(name), value, kind))
-        for name, values in self.axes.items():
-            object.__setattr__(self, name, of_optimizers(name, values, self.sample is not None))
+                object.__setattr__(self, name, taken("--axis" if kind is AXES else option(name), value, kind))
+        for name in NAMED:
+            # What can be read only once is read here.
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, axis_values.by_owner(name, value))
+        object.__setattr__(self, "axes", {name: axis_values.by_owner(name, of) for name, of in self.axes.items()})
 
     @property
     def of_problem(self) -> dict[str, Any]:
         """The options of the task and the model, as arguments of `problems.make`."""
         return {name: getattr(self, name) for name in ("hidden", "dropout", "data_dir", "condition_number")}
-
-    @property
-    def axes(self) -> dict[str, Any]:
-        """The hyperparameters that were given: values, a `Range`, or a dictionary of these by optimizer."""
-        return {name: given for name in AXES if (given := getattr(self, name)) is not None}
-
-
-def of_optimizers(axis: str, given: Any, sampled: bool) -> Any:
-    """Return the values or the range of an axis, or a dictionary of these by optimizer. Raises: OptionError."""
-    found = space.axis_values(axis, given, sampled)
-    if not isinstance(found, dict):
-        return found
-    by = Kind("values by the names of optimizers", optimizers.names_or_classes)
-    owners = {owner: taken(option(axis), owner, by) for owner in found}
-    return {owner and optimizers.names_of(owners[owner])[0]: own for owner, own in found.items()}

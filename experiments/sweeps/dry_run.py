@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from experiments.common import run_info, values
+from experiments.common import run_info
 from experiments.sweeps import chunks, run_keys
-from experiments.sweeps.plan import Plan
+from experiments.sweeps.plan import Plan, Setting
 from experiments.training import axes, population
 from kernels.files import cache_folder, keep, kept
 
@@ -48,35 +48,36 @@ def estimate_seconds(plan: Plan) -> Estimate:
     """
     training, evaluating, dates, n_seeds = 0.0, 0.0, set(), plan.identity["seeds"]
     n_eval = len(plan.problem.data.x_eval)
-    share = (plan.training["eval_examples"] or n_eval) / n_eval
-    for name, n_runs in plan.n_runs.items():
-        runs = plan.runs.loc[plan.runs["optimizer"] == name]
-        of_one_seed = runs.loc[runs["seed"] == 0, list(axes.AXES)]
-        sample = of_one_seed[: max(1, min(LANES, plan.lanes) // n_seeds)]
+    share = (plan.config.eval_examples or n_eval) / n_eval
+    for runs in chunks.together(plan.runs):
+        name, setting = str(runs["optimizer"].iloc[0]), plan.settings[runs["setting"].iloc[0]]
+        of_one_seed = runs.loc[runs["seed"] == 0, axes.axes_in(runs)]
+        sample = of_one_seed[: max(1, min(LANES, setting.lanes) // n_seeds)]
         lanes = len(sample) * n_seeds
-        path = cache_folder("timings") / key(plan, name, lanes)
+        path = cache_folder("timings") / key(plan, setting, name, lanes)
         timing, date = read(kept(path)), ""
         if timing is None:
-            print(f"measuring {STEPS} steps of {lanes} lanes of {name} ...", file=sys.stderr, flush=True)
-            timing = measure(plan, name, sample)
+            of = f"{name}, {setting.problem.model.name}, batch {setting.training['batch_size']}"
+            of = of if len(plan.settings) > 1 else name
+            print(f"measuring {STEPS} steps of {lanes} lanes of {of} ...", file=sys.stderr, flush=True)
+            timing = measure(plan, setting, name, sample)
             keep(path, json.dumps(timing).encode())
         else:
             date = timing.measured
         dates.add(date)
-        training += n_runs / lanes * plan.steps * timing.per_step
-        evaluating += (
-            n_runs / lanes * (min(plan.identity["evaluations"], plan.steps) * share + 1) * timing.per_evaluation
-        )
+        steps, populations = setting.training["steps"], len(runs) / lanes
+        training += populations * steps * timing.per_step
+        evaluating += populations * (min(plan.identity["evaluations"], steps) * share + 1) * timing.per_evaluation
     total = training + evaluating
     on = [f"on {date}" for date in sorted(dates) if date] + ["now"] * ("" in dates)
     return Estimate(total, evaluating / total, f"measured {' and '.join(on)}")
 
 
-def key(plan: Plan, name: str, lanes: int) -> str:
+def key(plan: Plan, setting: Setting, name: str, lanes: int) -> str:
     """Return a hash of all that the time of a step of an optimizer's lanes, or of an evaluation, depends on."""
-    data, identity = plan.problem.data, plan.identity
-    training = {option: value for option, value in plan.training.items() if option not in VARIED}
-    parts = [identity["task"], plan.problem.model.name, name, lanes, identity["seeds"], training]
+    data, identity = setting.problem.data, plan.identity
+    training = {option: value for option, value in setting.training.items() if option not in VARIED}
+    parts = [identity["task"], setting.problem.model.name, name, lanes, identity["seeds"], training]
     parts += [data.in_order, [(str(t.dtype), [*t.shape]) for t in (data.x_train, data.y_train, data.x_eval)]]
     parts += [run_info.describe_device(plan.device), torch.__version__, torch.get_num_threads()]
     parts += [run_keys.compiler(torch.device(plan.device).type), run_keys.code_version(), run_keys.own_source(name)]
@@ -94,18 +95,18 @@ def read(content: bytes | None) -> Timing | None:
         return None
 
 
-def measure(plan: Plan, name: str, sample: pd.DataFrame) -> Timing:
+def measure(plan: Plan, setting: Setting, name: str, sample: pd.DataFrame) -> Timing:
     """Time a few steps of an optimizer with these configurations, and an evaluation."""
 
     def run(configs: pd.DataFrame, steps: int) -> tuple[float, float]:
         started = time.perf_counter()
         _, curves = population.train_lanes(
-            plan.problem,
+            setting.problem,
             configs,
             range(plan.identity["seeds"]),
             optimizer=name,
             evaluations=1,
-            **{**plan.training, "steps": steps, "warmup": 0, "eval_examples": None},
+            **{**setting.training, "steps": steps, "warmup": 0, "eval_examples": None},
         )
         training = curves["seconds"].max()
         return training / steps, (time.perf_counter() - started - training) / 2
@@ -118,26 +119,31 @@ def measure(plan: Plan, name: str, sample: pd.DataFrame) -> Timing:
 def describe(plan: Plan, estimate: Estimate) -> str:
     """Return the plan in a few lines of text."""
     n_runs, n_seeds = len(plan.runs), plan.identity["seeds"]
-    parts = chunks.cut(plan.runs, plan.lanes)
+    parts = chunks.cut(plan.runs, [setting.lanes for setting in plan.settings])
     n_chunks, lanes = len(parts), max(map(len, parts))
+    needed = max(plan.settings[part["setting"].iloc[0]].memory.of(len(part)) for part in parts)
     grids = {
         name: {
-            values.option(axis): own if isinstance(own, str) else " ".join(f"{v:g}" for v in own)
-            for axis, own in axes.items()
+            axes.spelled(axis): own
+            if isinstance(own, str)
+            else " ".join(v if isinstance(v, str) else f"{v:g}" for v in own)
+            for axis, own in grid.items()
         }
-        for name, axes in plan.identity["optimizers"].items()
+        for name, grid in plan.identity["optimizers"].items()
     }
-    axes = next(iter(grids.values()))
+    lines_of = next(iter(grids.values()))
     if len(grids) > 1:
-        axes = {name: "  ".join(map(" ".join, axes.items())) for name, axes in grids.items()}
+        lines_of = {name: "  ".join(map(" ".join, grid.items())) for name, grid in grids.items()}
+    steps = sorted({setting.training["steps"] for setting in plan.settings})
+    length = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     time_ = f"{estimate.seconds:.0f} s, {estimate.evaluations:.0%} of it evaluations, {estimate.measured}"
     lines = {
         "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
-        **axes,
+        **lines_of,
         **({"--sample": plan.identity["sample"]} if plan.identity["sample"] else {}),
-        "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {plan.steps} steps each",
+        "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {length} each",
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
-        "memory": f"{plan.memory.of(lanes) / 2**20:.0f} MiB a chunk on {plan.device}",
+        "memory": f"{needed / 2**20:.0f} MiB a chunk on {plan.device}",
         "estimated time": time_,
     }
     width = max(16, *(len(name) + 2 for name in lines))

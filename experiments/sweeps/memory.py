@@ -120,13 +120,16 @@ def counted(model: AnyModel, lanes: int, x: torch.Tensor, y: torch.Tensor, accum
 
 def states_of(name: str, configs: pd.DataFrame) -> float:
     """Return how many float32 an optimizer keeps for each element of a parameter. Raises: OptionError, as `measure`."""
-    p = torch.zeros(2, 64, requires_grad=True)
-    p.grad = torch.ones_like(p)
-    try:
-        optimizer = optimizers.make(name, [p], {axis: torch.tensor([configs[axis].iloc[0]] * 2) for axis in configs})
-        optimizer.step()
-    # A user's class may raise anything.
-    except Exception as error:
-        raise OptionError(f"--optimizer {name} cannot take a step of two lanes ({first_line(error)})") from error
-    kept = [t for t in tree_leaves(dict(optimizer.state[p])) if isinstance(t, torch.Tensor) and t.numel() >= p.numel()]
-    return sum(t.nbytes for t in kept) / (4 * p.numel())
+    most = 0.0
+    for group in optimizers.alike(configs):
+        p = torch.zeros(2 * len(group), 8, requires_grad=True)
+        p.grad = torch.ones_like(p)
+        try:
+            optimizer = optimizers.make(name, [p], optimizers.over_lanes(group, 2))
+            optimizer.step()
+        # A user's class may raise anything.
+        except Exception as error:
+            raise OptionError(f"--optimizer {name} cannot take a step of two lanes ({first_line(error)})") from error
+        states = [t for t in tree_leaves(dict(optimizer.state[p])) if isinstance(t, torch.Tensor)]
+        most = max(most, sum(t.nbytes for t in states if t.numel() >= p.numel()) / (4 * p.numel()))
+    return most

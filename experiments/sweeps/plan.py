@@ -2,18 +2,36 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from experiments.common import ambient, devices, files, values
 from experiments.common.errors import OptionError
-from experiments.sweeps import cost, memory, space
+from experiments.sweeps import configs_file, cost, memory, space
 from experiments.sweeps.config import SweepConfig
-from experiments.sweeps.space import Range
 from experiments.tasks import own, problems
-from experiments.training import optimizers
+from experiments.training import optimizers, variants
+from experiments.training.axes import NAMED, OF_MODEL, RUN, axes_in
+
+LENGTH = "batch_size", "accumulate", "n_train", "epochs", "steps"
+"""The options of a run that its number of steps may depend on."""
+
+
+class Setting(NamedTuple):
+    """What runs share, besides the optimizer, that can be trained together.
+
+    Attributes:
+        training: arguments of `population.train_lanes`.
+        lanes: largest number of runs that are trained at once.
+        memory: what they take.
+    """
+
+    problem: problems.Problem
+    training: dict[str, Any]
+    lanes: int
+    memory: memory.Memory
 
 
 class Plan(NamedTuple):
@@ -21,27 +39,23 @@ class Plan(NamedTuple):
 
     Attributes:
         config: the options as the user gave them.
-        identity: the options with their defaults filled in, as provenance.json has them under `sweep`.
-        runs: one row each, in the order of the results: optimizer, the axes, seed, and the number of the configuration.
-        lanes: largest number of runs that are trained at once.
-        memory: what they take.
+        identity: the options with their defaults filled in, as provenance.json has them under `sweep`; those that are
+            axes are among the `optimizers`.
+        settings: more than one if options of a run are axes.
+        runs: one row each, in the order of the results: optimizer, the axes, seed, the numbers of the configuration and
+            of the setting, and steps.
     """
 
     config: SweepConfig
     identity: dict
-    problem: problems.Problem
-    steps: int
+    settings: list[Setting]
     device: str
     runs: pd.DataFrame
-    lanes: int
-    memory: memory.Memory
 
     @property
-    def training(self) -> dict:
-        """The options of training, as arguments of `population.train_lanes`."""
-        names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
-        eval_examples = self.identity.get("eval_examples")
-        return {**{name: self.identity[name] for name in names}, "eval_examples": eval_examples, "device": self.device}
+    def problem(self) -> problems.Problem:
+        """The problem of the first setting: all have its task, its data but for their number, and its loss."""
+        return self.settings[0].problem
 
     @property
     def n_runs(self) -> dict[str, int]:
@@ -56,81 +70,160 @@ def make_plan(config: SweepConfig) -> Plan:
         files.check_folder(config.out)
     task = own.name_of(config.task)
     problems.check(task, config.model, **config.of_problem)
-    grids = space.grids(optimizers.names_of(config.optimizer), config.axes)
     drawn = None if config.sample is None else space.parse_sample(config.sample)
-    if config.steps is not None and config.epochs is not None:
+    grids, listed = search_space(config)
+    of_run = [name for name in RUN if any(axis.name == name for grid in grids.values() for axis in grid)]
+    if sum(name in of_run or getattr(config, name) is not None for name in ("steps", "epochs")) > 1:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
     device = devices.resolve_device(config.device, config.engine)
     if config.engine == "local":
         devices.check_kernels(device)
-    n_configs = drawn[1] * len(grids) if drawn else sum(math.prod(map(len, own.values())) for own in grids.values())
     points = config.evaluations if config.steps is None else min(config.evaluations, config.steps)
+    n_configs = sum(map(len, listed.values())) or number_of(grids, drawn)
     cost.check_room(config.out, n_configs * config.seeds, points + 1)
-    configs = {
-        name: space.sampled_configurations(own, *drawn) if drawn else space.grid_configurations(own)
-        for name, own in grids.items()
+    configs = listed or {
+        name: space.sampled_configurations(grid, *drawn) if drawn else space.grid_configurations(grid)
+        for name, grid in grids.items()
     }
     for name, table in configs.items():
         optimizers.check_values(name, table)
+    check_options_of_model(config, task, configs)
 
     problem = problems.make(task, config.model, **config.of_problem)
-    batch_size = config.batch_size or problem.batch_size
-    steps = steps_of(config, problem, batch_size)
+    runs = runs_of(configs, config.seeds)
+    # NaN takes the option of the whole sweep.
+    chosen: list[dict[str, Any]] = [{}]
+    runs["setting"] = 0
+    if of_run:
+        different = runs[of_run].drop_duplicates()
+        chosen = [dict(zip(of_run, row, strict=True)) for row in different.itertuples(index=False)]
+        numbers = different.assign(setting=range(len(chosen)))
+        runs["setting"] = runs[of_run].merge(numbers, how="left")["setting"]
+    settings = [setting_of(config, problem, row, device, configs) for row in chosen]
+    runs["steps"] = [settings[number].training["steps"] for number in runs["setting"]]
+    return Plan(config, identity_of(config, problem, grids, settings, of_run), settings, device, runs)
+
+
+def search_space(config: SweepConfig) -> tuple[dict[str, space.Grid], dict[str, pd.DataFrame]]:
+    """Return the values of each axis of each optimizer, and the configurations if --configs lists them, else none."""
+    given, names = space.given_axes(config), optimizers.names_of(config.optimizer)
+    if config.configs is None:
+        return space.grids(names, given, config.tie, config.sample is not None), {}
+    if given or config.tie or config.sample:
+        others = [
+            *(f"--axis {name}" for name in given),
+            *["--tie"] * bool(config.tie),
+            *["--sample"] * bool(config.sample),
+        ]
+        raise OptionError(f"--configs holds all configurations, and excludes {', '.join(others)}")
+    return configs_file.configurations(config.configs, names)
+
+
+def number_of(grids: Mapping[str, space.Grid], drawn: tuple[str, int] | None) -> int:
+    """Return the number of configurations. drawn: how many are sampled of each optimizer."""
+    if drawn:
+        return drawn[1] * len(grids)
+    lists = [[values for values in grid.values() if isinstance(values, list)] for grid in grids.values()]
+    return sum(math.prod(map(len, of_one)) for of_one in lists)
+
+
+def check_options_of_model(config: SweepConfig, task: str, configs: Mapping[str, pd.DataFrame]) -> None:
+    """Raise OptionError if the model lacks an option that is an axis."""
+    for name in ("hidden", "dropout"):
+        for value in {value for table in configs.values() if name in table for value in table[name].dropna()}:
+            problems.check(task, config.model, **{**config.of_problem, name: RUN[name].kind.take(value)})
+
+
+def setting_of(
+    config: SweepConfig,
+    problem: problems.Problem,
+    row: Mapping[str, Any],
+    device: str,
+    configs: Mapping[str, pd.DataFrame],
+) -> Setting:
+    """Return the setting of some runs. row: their values of those options that are axes. Raises: OptionError."""
+    values_ = {name: RUN[name].kind.take(value) for name, value in row.items() if value == value}
+    chosen = {name: values_.get(name, getattr(config, name)) for name in RUN}
+    options = {name: values_[name] for name in ("hidden", "dropout") if name in values_}
+    if options:
+        options = {**config.of_problem, **options}
+    problem = variants.variant(
+        problem, config.model, n_train=chosen["n_train"], init_scale=chosen["init_scale"], **options
+    )
+    chosen["batch_size"] = chosen["batch_size"] or problem.batch_size
+    batch_size, accumulate = chosen["batch_size"], chosen["accumulate"]
+    training = {
+        "steps": steps_of(chosen, problem),
+        **{name: chosen[name] for name in ("batch_size", "accumulate", "schedule", "warmup")},
+        "eval_examples": config.eval_examples,
+        "device": device,
+    }
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
-    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, configs)
+    needed = memory.measure(problem, batch_size, accumulate, config.seeds, configs)
+    return Setting(problem, training, cost.lanes_at_once(problem.model, batch_size, device, needed), needed)
+
+
+def identity_of(
+    config: SweepConfig,
+    problem: problems.Problem,
+    grids: Mapping[str, space.Grid],
+    settings: list[Setting],
+    of_run: list[str],
+) -> dict:
+    """Return the `Plan.identity`. of_run: the options of a run that are axes. Raises: OptionError."""
+    training = settings[0].training
     identity = {
-        "task": task,
-        "model": problem.model.name,
-        "optimizers": {
-            name: {axis: str(own) if isinstance(own, Range) else own for axis, own in axes.items()}
-            for name, axes in grids.items()
-        },
+        "task": problem.task,
+        "model": problem.model.name if {*of_run} & {*OF_MODEL} else settings[0].problem.model.name,
+        "optimizers": {name: space.as_typed(grid) for name, grid in grids.items()},
         "sample": config.sample,
         "seeds": config.seeds,
-        "steps": steps,
-        "batch_size": batch_size,
-        "accumulate": config.accumulate,
-        "schedule": config.schedule,
-        "warmup": config.warmup,
+        "steps": training["steps"],
+        **{name: training[name] for name in ("batch_size", "accumulate", "schedule", "warmup")},
         "evaluations": config.evaluations,
         "data": problem.data.name,
         "data_source": problem.data.origin,
     }
+    # Sweeps without these options are those of earlier versions.
+    if config.configs is not None:
+        identity["configs"] = configs_file.name_of(config.configs)
     if config.eval_examples is not None:
         if config.eval_examples > (most := len(problem.data.x_eval)):
             raise OptionError(f"--eval-examples accepts at most the {most} evaluation examples of {problem.data.name}")
-        # Sweeps without this option are those of earlier versions.
         identity["eval_examples"] = config.eval_examples
-    return Plan(
-        config=config,
-        identity=identity,
-        problem=problem,
-        steps=steps,
-        device=device,
-        runs=runs_of(configs, config.seeds),
-        lanes=cost.lanes_at_once(problem.model, batch_size, device, needed),
-        memory=needed,
-    )
+    if config.n_train is not None:
+        identity["n_train"] = config.n_train
+    if config.init_scale != 1:
+        identity["init_scale"] = config.init_scale
+    if {*of_run} & {*LENGTH} and config.steps is None:
+        # Whatever values these axes have, runs are as long as this says.
+        del identity["steps"]
+        if config.epochs is not None:
+            identity["epochs"] = config.epochs
+    return {name: value for name, value in identity.items() if name not in of_run}
 
 
-def steps_of(config: SweepConfig, problem: problems.Problem, batch_size: int) -> int:
-    """Return the steps of a run. Raises: OptionError, also if the warm-up is as long, or a batch exceeds the data."""
-    n_train, per_step = len(problem.data.x_train), batch_size * config.accumulate
+def steps_of(chosen: Mapping[str, Any], problem: problems.Problem) -> int:
+    """Return the steps of a run. Raises: OptionError, also if the warm-up is as long, or a batch exceeds the data.
+
+    chosen: a value, or None, for each name in `axes.RUN`.
+    """
+    n_train, per_step = len(problem.data.x_train), chosen["batch_size"] * chosen["accumulate"]
     if per_step > n_train:
-        product = " times --accumulate" * (config.accumulate > 1)
+        product = " times --accumulate" * (chosen["accumulate"] > 1)
         raise OptionError(
             f"--batch-size{product} accepts at most the {n_train} training examples of {problem.data.name}"
         )
-    if config.epochs is not None:
-        steps = max(1, round(config.epochs * (n_train // per_step)))
+    if (epochs := chosen["epochs"]) is not None:
+        steps = max(1, round(epochs * (n_train // per_step)))
     else:
-        steps = config.steps or problem.steps or max(n_train, problem.examples) // per_step
+        steps = chosen["steps"] or problem.steps or max(n_train, problem.examples) // per_step
     if steps > values.MOST:
-        raise OptionError(f"--epochs accepts as many as make at most {values.MOST} steps, not {config.epochs:g}")
-    if not config.warmup < steps:
+        raise OptionError(f"--epochs accepts as many as make at most {values.MOST} steps, not {epochs:g}")
+    if not chosen["warmup"] < steps:
         raise OptionError(
-            f"--warmup accepts whole numbers from 0 to below the {steps} steps of a run, not {config.warmup}"
+            f"--warmup accepts whole numbers from 0 to below the {steps} steps of a run, not {chosen['warmup']}"
         )
     return steps
 
@@ -144,4 +237,8 @@ def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
         of_name.insert(0, "optimizer", name)
         numbered.append(of_name)
         n += len(table)
-    return pd.concat(numbered, ignore_index=True)
+    runs = pd.concat(numbered, ignore_index=True)
+    own = [axis for axis in axes_in(runs) if axis not in (*NAMED, *RUN)]
+    # Those of `NAMED` are always there, as in tables of earlier versions.
+    axes = [*NAMED, *own, *(axis for axis in RUN if axis in runs)]
+    return runs.reindex(columns=["optimizer", *axes, "seed", "config"])

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
@@ -14,7 +13,6 @@ from experiments.common import files, values
 from experiments.common.errors import OptionError
 from experiments.sweeps import checkpoints, chunks, results
 from experiments.sweeps.results import CURVES, PROVENANCE, RUNS, Sweep
-from experiments.training.axes import AXES
 
 LOSSES = ("train_loss", "eval_loss", "eval_accuracy")
 WORDS = ("data", "task", "model", "optimizer", "status")
@@ -50,8 +48,7 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     curves = _table(folder / CURVES, CURVE_COLUMNS, checksums.get(CURVES))
     if not set(runs["run_id"]) <= set(curves["run_id"]):
         raise OptionError(f"{folder / CURVES} lacks runs that {RUNS} has")
-    # A folder may be older than an axis.
-    return Sweep(runs.assign(**{axis: np.nan for axis in AXES if axis not in runs}), curves, provenance)
+    return Sweep(runs, curves, provenance)
 
 
 def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:

@@ -22,10 +22,10 @@ class Sweep(NamedTuple):
     """The results of a sweep.
 
     Attributes:
-        runs: one row per run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the hyperparameters (NaN
-            where the optimizer lacks one), seed, status ("ok" or "diverged"), diverged_step, and losses and accuracies
-            at the start (initial_), at the end, and at their best (best_). Accuracies are fractions, NaN for
-            regressions.
+        runs: one row per run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the axes (float64, or
+            words; NaN where the optimizer lacks one), seed, status ("ok" or "diverged"), diverged_step, and losses and
+            accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are fractions, NaN
+            for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, and the seconds that the run's population has trained. If only
             some of its runs are in the table, the seconds are their share.
@@ -119,8 +119,8 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
 
 def differences(sweep: dict, other: dict) -> list[str]:
     """Return the options, other than the grid, in which a sweep differs from another."""
-    grid = ("optimizers", "seeds", "sample")
-    return [key for key in sweep if key not in grid and sweep[key] != other.get(key)]
+    grid = ("optimizers", "seeds", "sample", "configs")
+    return [key for key in {**sweep, **other} if key not in grid and sweep.get(key) != other.get(key)]
 
 
 def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:

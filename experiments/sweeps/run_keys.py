@@ -4,13 +4,16 @@ import ast
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from experiments.common.processes import ROOT
@@ -18,7 +21,6 @@ from experiments.sweeps.plan import Plan
 from experiments.tasks import own
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
-from experiments.training.axes import AXES
 from kernels.files import cache_folder, keep, kept
 from optim import backends
 
@@ -46,26 +48,44 @@ def keys(plan: Plan) -> list[str]:
     of threads or the processor, which change only last bits. Runs that differ in optimizer, configuration and seed
     alone share the first `ORIGIN` digits.
     """
-    common = {name: value for name, value in plan.identity.items() if name not in ("optimizers", "seeds", "sample")}
-    common |= {"values": dataset_checksum(plan.problem.data), "code": code_version(), "torch": torch.__version__}
-    if source := task_source(plan.identity["task"]):
-        common["problem"] = source
-    common["device"] = torch.device(plan.device).type
-    common["compiler"] = compiler(common["device"])
-    common["precision"] = {name: os.environ[name] for name in PRECISION if os.environ.get(name)}
-    of = {
-        name: hashlib.sha256(json.dumps([common, name, own_source(name)], sort_keys=True).encode())
-        for name in plan.identity["optimizers"]
+    device = torch.device(plan.device).type
+    common = {
+        "task": plan.identity["task"],
+        "evaluations": plan.identity["evaluations"],
+        "code": code_version(),
+        "torch": torch.__version__,
+        "problem": task_source(plan.identity["task"]),
+        "device": device,
+        "compiler": compiler(device),
+        "precision": {name: os.environ[name] for name in PRECISION if os.environ.get(name)},
     }
-    origin = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:ORIGIN]
-    found = []
-    for name, seed, values in zip(
-        plan.runs["optimizer"], plan.runs["seed"], plan.runs[list(AXES)].to_numpy(), strict=True
-    ):
-        sha256 = of[name].copy()
-        sha256.update(f" {seed} ".encode() + values.tobytes())
-        found.append(origin + sha256.hexdigest()[: 32 - ORIGIN])
-    return found
+    found = pd.Series("", index=plan.runs.index)
+    checksums: dict[int, str] = {}
+    for _, rows in plan.runs.groupby(["optimizer", "setting"], sort=False):
+        name, setting = str(rows["optimizer"].iloc[0]), plan.settings[rows["setting"].iloc[0]]
+        data = setting.problem.data
+        if id(data) not in checksums:
+            checksums[id(data)] = dataset_checksum(data)
+        of_setting = common | {"model": setting.problem.model.name}
+        of_setting["data"] = data.name, data.origin, checksums[id(data)]
+        of_setting["training"] = {option: value for option, value in setting.training.items() if option != "device"}
+        origin = hashlib.sha256(json.dumps(of_setting, sort_keys=True).encode()).hexdigest()[:ORIGIN]
+        sha256 = hashlib.sha256(json.dumps([of_setting, name, own_source(name)], sort_keys=True).encode())
+        found[rows.index] = [origin + digest for digest in digests(rows, name, sha256)]
+    return found.tolist()
+
+
+def digests(rows: pd.DataFrame, optimizer: str, of_optimizer: Any) -> Iterator[str]:
+    """Yield a hash of each row's seed and values, also of those axes that keep the optimizer's default.
+
+    of_optimizer: a hash of all that the rows share.
+    """
+    defaults = {name: axis.default for name, axis in optimizers.axes(optimizers.resolve(optimizer)).items()}
+    columns = [rows[name] if name in rows else itertools.repeat(default) for name, default in defaults.items()]
+    for seed, *values in zip(rows["seed"], *columns, strict=False):
+        sha256 = of_optimizer.copy()
+        sha256.update(repr((int(seed), *zip(defaults, values, strict=True))).encode())
+        yield sha256.hexdigest()[: 32 - ORIGIN]
 
 
 def compiler(device: str) -> str:

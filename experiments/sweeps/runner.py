@@ -66,7 +66,8 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
                 if out is not None:
                     results.begin(out, asked, about)
                 runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
-                ledger = Ledger(out and out / results.PARTS, runs, plan.lanes, slots)
+                lanes = [setting.lanes for setting in plan.settings]
+                ledger = Ledger(out and out / results.PARTS, runs, lanes, slots)
                 bar = stack.enter_context(bar_of(plan, ledger, config.progress and sys.stderr is not None))
                 trained = (
                     ray_runner.train(plan, ledger)
@@ -75,7 +76,7 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
                 )
                 for chunk, table in trained:
                     ledger.finish(chunk, table)
-                    bar.update(ledger.n_done * plan.steps - bar.n)
+                    bar.update(ledger.steps_done - bar.n)
             result = Sweep(*chunks.joined(asked, ledger.tables), about)
             seconds = round(chunks.seconds(ledger.tables), 3)
             result.provenance.update(
@@ -96,7 +97,7 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
 
 def bar_of(plan: Plan, ledger: "Ledger", progress: bool):
     """Return a progress bar over the steps of all runs, including the finished ones."""
-    total, done = len(plan.runs) * plan.steps, ledger.n_done * plan.steps
+    total, done = int(plan.runs["steps"].sum()), ledger.steps_done
     what = f"{plan.problem.data.name}: {len(plan.runs)} runs" + f", {ledger.n_done} from before" * bool(done)
     n_chunks = len(ledger.tables) + len(ledger.todo)
     what += f", {n_chunks} chunks" * (n_chunks > 1)
@@ -111,17 +112,18 @@ class Ledger:
         todo: chunks that are left, each as rows of the table of runs.
         tables: the sweep's runs in the tables of finished chunks.
         chunks: keys of the runs of every chunk, finished or not.
-        n_done: number of finished runs.
+        n_done, steps_done: number of finished runs, and of their steps.
     """
 
-    def __init__(self, folder: Path | None, runs: pd.DataFrame, lanes: int, slots: int):
+    def __init__(self, folder: Path | None, runs: pd.DataFrame, lanes: Sequence[int], slots: int):
         self.folder = folder
         known = checkpoints.read_chunks(folder) if folder else []
         tables = checkpoints.read(folder) if folder else []
         # The folder may also hold runs of other grids, other code or other data.
         finished = {key for table in tables for key in table["key"].unique()}
         self.tables = chunks.of_runs(runs, tables)
-        self.n_done = len(finished.intersection(runs.index))
+        done = runs.loc[runs.index.isin(finished)]
+        self.n_done, self.steps_done = len(done), int(done["steps"].sum())
         self.todo = deque(to_train(runs, finished, known, lanes, slots))
         todo = [[*chunk["key"]] for chunk in self.todo]
         # Keep chunks that were begun for a grid that is not asked for now, but may be again.
@@ -145,6 +147,7 @@ class Ledger:
             checkpoints.save(self.folder, checkpoints.name_of(chunk["key"]), table)
         self.tables.append(table)
         self.n_done += len(chunk)
+        self.steps_done += int(chunk["steps"].sum())
 
     def halve(self, chunk: pd.DataFrame) -> None:
         """Put a chunk that did not fit into memory back as two halves."""
@@ -157,13 +160,14 @@ class Ledger:
 
 
 def to_train(
-    runs: pd.DataFrame, finished: set[str], known: Iterable[list[str]], lanes: int, slots: int
+    runs: pd.DataFrame, finished: set[str], known: Iterable[list[str]], lanes: Sequence[int], slots: int
 ) -> list[pd.DataFrame]:
     """Return the chunks that are left: those of an earlier process unchanged, then new ones of the remaining runs.
 
     Args:
         runs: rows of a plan's runs, with their keys as index.
         known: keys of the runs of each chunk of earlier processes.
+        lanes: largest number of runs in a chunk, of each setting.
         slots: number of chunks that can be trained side by side.
     """
     wanted, left = set(runs.index) - finished, []
@@ -172,7 +176,8 @@ def to_train(
             left.append(runs.loc[keys])
             wanted.difference_update(keys)
     new = runs.loc[[key in wanted for key in runs.index]]
-    return left + cut(new, max(1, min(lanes, -(-len(new) // slots))))
+    share = max(1, -(-len(new) // slots))
+    return left + cut(new, [min(share, most) for most in lanes])
 
 
 def train_here(
@@ -211,9 +216,9 @@ def train_chunk(
     if ledger.folder:
         save = partial(checkpoints.save_checkpoint, ledger.folder, name)
         options |= checkpointing(
-            save, every, started, f"what was at work goes on from step {{}} of {plan.steps}", caught
+            save, every, started, f"what was at work goes on from step {{}} of {chunk['steps'].iloc[0]}", caught
         )
-    before = ledger.n_done * plan.steps
+    before = ledger.steps_done
     table = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
     return table.assign(chunk_seconds=time.perf_counter() - started)
 

@@ -1,185 +1,153 @@
-"""The search space of a sweep: parses the values of its axes, and makes configurations of them."""
+"""The search space of a sweep: the values of its axes for each optimizer, and configurations made of them."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from experiments.common import values as meant
 from experiments.common.errors import OptionError
 from experiments.common.values import Kind, option, several, shown
+from experiments.sweeps.axis_values import Given, Range, Values, parse
 from experiments.training import optimizers
-from experiments.training.axes import AXES, BETAS
+from experiments.training.axes import BETA, NAMED, RUN, WORDS, Axis, spelled
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-RANGE = re.compile(r"(?P<start>.+?)\.\.(?P<stop>[^:]+)(:(?P<count>\d{1,5}))?")
-ACCEPTED = {
-    "lr": "positive numbers",
-    "beta1": "numbers in [0, 1)",
-    "beta2": "numbers in [0, 1)",
-    "eps": "numbers >= 0",
-    "weight_decay": "numbers >= 0",
-    "momentum": "numbers in [0, 1)",
-}
-
-SEVERAL = {axis: Kind(accepts, several) for axis, accepts in ACCEPTED.items()}
-
 
 @dataclass(frozen=True)
-class Range:
-    """All values from start to stop, for a sweep that samples."""
+class SameAs:
+    """The values of an axis that is tied to another one."""
 
-    start: float
-    stop: float
+    axis: str
 
     def __str__(self) -> str:
-        return "..".join(map(shown, (self.start, self.stop)))
+        return f"= {self.axis}"
 
 
-Values = list[float] | Range
+Grid = dict[Axis, "Values | SameAs"]
+"""The values of each axis of an optimizer, or the range to sample, in the order of all tables."""
 
 
-def axis_values(axis: str, given: Any, sampled: bool = False) -> Values | dict[Any, Values]:
-    """Return the values of an axis from a number, a `Range`, words (see `parse_axis`), or several of these.
-
-    A dictionary of these, by optimizer, gives a dictionary. Raises: OptionError.
-    """
-    if isinstance(given, Mapping) and given:
-        # Words that name another optimizer are not accepted here: they would give a dictionary in a dictionary.
-        return {owner: of_one(axis, own, sampled, parse_values) for owner, own in given.items()}
-    return of_one(axis, given, sampled, parse_axis)
-
-
-def of_one(axis: str, given: Any, sampled: bool, parse: Callable) -> Any:
-    """Return a checked range, or whatever else was given as words, parsed by `parse`."""
-    if not isinstance(given, Range):
-        found = given.split() if isinstance(given, str) else meant.taken(option(axis), given, SEVERAL[axis])
-        return parse(axis, [one if isinstance(one, str) else repr(number(axis, one)) for one in found], sampled)
-    if not sampled:
-        raise OptionError(f"{option(axis)} takes a range without COUNT only with --sample, not '{given}'")
-    return check_range(axis, Range(number(axis, given.start), number(axis, given.stop)))
+def given_axes(config: Any) -> dict[str, dict[str, Given]]:
+    """Return what a `SweepConfig` gives for each axis, by owner; see `by_owner`. Raises: OptionError."""
+    given = {name: value for name in NAMED if (value := getattr(config, name)) is not None}
+    for name in config.axes:
+        default = next((field.default for field in fields(config) if field.name == name and name in RUN), None)
+        if name in given or (name in RUN and getattr(config, name) != default):
+            raise OptionError(f"{option(name)} and --axis {name} exclude each other: give one of them")
+    return given | config.axes
 
 
-def parse_axis(axis: str, tokens: list[str], sampled: bool = False) -> Values | dict[str, Values]:
-    """Return the values of an axis from words such as `1e-4 3e-4` or `1e-4..1e-1:7` (COUNT values from START to STOP).
-
-    A range is spaced logarithmically; for betas and momentum, in 1 - value. If configurations are sampled, a single
-    range without COUNT becomes a `Range`. Words from `sgd=...` on are for that optimizer alone: then the result is a
-    dictionary by optimizer, with the values for all others under "".
-    Raises: OptionError.
-    """
-    words, owner = defaultdict(list), ""
-    for token in tokens:
-        name, equals, value = token.rpartition("=")
-        owner = name if equals else owner
-        words[owner] += [value] if value else []
-    values = {name: parse_values(axis, own, sampled) for name, own in words.items()} or {"": check_axis(axis, [])}
-    return values[""] if values.keys() == {""} else values
-
-
-def parse_values(axis: str, tokens: list[str], sampled: bool) -> Values:
-    if sampled and len(tokens) == 1 and (match := RANGE.fullmatch(tokens[0])) and not match["count"]:
-        return check_range(axis, Range(number(axis, match["start"]), number(axis, match["stop"])))
-    values = []
-    for token in tokens:
-        if ".." in token:
-            values.extend(parse_range(axis, token))
-        else:
-            values.append(number(axis, token))
-        if len(values) > meant.MOST_VALUES:
-            raise OptionError(f"{option(axis)} accepts at most {meant.MOST_VALUES} values")
-    return check_axis(axis, values)
-
-
-def parse_range(axis: str, token: str) -> list[float]:
-    match = RANGE.fullmatch(token)
-    if not match or not match["count"]:
-        raise OptionError(
-            f"{option(axis)}: a range is START..STOP:COUNT, for example 1e-4..1e-1:7, of at most 99999 values, or "
-            f"alone with --sample START..STOP, not {shown(token)}"
-        )
-    start, stop = number(axis, match["start"]), number(axis, match["stop"])
-    count = int(match["count"])
-    beta = axis in BETAS
-    first, last = (1 - start, 1 - stop) if beta else (start, stop)
-    if start > stop or min(first, last) <= 0 or count < 1 or (count == 1 and start != stop):
-        limits = "0 <= START <= STOP < 1" if beta else "0 < START <= STOP"
-        raise OptionError(f"{option(axis)}: a range needs {limits} and a COUNT of at least 2, not {shown(token)}")
-    ratio = (last / first) ** (1 / max(count - 1, 1))
-    spaced = [first * ratio**i for i in range(count)]
-    # Twelve digits hide the rounding of the powers: 0.9..0.999:3 is 0.9 0.99 0.999.
-    return [float(f"{1 - value if beta else value:.12g}") for value in spaced]
-
-
-def check_range(axis: str, values: Range) -> Range:
-    """Return the range. Raises: OptionError if it is empty or cannot be sampled in log."""
-    first, last = (1 - values.start, 1 - values.stop) if axis in BETAS else (values.start, values.stop)
-    if not (values.start < values.stop < math.inf and min(first, last) > 0 <= values.start and last / first < math.inf):
-        limits = "0 <= START < STOP < 1" if axis in BETAS else "0 < START < STOP"
-        raise OptionError(f"{option(axis)}: a range needs {limits}, not '{values}'")
-    return values
-
-
-def number(axis: str, given: Any) -> float:
-    return meant.taken(option(axis), given, Kind(ACCEPTED[axis], meant.number))
-
-
-def check_axis(axis: str, values: list[float]) -> list[float]:
-    """Return the values sorted and without repetitions. Raises: OptionError if there is none or one is out of range."""
-    if not values:
-        raise OptionError(f"{option(axis)} needs at least one value ({ACCEPTED[axis]})")
-    for value in values:
-        below = 1 if axis in BETAS else math.inf
-        if not (0 < value < below if axis == "lr" else 0 <= value < below):
-            raise OptionError(f"{option(axis)} accepts {ACCEPTED[axis]}, not {value:g}")
-    return sorted(set(values))
-
-
-def grid_configurations(axes: dict[str, list[float]]) -> pd.DataFrame:
-    """Return every combination of the axes, one row each; columns as in `AXES`, NaN in those not among `axes`."""
-    import pandas as pd  # not to read words
-
-    table = pd.DataFrame(list(itertools.product(*axes.values())), columns=list(axes), dtype=float)
-    return table.reindex(columns=list(AXES))
-
-
-def grids(names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the values or the range of each axis of each optimizer.
-
-    Args:
-        given: for each axis, its values or its range for all optimizers that have it, or a dictionary of these by
-            optimizer, with "" for all others. An axis that is not given takes each optimizer's default.
-    Raises: OptionError for an unknown optimizer, and for an axis that no optimizer, or not the one named, has.
-    """
+def known_axes(names: Iterable[str], given: Iterable[str] = ()) -> dict[str, dict[str, Axis]]:
+    """Return the axes of each optimizer by name: of its constructor, and those options of a run that are given."""
+    of_run = {name: RUN[name] for name in RUN if name in given}
     names = list(dict.fromkeys(names))
     if not names:
         raise OptionError(f"--optimizer needs at least one of {optimizers.ACCEPTED}")
-    known = {name: optimizers.axes(optimizers.resolve(name)) for name in names}
-    by_name = {axis: values if isinstance(values, Mapping) else {"": values} for axis, values in given.items()}
-    for axis, values in by_name.items():
-        for name in values:
+    return {name: optimizers.axes(optimizers.resolve(name)) | of_run for name in names}
+
+
+def grids(
+    names: Iterable[str],
+    given: Mapping[str, Mapping[str, Given]],
+    ties: Iterable[tuple[str, ...]] = (),
+    sampled: bool = False,
+) -> dict[str, Grid]:
+    """Return the values or the range of each axis of each optimizer: of `NAMED`, and of what is given.
+
+    Args:
+        given: as of `given_axes`. An axis that is not given takes each optimizer's default.
+        ties: names of axes that take the same values; those of one of them are given.
+    Raises: OptionError for an unknown optimizer, and for an axis that no optimizer, or not the one named, has.
+    """
+    same = leaders(given, ties)
+    known = known_axes(names, {*given, *same})
+    check_owners(known, given)
+    check_ties(known, ties)
+
+    def of(name: str, axis: Axis) -> Values | SameAs:
+        owned = given.get(axis.name, {})
+        if name in owned or "" in owned:
+            return parse(axis, owned.get(name, owned.get("", [])), sampled)
+        if (leader := same.get(axis.name)) in known[name]:
+            # The axis has to accept these values, too.
+            parse(axis, given[leader].get(name, given[leader].get("", [])), sampled)
+            return SameAs(leader)
+        if axis.default is None:
+            raise OptionError(f"{axis.option} needs values, because {name} has no default for it")
+        return [axis.default]
+
+    def wanted(axis: Axis) -> bool:
+        return axis.name in NAMED or axis.name in given or axis.name in same or axis.default is None
+
+    return {name: {axis: of(name, axis) for axis in has.values() if wanted(axis)} for name, has in known.items()}
+
+
+def leaders(given: Mapping[str, Any], ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
+    """Return, for each axis that a tie gives its values, the axis that has them. Raises: OptionError."""
+    found = {}
+    for names in ties:
+        having = [name for name in names if name in given]
+        if len(having) != 1 or any(name in found for name in names):
+            raise OptionError(f"--tie {'='.join(names)} needs values of one of these axes, and each in one tie")
+        found |= {name: having[0] for name in names if name != having[0]}
+    return found
+
+
+def check_ties(known: Mapping[str, Mapping[str, Axis]], ties: Iterable[tuple[str, ...]]) -> None:
+    """Raise OptionError unless some optimizer has all axes of each tie. known: as of `known_axes`."""
+    for names in ties:
+        if not any(has.keys() >= {*names} for has in known.values()):
+            raise OptionError(f"--tie {'='.join(names)} goes with none of the optimizers chosen: {accepted(known)}")
+
+
+def check_owners(known: Mapping[str, Mapping[str, Axis]], given: Mapping[str, Mapping[str, Given]]) -> None:
+    """Raise OptionError unless every axis goes with the optimizers it is given for. known: as of `known_axes`."""
+    for axis, owners in given.items():
+        for name in owners:
             having = [axis in has for owner, has in known.items() if name in ("", owner)]
             if not having:
-                raise OptionError(f"{option(axis)} accepts values for {', '.join(names)}, not for {shown(name)}")
+                raise OptionError(f"{spelled(axis)} accepts values for {', '.join(known)}, not for {shown(name)}")
             if not any(having):
                 raise OptionError(
-                    f"{option(axis)} goes with none of the optimizers chosen: "
-                    + "; ".join(f"{name} accepts {', '.join(map(option, has))}" for name, has in known.items())
+                    f"{spelled(axis)} goes with none of the optimizers chosen: {accepted(known)}; "
+                    f"a run, {', '.join(RUN)}"
                 )
 
-    def of(name: str, axis: str, default: float) -> Any:
-        values = by_name.get(axis, {})
-        return values.get(name, values.get("", [default]))
 
-    return {name: {axis: of(name, axis, default) for axis, default in has.items()} for name, has in known.items()}
+def accepted(known: Mapping[str, Mapping[str, Axis]]) -> str:
+    """Return the names of the axes that each optimizer has. known: as of `known_axes`."""
+    return "; ".join(f"{name} accepts {', '.join(has)}" for name, has in known.items())
+
+
+def as_typed(grid: Grid) -> dict[str, list | str]:
+    """Return a grid as provenance.json holds it: lists of values, or words that say how they came about."""
+    given = {axis: values for axis, values in grid.items() if values != [axis.default] or axis.name not in RUN}
+    return {axis.name: values if isinstance(values, list) else str(values) for axis, values in given.items()}
+
+
+def grid_configurations(grid: Grid) -> pd.DataFrame:
+    """Return every combination of the values, one row each and one column for each axis."""
+    free = {axis: values for axis, values in grid.items() if isinstance(values, list)}
+    return table_of(grid, dict(zip(free, zip(*itertools.product(*free.values()), strict=True), strict=True)))
+
+
+def table_of(grid: Grid, columns: Mapping[Axis, Iterable[Any]]) -> pd.DataFrame:
+    """Return a table with a column for each axis of a grid, float64 or of words.
+
+    columns: the values of all axes but tied ones.
+    """
+    import pandas as pd  # not to read words
+
+    by_name = {axis.name: list(column) for axis, column in columns.items()}
+    of = {axis.name: by_name[values.axis if isinstance(values, SameAs) else axis.name] for axis, values in grid.items()}
+    dtypes = {axis.name: object if axis.scale == WORDS else float for axis in grid}
+    return pd.DataFrame(of, dtype=object).astype(dtypes)
 
 
 SAMPLE_ACCEPTED = "sobol:N with a power of two, or halton:N, and N below a million"
@@ -194,31 +162,44 @@ def parse_sample(text: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-def sampled_configurations(axes: dict[str, list[float] | Range], sequence: str, n: int) -> pd.DataFrame:
-    """Sample at most n configurations, one row each; columns as in `AXES`, NaN in those not among `axes`.
+def sampled_configurations(grid: Grid, sequence: str, n: int) -> pd.DataFrame:
+    """Sample at most n configurations, one row each and one column for each axis.
 
-    A range is sampled in log, for betas and momentum in the log of 1 - value, to six digits; the values of a list are
-    equally likely. The points are scrambled, always in the same way. Repeated configurations are dropped, so lists
-    alone may give fewer than n.
+    A range is sampled evenly on the axis' scale, to six digits; the values of a list are equally likely. The points are
+    scrambled, always in the same way. Repeated configurations are dropped, so lists alone may give fewer than n.
 
     Reference: Owen 1998, doi:10.1006/jcom.1998.0487 (scrambling).
     """
     import numpy as np
-    import pandas as pd
     from scipy.stats import qmc
 
     sequences = {"sobol": qmc.Sobol, "halton": qmc.Halton}
-    varied = [axis for axis, values in axes.items() if isinstance(values, Range) or len(values) > 1]
+    free = {axis: values for axis, values in grid.items() if not isinstance(values, SameAs)}
+    varied = [axis for axis, values in free.items() if isinstance(values, Range) or len(values) > 1]
     points = sequences[sequence](max(1, len(varied)), scramble=True, rng=np.random.default_rng(0)).random(n)
     columns = dict(zip(varied, points.T, strict=False))
-    table = {axis: between(axis, values, columns.get(axis, np.zeros(n))) for axis, values in axes.items()}
-    return pd.DataFrame(table, dtype=float).drop_duplicates(ignore_index=True).reindex(columns=list(AXES))
+    drawn = {axis: between(axis, values, columns.get(axis, np.zeros(n))) for axis, values in free.items()}
+    return table_of(grid, drawn).drop_duplicates(ignore_index=True)
 
 
-def between(axis: str, values: list[float] | Range, points: np.ndarray) -> list[float]:
+def between(axis: Axis, values: Values, points: np.ndarray) -> list[Any]:
     """Return the values of an axis at points in [0, 1)."""
     if not isinstance(values, Range):
         return [values[int(point * len(values))] for point in points]
-    start, stop = ((1 - end if axis in BETAS else end) for end in (values.start, values.stop))
+    start, stop = ((1 - end if axis.scale == BETA else end) for end in (values.start, values.stop))
     spaced = [float(f"{start * (stop / start) ** point:.6g}") for point in points]
-    return [float(f"{1 - value:.12g}") for value in spaced] if axis in BETAS else spaced
+    return [float(f"{1 - value:.12g}") for value in spaced] if axis.scale == BETA else spaced
+
+
+def tie(given: Any) -> tuple[str, ...]:
+    """Return the names of axes in `beta1=beta2`. Raises: ValueError or AttributeError if these are none."""
+    names = tuple(name.strip().replace("-", "_") for name in given.split("="))
+    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        raise ValueError
+    return names
+
+
+TIES = Kind(
+    "names of axes that take the same values, such as beta1=beta2",
+    lambda given: [tie(one) for one in (given.split() if isinstance(given, str) else several(given))],
+)

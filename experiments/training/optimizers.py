@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from experiments.common.errors import OptionError
+from experiments.common.errors import OptionError, first_line
 from experiments.common.values import Kind, imported, reference_to, several, shown, taken
-from experiments.training.axes import AXES
+from experiments.training.axes import FLAG, NAMED, NUMBER, RUN, Axis, of_argument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,7 @@ OPTIMIZERS = {
     "momentum": Entry("SGD", defaults={"momentum": 0.9}),
     "nesterov": Entry("SGD", {"nesterov": True}, {"momentum": 0.9}),
     "adagrad": Entry("Adagrad"),
-    # A momentum of zero, given as a tensor over lanes, would need a state.
-    "rmsprop": Entry("RMSprop", {"momentum": 0.0}),
+    "rmsprop": Entry("RMSprop"),
     "adadelta": Entry("Adadelta"),
     "lion": Entry("Lion"),
 }
@@ -100,37 +100,103 @@ def resolve(name: str) -> Entry:
     return entry
 
 
-def axes(entry: Entry) -> dict[str, float]:
-    """Return the axes that the constructor has, in the order of `AXES`, with their default values."""
-    values = {name: parameter.default for name, parameter in inspect.signature(entry.lanes).parameters.items()}
-    if isinstance(values.get("betas"), tuple) and len(values["betas"]) == 2:
-        values["beta1"], values["beta2"] = values["betas"]
-    values |= entry.defaults
-    known = {axis: values[axis] for axis in AXES if axis in values and axis not in entry.fixed}
-    return {axis: float(v) if isinstance(v, int | float) else AXES[axis] for axis, v in known.items()}
+HOW = ("foreach", "fused", "capturable", "differentiable")
+"""Arguments that say how an update is computed, and not which: they are no axes."""
+
+
+def constructor(entry: Entry) -> dict[str, Any]:
+    """Return the arguments of the constructor, with betas one by one, and their defaults, by name."""
+    found = {
+        name: parameter.default
+        for name, parameter in inspect.signature(entry.lanes).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    betas = found.pop("betas", None)
+    if isinstance(betas, tuple):
+        found |= {f"beta{i}": beta for i, beta in enumerate(betas, 1)}
+    return found
+
+
+def axes(entry: Entry) -> dict[str, Axis]:
+    """Return the axes that the constructor has, with their default values: first those of `NAMED`, in their order.
+
+    An argument without default has the default None, unless it is in `NAMED`.
+    """
+    given = constructor(entry) | dict(entry.defaults)
+    free = {name: default for name, default in given.items() if name not in (*entry.fixed, *RUN, *HOW, "params")}
+    found = {}
+    for name in [*(name for name in NAMED if name in free), *(name for name in free if name not in NAMED)]:
+        default = free[name]
+        if axis := NAMED.get(name):
+            found[name] = axis._replace(default=float(default) if is_number(default) else axis.default)
+        elif default is inspect.Parameter.empty:
+            found[name] = Axis(name, NUMBER)
+        elif axis := of_argument(name, default):
+            found[name] = axis
+    return found
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def arguments(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments from a value, or a tensor over lanes, for each axis; ignore axes it lacks."""
-    chosen = {axis: values[axis] for axis in axes(entry)}
-    if "betas" in inspect.signature(entry.lanes).parameters and "beta1" in chosen:
-        chosen["betas"] = (chosen.pop("beta1"), chosen.pop("beta2"))
+    """Return the constructor's arguments from a value, or a tensor over lanes, for each axis; ignore axes it lacks.
+
+    An argument that is the constructor's own default in all lanes is left out, except lr, which a schedule changes: a
+    momentum of zero, as a tensor over lanes, would need a state.
+    """
+    own, defaults, chosen = axes(entry), constructor(entry), {}
+    for name in own:
+        value = values.get(name, own[name].default)
+        if own[name].kind is FLAG:
+            value = value == "true"
+        default = defaults.get(name)
+        is_default = bool((value == default).all()) if isinstance(value, torch.Tensor) else value == default
+        if name == "lr" or not is_default:
+            chosen[name] = value
+    betas = [name for name in own if name not in inspect.signature(entry.lanes).parameters]
+    if any(name in chosen for name in betas):
+        # All are tensors, or none.
+        chosen["betas"] = tuple(values.get(name, own[name].default) for name in betas)
+        chosen = {name: value for name, value in chosen.items() if name not in betas}
     return {**chosen, **entry.fixed}
 
 
+def over_lanes(configs: pd.DataFrame, times: int, device: str = "cpu") -> dict[str, Any]:
+    """Return the columns of a table of configurations as tensors, `times` one after the other; of words, the first."""
+    return {
+        str(axis): torch.tensor(column.to_numpy(float), device=device).repeat(times)
+        if column.dtype.kind != "O"
+        else column.iloc[0]
+        for axis, column in configs.items()
+    }
+
+
 def make(name: str, params: list[torch.Tensor], configs: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Return the optimizer of a population. configs: a tensor over lanes for each axis."""
+    """Return the optimizer of a population. configs: a tensor over lanes, or a word, for each axis."""
     entry = resolve(name)
     return entry.lanes(params, **arguments(entry, configs))
 
 
+def words_of(configs: pd.DataFrame) -> list[str]:
+    """Return the columns that hold words: they cannot differ between lanes that are trained together."""
+    return [axis for axis in configs if configs[axis].dtype.kind == "O"]
+
+
+def alike(configs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of a table of configurations in groups, each with the same words."""
+    words = words_of(configs)
+    return [group for _, group in configs.groupby(words, dropna=False)] if words else [configs]
+
+
 def check_values(name: str, configs: pd.DataFrame) -> None:
     """Raise OptionError if the optimizer refuses the configurations, as torch's Nesterov does a momentum of zero."""
-    # Each value twice, because a class without lanes would accept a tensor of one element.
-    values = {axis: torch.tensor(configs[axis].to_numpy()).repeat(2) for axis in configs}
     try:
-        make(name, [torch.zeros(2 * len(configs), 1, requires_grad=True)], values)
+        for group in alike(configs):
+            # Each value twice, because a class without lanes would accept a tensor of one element.
+            make(name, [torch.zeros(2 * len(group), 1, requires_grad=True)], over_lanes(group, 2))
     # A user's class may raise anything.
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise OptionError(f"--optimizer {name} does not accept these values over lanes ({reason})") from error

@@ -123,7 +123,8 @@ def train_lanes(
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
     Args:
-        configs: one row each; columns as in `axes.AXES`. Axes that the optimizer lacks are ignored.
+        configs: one row each, and a column for each axis; see `optimizers.axes`. Other columns are ignored, and words
+            are the same in all rows.
         optimizer: a name in `optimizers.OPTIMIZERS` or a "module:Class".
         batch_size, accumulate: a step's gradient is the mean over `accumulate` batches of this size, which are drawn
             from the data as one large batch.
@@ -144,8 +145,7 @@ def train_lanes(
     n_configs, lanes = len(configs), len(configs) * len(seeds)
     params = model.stack(problem.model, seeds, n_configs, dtype, device)
     others = model.stack_others(problem.model, seeds, n_configs, dtype, device)
-    tile = {axis: torch.tensor(np.tile(configs[axis].to_numpy(float), len(seeds)), device=device) for axis in configs}
-    optimizer_ = optimizers.make(optimizer, params, tile)
+    optimizer_ = optimizers.make(optimizer, params, optimizers.over_lanes(configs, len(seeds), device))
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     chosen = slice(None) if eval_examples is None else evaluation.subset(problem.data.y_eval, eval_examples).to(device)
     x_some, y_some = x_eval[chosen], y_eval[chosen]

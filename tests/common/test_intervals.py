@@ -27,7 +27,10 @@ def runs_of(losses, first=0):
     runs = runs.assign(lr=1.0 + first + np.repeat(np.arange(n), seeds), train_loss=1.0, eval_accuracy=np.nan)
     runs = runs.assign(**{axis: np.nan for axis in AXES if axis != "lr"}, data="made up", task="mnist", model="mlp")
     runs = runs.assign(optimizer="adam", status="ok", initial_eval_loss=9.0, run_id=range(first, first + n * seeds))
-    return runs.assign(diverged_step=pd.array([None] * len(runs), dtype="Int64"))
+    runs = runs.assign(diverged_step=pd.array([None] * len(runs), dtype="Int64"))
+    # The order of runs.parquet: axes stand between optimizer and seed.
+    front = ["data", "task", "model", "optimizer", *AXES, "seed"]
+    return runs[[*front, *(name for name in runs if name not in front)]]
 
 
 def printed(cells, name):

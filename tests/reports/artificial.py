@@ -48,6 +48,9 @@ def sweep(seeds=1, task="mnist", diverged=None, points=16, steps=3000, **grid: A
     runs = pd.DataFrame(rows).assign(momentum=np.nan)
     runs = runs.astype({"diverged_step": "Int64", **dict.fromkeys(AXES, "float64")})
     runs = runs.assign(data="MNIST", task=task, model="mlp 784-32-32-10", optimizer="adam")
+    # The order of runs.parquet: axes stand between optimizer and seed.
+    front = ["run_id", "data", "task", "model", "optimizer", *AXES, "seed"]
+    runs = runs[[*front, *(name for name in runs if name not in front)]]
     return runs, pd.concat(curves, ignore_index=True)
 
 

@@ -65,7 +65,7 @@ def test_figure_draws_the_best_of_every_optimizer(task):
         ]
         assert [tuple(star.get_xydata()[0]) for star in stars] == [(best["lr"], best["eval_loss_median"])]
         same = runs.merge(
-            best.loc[aggregation.CONFIGURATION].to_frame().T.astype(runs[aggregation.CONFIGURATION].dtypes)
+            best.loc[aggregation.configuration(runs)].to_frame().T.astype(runs[aggregation.configuration(runs)].dtypes)
         )
         expected = curves[curves["run_id"].isin(same["run_id"])].groupby("epoch")["eval_loss"].median()
         assert named(training, name).get_color() == colours[name]

@@ -25,7 +25,7 @@ def test_edge_warnings(axis, values, edge):
     runs, _ = sweep(**{axis: values})
     warned = markdown.edge_warnings(runs)
     assert len(warned) == bool(edge)
-    assert all(aggregation.NAMES[axis] in text and edge in text for text in warned)
+    assert all(aggregation.axis_name(axis) in text and edge in text for text in warned)
     title = grid_figures.sensitivity(runs, axis, "loss").axes[0].get_title(loc="left")
     assert ("best value on the edge of the grid" in title) == bool(edge)
 

@@ -89,7 +89,8 @@ def test_rivals_are_the_best_of_each_optimizer_or_the_two_best():
     order = aggregation.summarise(adam)
     assert (row["lr"], row["beta1"]) == (order.loc[1, "lr"], order.loc[1, "beta1"])
     losses = [
-        adam.merge(order.loc[[place], aggregation.CONFIGURATION]).set_index("seed")["eval_loss"] for place in (0, 1)
+        adam.merge(order.loc[[place], aggregation.configuration(order)]).set_index("seed")["eval_loss"]
+        for place in (0, 1)
     ]
     assert row["median"] == pytest.approx((losses[1] - losses[0]).median())
 

@@ -19,9 +19,10 @@ def test_chunks_cover_all_runs_once_and_are_products_of_configurations_and_seeds
     configs = pd.DataFrame({"lr": np.arange(1.0, 5.0)})
     runs = plan.runs_of({"adam": configs, "sgd": configs.iloc[:2]}, seeds=4)
     assert len(runs) == 24
+    runs["setting"] = 0
     kept = runs.sample(n_rows, random_state=0).sort_index()
     for lanes in (1, 3, 5, 100):
-        cut = chunks.cut(kept, lanes)
+        cut = chunks.cut(kept, [lanes])
         assert sorted(row for chunk in cut for row in chunk.index) == list(kept.index)
         for chunk in cut:
             assert len(chunk) <= lanes

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from experiments.common.errors import OptionError
 from experiments.sweeps import space
+from experiments.sweeps.axis_values import Range, by_owner, parse
 from experiments.training import axes, optimizers
+
+
+def parsed(name, words, sampled=False):
+    """Return the values of an axis from words, by optimizer if some are for one alone."""
+    found = {owner: parse(axes.NAMED[name], own, sampled) for owner, own in by_owner(name, words).items()}
+    return found[""] if found.keys() == {""} else found
+
+
+def named(grid):
+    return {axis.name: values for axis, values in grid.items()}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +41,7 @@ from experiments.training import axes, optimizers
     ],
 )
 def test_axis_values_and_ranges_are_understood(axis, tokens, values):
-    assert space.parse_axis(axis, tokens) == values
+    assert parsed(axis, tokens) == values
 
 
 @pytest.mark.parametrize(
@@ -56,14 +67,14 @@ def test_axis_values_and_ranges_are_understood(axis, tokens, values):
 )
 def test_bad_axes_are_refused_in_one_sentence_that_names_the_option(axis, tokens, message):
     with pytest.raises(OptionError, match=message) as error:
-        space.parse_axis(axis, tokens)
+        parsed(axis, tokens)
     assert "\n" not in str(error.value)
 
 
 @given(axis=st.sampled_from(list(axes.AXES)), tokens=st.lists(st.text(max_size=12), max_size=3))
 def test_any_text_is_understood_or_refused(axis, tokens):
     try:
-        values = space.parse_axis(axis, tokens)
+        values = parsed(axis, tokens)
     except OptionError:
         return
     for own in values.values() if isinstance(values, dict) else [values]:
@@ -73,7 +84,7 @@ def test_any_text_is_understood_or_refused(axis, tokens):
 
 @given(start=st.floats(1e-12, 1e3), ratio=st.floats(1.001, 1e6), count=st.integers(2, 50))
 def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
-    values = space.parse_axis("lr", [f"{start!r}..{start * ratio!r}:{count}"])
+    values = parsed("lr", [f"{start!r}..{start * ratio!r}:{count}"])
     assert isinstance(values, list)
     assert len(values) == count
     assert values[0] == pytest.approx(start, rel=1e-11)
@@ -82,56 +93,68 @@ def test_ranges_have_equal_ratios_and_both_ends(start, ratio, count):
         assert b / a == pytest.approx(ratio ** (1 / (count - 1)), rel=1e-9)
 
 
-def test_configurations_are_all_combinations_and_nan_off_their_axes():
-    table = space.grid_configurations(
-        {"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "weight_decay": [0.1]}
-    )
-    assert list(table.columns) == list(axes.AXES)
+def test_configurations_are_all_combinations():
+    given = {"lr": [1.0, 2.0], "beta1": [0.0], "beta2": [0.5, 0.9, 0.99], "weight_decay": [0.1]}
+    table = space.grid_configurations({axes.NAMED[name]: values for name, values in given.items()})
+    assert list(table.columns) == list(given)
     assert len(table) == 6
     assert not table.duplicated().any()
-    assert table.isna().all().to_dict() == {axis: axis in ("eps", "momentum") for axis in axes.AXES}
     assert set(table.dtypes) == {np.dtype(float)}
 
 
-HAS_BETAS = {"lr", "beta1", "beta2", "eps", "weight_decay"}
-HAS = dict.fromkeys(("adam", "adamw", "amsgrad", "nadam", "radam"), HAS_BETAS)
-HAS |= {name: {"lr", "eps", "weight_decay"} for name in ("adagrad", "rmsprop", "adadelta")}
-HAS |= {name: {"lr", "weight_decay", "momentum"} for name in ("momentum", "nesterov")}
-HAS |= {"sgd": {"lr", "weight_decay"}, "lion": HAS_BETAS - {"eps"}}
+ALL = {"lr", "weight_decay", "maximize"}
+BETAS = {"beta1", "beta2"}
+DECOUPLED = ALL | BETAS | {"eps", "decoupled_weight_decay"}
+HAS = {
+    "adam": DECOUPLED | {"amsgrad"},
+    "adamw": ALL | BETAS | {"eps", "amsgrad"},
+    "amsgrad": DECOUPLED,
+    "nadam": DECOUPLED | {"momentum_decay"},
+    "radam": DECOUPLED,
+    "sgd": ALL | {"dampening", "nesterov"},
+    "momentum": ALL | {"momentum", "dampening", "nesterov"},
+    "nesterov": ALL | {"momentum", "dampening"},
+    "adagrad": ALL | {"eps", "lr_decay", "initial_accumulator_value"},
+    "rmsprop": ALL | {"eps", "alpha", "momentum", "centered"},
+    "adadelta": ALL | {"eps", "rho"},
+    "lion": ALL | BETAS,
+}
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
     """Compare our defaults with those of torch's constructors, and Lion's with those of its paper."""
     choice = optimizers.OPTIMIZERS[name]
-    found = optimizers.axes(choice)
+    found = {axis.name: axis.default for axis in optimizers.axes(choice).values()}
     assert set(found) == HAS[name]
     if choice.alone:
         theirs = {key: parameter.default for key, parameter in inspect.signature(choice.alone).parameters.items()}
         theirs["beta1"], theirs["beta2"] = theirs.get("betas", (None, None))
         theirs |= choice.defaults
-        assert found == {axis: theirs[axis] for axis in found}
+        words = {False: "false", True: "true"}
+        assert found == {axis: words[theirs[axis]] if type(theirs[axis]) is bool else theirs[axis] for axis in found}
     else:
-        assert found == {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0}
+        assert found == {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "maximize": "false"}
 
 
 def test_axes_do_not_multiply_the_optimizers_without_them():
-    grids = space.grids(["adam", "sgd", "nesterov", "adam"], {"lr": [0.1, 0.2], "beta1": [0.0, 0.5, 0.9]})
+    given = {"lr": {"": [0.1, 0.2]}, "beta1": {"": [0.0, 0.5, 0.9]}}
+    grids = space.grids(["adam", "sgd", "nesterov", "adam"], given)
     assert list(grids) == ["adam", "sgd", "nesterov"]
     assert [len(space.grid_configurations(axes)) for axes in grids.values()] == [6, 2, 2]
-    assert grids["nesterov"] == {"lr": [0.1, 0.2], "weight_decay": [0.0], "momentum": [0.9]}
-    with pytest.raises(OptionError, match="--beta2 goes with none of the optimizers chosen: sgd accepts --lr"):
-        space.grids(["sgd", "nesterov"], {"beta2": [0.9]})
+    assert named(grids["nesterov"]) == {"lr": [0.1, 0.2], "weight_decay": [0.0], "momentum": [0.9]}
+    with pytest.raises(OptionError, match="--beta2 goes with none of the optimizers chosen: sgd accepts lr, "):
+        space.grids(["sgd", "nesterov"], {"beta2": {"": [0.9]}})
 
 
 def test_an_optimizer_may_have_values_of_its_own():
-    lr = space.parse_axis("lr", ["1e-3", "sgd=1e-2..1:3", "2", "a.b:C=7", "nadam=", "0.5"])
+    lr = parsed("lr", ["1e-3", "sgd=1e-2..1:3", "2", "a.b:C=7", "nadam=", "0.5"])
     assert lr == {"": [1e-3], "sgd": [0.01, 0.1, 1.0, 2.0], "a.b:C": [7.0], "nadam": [0.5]}
-    lr = space.parse_axis("lr", ["adam=1e-3..1", "sgd=0.1"], sampled=True)
-    assert lr == {"adam": space.Range(1e-3, 1.0), "sgd": [0.1]}
+    lr = parsed("lr", ["adam=1e-3..1", "sgd=0.1"], sampled=True)
+    assert lr == {"adam": Range(1e-3, 1.0), "sgd": [0.1]}
     grids = space.grids(["adam", "sgd", "lion"], {"lr": {"": [1.0], "sgd": [0.1, 0.2]}, "beta1": {"lion": [0.5]}})
-    assert [axes["lr"] for axes in grids.values()] == [[1.0], [0.1, 0.2], [1.0]]
-    assert [axes.get("beta1") for axes in grids.values()] == [[0.9], None, [0.5]]
+    assert [named(grid)["lr"] for grid in grids.values()] == [[1.0], [0.1, 0.2], [1.0]]
+    assert [named(grid).get("beta1") for grid in grids.values()] == [[0.9], None, [0.5]]
 
 
 CLASSES = """
@@ -151,7 +174,8 @@ def test_a_users_class_gets_the_arguments_that_its_constructor_names(tmp_path, m
     (tmp_path / "users_classes.py").write_text(CLASSES)
     monkeypatch.syspath_prepend(tmp_path)
     axes = {name: optimizers.axes(optimizers.resolve(f"users_classes:{name}")) for name in ("Pair", "Single")}
-    assert axes == {"Pair": {"lr": 1e-3, "beta1": 0.5, "beta2": 0.6}, "Single": {"lr": 0.2, "beta1": 0.3}}
+    found = {name: {axis.name: axis.default for axis in of.values()} for name, of in axes.items()}
+    assert found == {"Pair": {"lr": 1e-3, "beta1": 0.5, "beta2": 0.6}, "Single": {"lr": 0.2, "beta1": 0.3}}
     for name, betas in (("Pair", (0.1, 0.2)), ("Single", (0.1, 0.9))):
         values = {"lr": 0.01, "beta1": 0.1, "beta2": 0.2, "momentum": 0.7}
         group = optimizers.make(f"users_classes:{name}", [torch.zeros(1, requires_grad=True)], values).param_groups[0]
