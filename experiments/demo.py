@@ -53,7 +53,7 @@ def run(task: str, within: Path, **options) -> tuple[Sweep, Path]:
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m experiments.demo", description=str(__doc__).splitlines()[0])
     cli.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="default results/demo")
-    cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+    cli.add_argument("--data-dir", metavar="DIR", help="files of MNIST, as experiments.sweep takes them")
     cli.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     args = cli.parse_args(argv)
     folders = []

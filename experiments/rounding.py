@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--lr", default=1e-5, help="a positive number (default 1e-5)")
     cli.add_argument("--steps", default=2340, metavar="S", help="length of a run (default 2340: 5 epochs)")
     cli.add_argument("--seeds", default=5, metavar="N", help="runs of each kind (default 5)")
-    cli.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+    cli.add_argument("--data-dir", metavar="DIR", help="files of MNIST, as experiments.sweep takes them")
     return cli
 
 

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         if name not in ("sweep", "command"):
             command.add_argument("--threads", metavar="N", help="threads of all implementations (default: torch's own)")
         else:
-            command.add_argument("--data-dir", metavar="DIR", help="folder with the four IDX files of MNIST")
+            command.add_argument("--data-dir", metavar="DIR", help="files of MNIST, as experiments.sweep takes them")
         if name == "sweep":
             without = f"time on {cases.NOISE} where MNIST is not on this machine"
             command.add_argument("--no-download", dest="download", action="store_false", help=without)

@@ -164,7 +164,8 @@ def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> probl
             if data_dir is not None:
                 raise
     _, task, options = problems.chosen_task("mnist", kind, hidden=hidden)
-    return problems.Problem("mnist", noise(), task.model(options))
+    dataset = noise()
+    return problems.Problem("mnist", dataset, task.model(options, dataset))
 
 
 def compare(

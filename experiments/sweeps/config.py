@@ -134,7 +134,7 @@ class SweepConfig:
     data_dir: str | os.PathLike[str] | None = setting(
         None,
         optional(FOLDER),
-        "folder with the four IDX files of MNIST (default: MNIST_DIR, cache, download)",
+        "IDX files of MNIST or images like it, torchvision's folder, or a .npz (default: MNIST_DIR, cache, download)",
         "DIR",
     )
     device: str = setting("auto", Kind(DEVICES, devices.device_name), f"{DEVICES} (default auto)")

@@ -9,6 +9,7 @@ from experiments.common import ambient, values
 from experiments.common.errors import OptionError
 from experiments.tasks import cnn, data, functions, gru, mlp, own
 from experiments.tasks.any_module import AnyModel, AnyModule
+from experiments.tasks.data import Dataset
 from experiments.tasks.model import Model
 
 
@@ -22,7 +23,7 @@ class Problem:
     """
 
     task: str
-    data: data.Dataset
+    data: Dataset
     model: AnyModel
     batch_size: int = 128
     steps: int | None = None
@@ -58,25 +59,36 @@ class Task(NamedTuple):
     """A task with one of its models.
 
     Attributes:
-        data, model: return the data and the model for the chosen options.
+        data, model: return the data for the chosen options, and the model for these and the data.
         takes: names of the options that the model or its data has.
         defaults: arguments of `Problem` that suit a run.
     """
 
-    data: Callable[[Options], data.Dataset]
-    model: Callable[[Options], Model]
+    data: Callable[[Options], Dataset]
+    model: Callable[[Options, Dataset], Model]
     takes: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
 
 
-def mnist_task(model: Callable[[Options], Model], *takes: str) -> Task:
-    return Task(lambda chosen: data.mnist(chosen.data_dir), model, takes, {"examples": 60_000})
+def mnist_task(model: Callable[[Options, int], Model], *takes: str) -> Task:
+    """Return a task on MNIST or images like it. model: returns the model for the options and the number of classes."""
+    return Task(
+        lambda chosen: data.mnist(chosen.data_dir),
+        lambda chosen, digits: model(chosen, n_classes(digits)),
+        takes,
+        {"examples": 60_000},
+    )
+
+
+def n_classes(images: Dataset) -> int:
+    """Return the highest label plus 1, and at least 10: digits of which some are missing are still digits."""
+    return max(10, 1 + int(images.y_train.max()), 1 + int(images.y_eval.max()))
 
 
 def function_task(name: str) -> Task:
     made = functions.FUNCTIONS[name]
     return Task(
-        lambda _: made.make()[0], lambda _: made.make()[1], (), {"batch_size": made.batch_size, "steps": made.steps}
+        lambda _: made.make()[0], lambda *_: made.make()[1], (), {"batch_size": made.batch_size, "steps": made.steps}
     )
 
 
@@ -88,29 +100,31 @@ def hidden_widths(chosen: Options, first: int, second: int) -> tuple[int, int]:
 TASKS: dict[str, dict[str, Task]] = {
     "mnist": {
         "mlp": mnist_task(
-            lambda chosen: mlp.mlp(784, *hidden_widths(chosen, 32, 32), 10, dropout=chosen.dropout), "hidden", "dropout"
+            lambda chosen, n: mlp.mlp(784, *hidden_widths(chosen, 32, 32), n, dropout=chosen.dropout),
+            "hidden",
+            "dropout",
         ),
-        "logistic": mnist_task(lambda _: mlp.mlp(784, 10, name="logistic")),
-        "cnn": mnist_task(lambda _: cnn.cnn()),
-        "gru": mnist_task(lambda chosen: gru.gru(chosen.hidden or 32), "hidden"),
+        "logistic": mnist_task(lambda _, n: mlp.mlp(784, n, name="logistic")),
+        "cnn": mnist_task(lambda _, n: cnn.cnn(n_out=n)),
+        "gru": mnist_task(lambda chosen, n: gru.gru(chosen.hidden or 32, n), "hidden"),
     },
     "regression": {
         # the network of the source article
         "mlp": Task(
             lambda _: data.teacher_regression(),
-            lambda chosen: mlp.mlp(10, *hidden_widths(chosen, 20, 30), 1, dropout=chosen.dropout),
+            lambda chosen, _: mlp.mlp(10, *hidden_widths(chosen, 20, 30), 1, dropout=chosen.dropout),
             ("hidden", "dropout"),
         ),
         "linear": Task(
             lambda chosen: data.least_squares(chosen.condition_number or 100.0),
-            lambda _: mlp.mlp(10, 1, name="linear"),
+            lambda *_: mlp.mlp(10, 1, name="linear"),
             ("condition_number",),
         ),
     },
     "heavy-tailed": {
         "linear": Task(
             lambda _: data.heavy_tailed(),
-            lambda _: mlp.mlp(128, 32, name="linear"),
+            lambda *_: mlp.mlp(128, 32, name="linear"),
             (),
             # The whole data set is a batch.
             {"batch_size": 1038, "steps": 300},
@@ -167,7 +181,7 @@ def make(task: str, model: str | None = None, **options) -> Problem:
         hidden: width of both hidden layers of an mlp, or of a gru's state; by default 32 on MNIST and the
             source article's 20 and 30 on regression.
         dropout: probability that a hidden activation of an mlp is dropped in training.
-        data_dir: folder of the MNIST files; see `data.mnist`.
+        data_dir: files of MNIST or images like it; see `data.mnist`.
         condition_number: of the linear least squares problem; 100 by default.
     Raises: OptionError, DataError.
     """
@@ -176,4 +190,5 @@ def make(task: str, model: str | None = None, **options) -> Problem:
         dataset, any_module, given = own.make(task)
         return Problem(task, dataset, any_module, given.batch_size, given.steps)
     _, of_task, options_ = chosen_task(task, model, **options)
-    return Problem(task, of_task.data(options_), of_task.model(options_), **of_task.defaults)
+    dataset = of_task.data(options_)
+    return Problem(task, dataset, of_task.model(options_, dataset), **of_task.defaults)

@@ -28,6 +28,12 @@ def arrays(n_train: int = 3, n_eval: int = 2) -> dict[str, np.ndarray]:
     }
 
 
+def emnist(split: str, labels: tuple[int, ...] = (1, 26, 9)) -> dict[str, np.ndarray]:
+    """Return the files of a split of EMNIST, with these labels for training and the first two for evaluation."""
+    contents = arrays(len(labels)) | {TRAIN_LABELS: np.array(labels), EVAL_LABELS: np.array(labels[:2])}
+    return {f"emnist-{split}-{name.replace('t10k', 'test')}": array for name, array in contents.items()}
+
+
 def write(folder: Path, contents: dict[str, np.ndarray], suffix: str = ".gz") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in contents.items():
