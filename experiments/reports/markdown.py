@@ -69,8 +69,9 @@ def page(
     loss_name = provenance.get("loss_name", "evaluation loss")
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
+    of_what = ", ".join([first["data"], *(run_length(runs) or asked_length(provenance))])
     blocks = [
-        f"# {', '.join(names)} on {', '.join([first['data'], *(run_length(runs) or asked_length(provenance))])}: {listed(runs['model'])}",
+        f"# {', '.join(names)} on {of_what}: {listed(runs['model'])}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",

@@ -25,7 +25,7 @@ def variant(
     """
     if options and not own.is_own(problem.task):
         _, task, chosen = problems.chosen_task(problem.task, model, **options)
-        problem = replace(problem, model=task.model(chosen))
+        problem = replace(problem, model=task.model(chosen, problem.data))
     if init_scale != 1:
         build = problem.model.build
         if all(p.ndim < 2 for p in build().parameters()):

@@ -30,7 +30,7 @@ def runs_of(losses, first=0):
     runs = runs.assign(diverged_step=pd.array([None] * len(runs), dtype="Int64"))
     # The order of runs.parquet: axes stand between optimizer and seed.
     front = ["data", "task", "model", "optimizer", *AXES, "seed"]
-    return runs[[*front, *(name for name in runs if name not in front)]]
+    return runs.reindex(columns=[*front, *(name for name in runs if name not in front)])
 
 
 def printed(cells, name):
