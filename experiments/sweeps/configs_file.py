@@ -86,7 +86,7 @@ def configurations(
     if unknown := [name for name in columns if not any(name in has for has in known.values())]:
         raise OptionError(
             f"--configs accepts columns named as axes, and {what} has {', '.join(map(shown, unknown))}: "
-            f"{space.accepted(known)}; a run, {', '.join(axis_values.RUN)}"
+            f"{space.accepted(known)}; options of a run are {', '.join(axis_values.RUN)}"
         )
     tables: dict[str, list[dict]] = {name: [] for name in names}
     seen: dict[tuple, int] = {}

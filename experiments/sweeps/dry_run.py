@@ -138,7 +138,7 @@ def describe(plan: Plan, estimate: Estimate) -> str:
     length = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     time_ = f"{estimate.seconds:.0f} s, {estimate.evaluations:.0%} of it evaluations, {estimate.measured}"
     lines = {
-        "trains": f"{plan.problem.data.name}, {plan.problem.model.name}, {', '.join(grids)}",
+        "trains": f"{plan.problem.data.name}, {plan.identity['model']}, {', '.join(grids)}",
         **lines_of,
         **({"--sample": plan.identity["sample"]} if plan.identity["sample"] else {}),
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {length} each",

@@ -13,7 +13,7 @@ from experiments.sweeps import configs_file, cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.tasks import own, problems
 from experiments.training import optimizers, variants
-from experiments.training.axes import NAMED, OF_MODEL, RUN, axes_in
+from experiments.training.axes import NAMED, OF_MODEL, RUN, axes_in, spelled
 
 LENGTH = "batch_size", "accumulate", "n_train", "epochs", "steps"
 """The options of a run that its number of steps may depend on."""
@@ -111,7 +111,7 @@ def search_space(config: SweepConfig) -> tuple[dict[str, space.Grid], dict[str, 
         return space.grids(names, given, config.tie, config.sample is not None), {}
     if given or config.tie or config.sample:
         others = [
-            *(f"--axis {name}" for name in given),
+            *map(spelled, given),
             *["--tie"] * bool(config.tie),
             *["--sample"] * bool(config.sample),
         ]

@@ -116,7 +116,7 @@ def check_owners(known: Mapping[str, Mapping[str, Axis]], given: Mapping[str, Ma
             if not any(having):
                 raise OptionError(
                     f"{spelled(axis)} goes with none of the optimizers chosen: {accepted(known)}; "
-                    f"a run, {', '.join(RUN)}"
+                    f"options of a run are {', '.join(RUN)}"
                 )
 
 
