@@ -89,7 +89,7 @@ def view(
     Args:
         optimizer: the optimizer to show; by default the best one.
         x, y: axes of the second figure; by default x is the first axis that varies, and there is no y.
-        held: values of other axes; runs with other values are left out. By default nothing is held.
+        held: values of other axes, numbers or words; runs with other values are left out. By default nothing is held.
     Raises: OptionError if no run is left.
     """
     whole = sweep.runs
@@ -97,9 +97,12 @@ def view(
     axis = values.optional(values.Kind(f"one of {', '.join(names)}", lambda name: names[names.index(name)]))
     x, y = values.taken("x", x, axis), values.taken("y", y, axis)
 
+    def word(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+
     def chosen(given: Mapping) -> dict[str, Any]:
         words = {name for name in names if whole[name].dtype.kind == "O"}
-        return {axis.take(name): str(value) if name in words else values.number(value) for name, value in given.items()}
+        return {axis.take(name): (word if name in words else values.number)(value) for name, value in given.items()}
 
     wanted: dict[str, Any] = values.taken("held", held or {}, values.Kind("a dictionary of values by axis", chosen))
     optimizer = optimizer or str(aggregation.ranked(whole).loc[0, "optimizer"])
@@ -111,7 +114,7 @@ def view(
     if runs.empty:
         raise OptionError(f"{optimizer} was not run with {kept}")
     order = aggregation.ranked(runs)
-    what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {runs['model'].iloc[0]}"
+    what = f"{sweep.provenance.get('data', {}).get('name', 'data')}, {aggregation.listed(runs['model'])}"
     loss_name = sweep.provenance.get("loss_name", "evaluation loss")
     x = x or next(iter(axes_of(runs)), "lr")
     sampled = bool(markdown.sampled(sweep.provenance))
@@ -206,7 +209,7 @@ def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLik
 
 
 def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESULTS):
-    """Return an ipywidgets.VBox in which to choose folder, optimizer and axes, and to hold other axes with sliders."""
+    """Return an ipywidgets.VBox in which to choose folder, optimizer and axes, and to hold values of the other axes."""
     import ipywidgets as widgets
 
     def close(widget) -> None:
@@ -247,16 +250,16 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
     def of_optimizer(sweep: Sweep, name: str):
         runs = sweep.runs.loc[sweep.runs["optimizer"] == name]
         axes = list(axes_of(runs)) or ["lr"]
-        return below([dropdown("x", axes)], lambda x: of_x(sweep, name, runs, x))
+        return below([dropdown("x", runs, axes)], lambda x: of_x(sweep, name, runs, x))
 
     def of_x(sweep: Sweep, name: str, runs: pd.DataFrame, x: str):
         others = [axis for axis in axes_of(runs) if axis != x]
-        chooser = dropdown("y", others, ("none", None))
+        chooser = dropdown("y", runs, others, ("none", None))
         return below([chooser], lambda y: of_axes(sweep, name, runs, x, y))
 
     def of_axes(sweep: Sweep, name: str, runs: pd.DataFrame, x: str, y: str | None):
         best, held = best_values(runs), {} if markdown.sampled(sweep.provenance) else axes_of(runs)
-        sliders = {axis: slider(axis, values, best[axis]) for axis, values in held.items() if axis not in (x, y)}
+        sliders = {axis: slider(runs, axis, values, best[axis]) for axis, values in held.items() if axis not in (x, y)}
 
         def draw(*values: Any):
             try:
@@ -266,15 +269,17 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
 
         return below([*sliders.values()], draw)
 
-    def dropdown(which: str, axes: list[str], *more: tuple):
-        return widgets.Dropdown(
-            options=[*((aggregation.axis_name(axis), axis) for axis in axes), *more], description=which
-        )
+    def dropdown(which: str, runs: pd.DataFrame, axes: list[str], *more: tuple):
+        options = [*((aggregation.axis_name(axis, runs), axis) for axis in axes), *more]
+        return widgets.Dropdown(options=options, description=which)
 
-    def slider(axis: str, values: list[Any], value: Any):
-        options = [(aggregation.short(v), v) for v in values]
-        name = aggregation.axis_name(axis)
-        return widgets.SelectionSlider(options=options, value=value, description=name, continuous_update=False)
+    def slider(runs: pd.DataFrame, axis: str, values: list[Any], value: Any):
+        given = {"value": value, "description": aggregation.axis_name(axis, runs)}
+        given |= {"options": [(aggregation.short(v), v) for v in values], "style": {"description_width": "initial"}}
+        # Words have no order.
+        if isinstance(value, str):
+            return widgets.Dropdown(**given)
+        return widgets.SelectionSlider(**given, continuous_update=False)
 
     def name_of(path: Path) -> str:
         return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)

@@ -5,15 +5,15 @@ import json
 import re
 import shutil
 import sys
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import explorer, sweep
+from experiments import explorer
 from experiments.common.errors import OptionError
-from experiments.sweeps import reading, results, space
+from experiments.sweeps import reading, space
+from tests.explored import find, leaf, written
 
 GALLERY = explorer.RESULTS / "gallery"
 
@@ -24,13 +24,6 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "first"
     axes = {"lr": [1e-3, 1e-2, 1e30], "beta1": [0.0, 0.9], "beta2": [0.9, 0.99]}
     return written(out, optimizer=["adam", "sgd"], **axes, seeds=2, steps=20)
-
-
-def written(out, **options):
-    """Make a folder with the tables of a sweep but without its report."""
-    out.mkdir(exist_ok=True)
-    results.save(out, *sweep.sweep("regression", **options, progress=False))
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +155,6 @@ def test_the_html_needs_nothing_else(loaded):
     assert re.findall(r'src="(.{21})', text) == ["data:image/png;base64"] * 2
     assert "http" not in text
     assert "<script" not in text
-
-
-def find(widget, description: str) -> Any:
-    """Return the first widget with that description, or None."""
-    if getattr(widget, "description", None) == description:
-        return widget
-    found = (find(child, description) for child in getattr(widget, "children", ()))
-    return next((one for one in found if one is not None), None)
-
-
-def leaf(widget) -> Any:
-    """Return the last widget, which shows the result."""
-    while getattr(widget, "children", ()):
-        widget = widget.children[-1]
-    return widget
 
 
 def parts(text: str) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ final evaluation loss. The configurations of an optimizer are NaN in axes that i
 """
 
 from collections.abc import Collection
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,17 @@ def console_table(summary: pd.DataFrame, n: int = 10) -> str:
 # Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
 INFINITE = 1e100
 
+NAMES = {"hidden": "hidden width", "n_train": "training set size"}
+"""The names of axes in tables and figures, where their options are no words for them."""
+LONGER_IS_BETTER = "epochs", "steps", "n_train"
+SMALLEST = {"batch_size": 1, "accumulate": 1, "hidden": 1}
+"""The smallest values of axes that cannot be 0."""
+
 
 def axis_name(axis: str, runs: pd.DataFrame | None = None) -> str:
     """Return the name of an axis in tables and figures; with runs, also those of axes that always have its values."""
     names = [axis, *(twins(runs, axis) if runs is not None else [])]
-    return " = ".join(name.replace("beta", "β").replace("_", " ") for name in names)
+    return " = ".join(NAMES.get(name) or name.replace("beta", "β").replace("_", " ") for name in names)
 
 
 def configuration(table: pd.DataFrame) -> list[str]:
@@ -78,14 +85,18 @@ def run_length(runs: pd.DataFrame) -> list[str]:
 
 
 def listed(values: pd.Series, most: int = 1) -> str:
-    """Return the different values of a column in words, or how many there are."""
+    """Return the different values of a column in words, or how many there are: "3 models", "mlp (3 variants)"."""
     found = list(values.unique())
-    return ", ".join(found) if len(found) <= most else f"{len(found)} {values.name}s"
+    if len(found) <= most:
+        return ", ".join(found)
+    words = zip(*(value.split() for value in found), strict=False)
+    shared = " ".join(first for first, *_ in takewhile(lambda same: len(set(same)) == 1, words))
+    return f"{shared} ({len(found)} variants)" if shared else f"{len(found)} {values.name}s"
 
 
-def label(row: pd.Series, axes: list[str]) -> str:
-    """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9"."""
-    return ", ".join(f"{axis_name(axis)} {short(row.loc[axis])}" for axis in axes)
+def label(row: pd.Series, axes: list[str], runs: pd.DataFrame | None = None) -> str:
+    """Return the values of a configuration on these axes as text: "lr 1e-3, β1 0.9". runs: as of `axis_name`."""
+    return ", ".join(f"{axis_name(axis, runs)} {short(row.loc[axis])}" for axis in axes)
 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
@@ -178,13 +189,15 @@ def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 
 
 def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
-    """Return whether the best value of `axis` ends its grid. Zero is no edge: nothing lies below it; nor is a word.
+    """Return whether the best value of `axis` ends its grid, and a better one may lie beyond.
+
+    Nothing lies below zero, words have no order, and more data or steps are no discovery.
 
     order: as of `ranked`, of one optimizer.
     """
-    if axis not in varied_axes(order) or order[axis].dtype.kind == "O":
+    if axis not in varied_axes(order) or order[axis].dtype.kind == "O" or axis in LONGER_IS_BETTER:
         return False
-    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0}
+    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0, SMALLEST.get(axis)}
     return bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 
@@ -192,7 +205,7 @@ def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> flo
     """Return the mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
     loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
-    diverged, the initial loss stands in. NaN if every run diverged, or there is one lr.
+    diverged, the initial loss stands in. NaN if every run diverged, there is one lr, or not all have such runs.
     Reference: Wortsman et al. 2023, arXiv:2309.14322.
 
     Args:
@@ -201,7 +214,8 @@ def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> flo
     """
     losses = held(ranked(runs, order), ["lr"])["eval_loss_median"]
     regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
-    return float(regret.mean()) if np.isfinite(losses.min()) and len(losses) > 1 else np.nan
+    known = np.isfinite(losses.min()) and len(losses) == runs["lr"].nunique() > 1
+    return float(regret.mean()) if known else np.nan
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,8 @@ Each figure is drawn from a table of runs (one row per run) and returned; nothin
 `aggregation`.
 """
 
+import textwrap
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.reports.aggregation import listed, run_length
+from experiments.reports.aggregation import listed, run_length, twins
 from experiments.training import optimizers
 from experiments.training.axes import BETA, LINEAR, WORDS, scale_of
 
@@ -30,22 +32,49 @@ def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, Any]]:
     }
 
 
+def default_at(runs: pd.DataFrame, axis: str) -> tuple[str, Any]:
+    """Return the name of the default, and its value on an axis: None if axes tied to it have other defaults."""
+    whose, values = default_of(runs)
+    found = values.get(axis)
+    return whose, found if all(values.get(other) == found for other in twins(runs, axis)) else None
+
+
 def is_close(values: Any, value: Any) -> np.ndarray:
-    """Return whether each value is the given one: a word, or a number, up to rounding."""
-    if isinstance(value, str):
-        return np.asarray(values) == value
-    return np.isclose(np.asarray(values, dtype=float), value, rtol=1e-6, atol=0)
+    """Return whether each value is the given one: a word, or a number, up to rounding. Words are no numbers."""
+    given = np.asarray(values)
+    if isinstance(value, str) or given.dtype.kind in "OU":
+        return np.asarray([one == value for one in given], dtype=bool)
+    return np.isclose(given.astype(float), value, rtol=1e-6, atol=0)
 
 
 def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
-    """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are."""
+    """Add a legend and a title that says what was trained and how many runs, seeds and diverged runs there are.
+
+    columns: of the legend, at most; there are fewer if they would be wider than the figure.
+    """
     data = [listed(runs["data"]), *run_length(runs)]
     what = "; ".join([", ".join(data), listed(runs["model"]), listed(runs["optimizer"], most=5)])
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
-    figure.suptitle(f"{what}\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    counts = f"\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}"
+    title = figure.suptitle(what + counts)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    add_legend = partial(figure.legend, handles, loc="outside lower center")
+    legend = add_legend(labels, ncols=columns)
     # Matplotlib makes ticks on first use: without this they would miss the style.
     figure.draw_without_rendering()
+    if title.get_window_extent().width > figure.bbox.width:
+        title.set_text(what.replace("; ", ";\n") + counts)
+        figure.draw_without_rendering()
+    # Configurations of many axes have long labels: use fewer columns for them, and at last more lines.
+    for n_columns in range(columns - 1, -1, -1):
+        if (excess := legend.get_window_extent().width / figure.bbox.width) <= 1:
+            break
+        if n_columns == 0:
+            width = int(0.9 / excess * max(map(len, labels)))
+            labels = [textwrap.fill(label, width, break_long_words=False) for label in labels]
+        legend.remove()
+        legend = add_legend(labels, ncols=max(1, n_columns))
+        figure.draw_without_rendering()
     # Keep this layout: computing it again for each file would take as long.
     figure.set_layout_engine("none")
     return figure

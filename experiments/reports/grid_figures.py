@@ -1,5 +1,6 @@
 """Figures of final losses over one hyperparameter of a grid, and over two."""
 
+import textwrap
 from functools import partial
 
 import numpy as np
@@ -26,6 +27,7 @@ from experiments.reports.aggregation import (
     short,
     varied_axes,
 )
+from experiments.training.axes import WORDS, scale_of
 
 
 @style.context(STYLE)
@@ -34,7 +36,8 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
 
     Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Thin line: the lowest median over all other hyperparameters. Dots: single runs. Strip at the top: number of diverged
-    runs; a line touches the strip where its median is infinite. Values are spaced on the scale of their axis.
+    runs; a line touches the strip where its median is infinite. Values are spaced on the scale of their axis; words
+    have no order, and so neither lines nor a band, but bars.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
@@ -61,20 +64,24 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
 
     at = partial(figures.positions, axis=axis, grid=grid)
     ax.plot(at(losses.index), losses.clip(low, high), "o", color="0.65", markersize=3, alpha=0.5, label="one run")
-    others = label(best, [other for other in varied_axes(runs) if other != axis]) or "and only configuration"
+    others = label(best, [other for other in varied_axes(runs) if other != axis], runs) or "and only configuration"
     median, q25, q75 = (curve[f"eval_loss_{name}"].clip(low, high) for name in ("median", "q25", "q75"))
     kwargs = {"linewidth": 3.5, "markersize": 7, "label": f"with the best {others}"}
-    ax.plot(at(median.index), median, "o-", color=to_hex("C0"), **kwargs)
-    ax.fill_between(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.2, linewidth=0)
+    line, band = ("", "bar") if scale_of(axis, grid) == WORDS else ("-", "band")
+    ax.plot(at(median.index), median, "o" + line, color=to_hex("C0"), **kwargs)
+    if line:
+        ax.fill_between(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.2, linewidth=0)
+    else:
+        ax.vlines(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.35, linewidth=7)
     if curve["n_seeds"].max() > 1:
-        figures.explain_band(ax, f"band: quartiles of {seeds(curve['n_seeds'])}")
+        figures.explain_band(ax, f"{band}: quartiles of {seeds(curve['n_seeds'])}")
     kwargs = {"linewidth": 1, "markersize": 3.5, "label": "best over all other hyperparameters"}
-    ax.plot(at(lowest.index), lowest.clip(low, high), "s-", color=to_hex("C1"), **kwargs)
+    ax.plot(at(lowest.index), lowest.clip(low, high), "s" + line, color=to_hex("C1"), **kwargs)
     ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
-    whose, default = figures.default_of(runs)
-    if axis in default and grid[0] <= default[axis] <= grid[-1]:
-        kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default[axis])}"}
-        ax.axvline(float(at(default[axis])), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
+    whose, default = figures.default_at(runs, axis)
+    if default is not None and (default in grid if not line else grid[0] <= default <= grid[-1]):
+        kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default)}"}
+        ax.axvline(float(at(default)), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
     if len(diverged):
         ax.axhspan(high, ax.get_ylim()[1], color="0.93", zorder=0)
         x, strip = at(diverged.index), ax.get_xaxis_transform()
@@ -82,9 +89,10 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
         for left, n_diverged, n in zip(x, diverged["n_diverged"], diverged["n_seeds"], strict=True):
             ax.text(left, 0.92, f"{n_diverged}/{n}", transform=strip, ha="center", va="center", fontsize=8)
     ax.set_xticks(at(grid), [short(value) for value in grid], rotation=60 if len(grid) > 10 else 0)
-    note = f"best {axis_name(axis)} {short(best[axis])}" if len(losses) else "every run diverged"
+    note = f"best {axis_name(axis, runs)} {short(best[axis])}" if len(losses) else "every run diverged"
     note += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
-    note += f"; lr sensitivity {lr_sensitivity(runs, order):.3g} (0 is flat)" if axis == "lr" and len(losses) else ""
+    if axis == "lr" and np.isfinite(flat := lr_sensitivity(runs, order)):
+        note += f"; lr sensitivity {flat:.3g} (0 is flat)"
     ax.set(xlabel=axis_name(axis, runs), ylabel=f"final {loss_name}", title=note)
     ax.margins(x=0.07)
     return figures.finished(figure, runs, columns=2)
@@ -111,7 +119,8 @@ def heatmap(
     """
     order = ranked(runs, order)
     cells, initial = held(order, [y, x]), runs["initial_eval_loss"].median()
-    losses, (whose, default) = cells["eval_loss_median"].unstack(x), figures.default_of(runs)
+    losses, whose = cells["eval_loss_median"].unstack(x), figures.default_of(runs)[0]
+    defaults = [figures.default_at(runs, axis)[1] for axis in (y, x)]
     finite = losses.to_numpy()[np.isfinite(losses) & (losses > 0)]
     low, high = finite.min(initial=initial), finite.max(initial=0.0, where=finite < 2 * initial)
     figure = Figure(figsize=(3.2 + min(losses.shape[1], 12) * 1.05, 2.9 + min(losses.shape[0], 12) * 0.75))
@@ -143,8 +152,8 @@ def heatmap(
         rest = "\n".join(lines[1:])
         ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
         ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=0.8 * size)
-        is_default = all(
-            figures.is_close([v], default.get(axis, np.nan))[0] for v, axis in zip(at, (y, x), strict=True)
+        is_default = None not in defaults and all(
+            figures.is_close([v], default)[0] for v, default in zip(at, defaults, strict=True)
         )
         frames = [("best", 0.94, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
         frames += [(f"{whose} for both", 0.82, "--")] if is_default else []
@@ -153,9 +162,10 @@ def heatmap(
             ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=4, foreground="white")])
     ax.set_xticks(range(losses.shape[1]), [short(value) for value in columns], rotation=60 * crowded)
     ax.set_yticks(range(losses.shape[0]), [short(value) for value in rows])
-    others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)])
+    others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)], runs)
     title = f"final {loss_name}" if len(finite) else "every run diverged"
-    title += f"\nwith the best {others}" if others and len(finite) else ""
+    if others and len(finite):
+        title += "\n" + textwrap.fill(f"with the best {others}", int(11 * figure.get_figwidth()))
     title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""
     ax.set(xlabel=axis_name(x, runs), ylabel=axis_name(y, runs), title=title)
     return figures.finished(figure, runs, columns=2)

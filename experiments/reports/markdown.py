@@ -34,10 +34,10 @@ RUN_KEYS = ("sample", "configs", "steps", "epochs", "n_train", "batch_size", "se
 RUN_KEYS += ("warmup", "init_scale")
 
 
-def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
+def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None, of: str = "grid") -> list[str]:
     """Return a sentence for each varied hyperparameter whose best value ends its grid; none if all runs diverged.
 
-    order: as of `aggregation.ranked`.
+    order: as of `aggregation.ranked`. of: as of `values_of`.
     """
     order, names = aggregation.ranked(runs, order), runs["optimizer"].unique()
     sentences, several = [], len(names) > 1
@@ -49,7 +49,7 @@ def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> list
                 end = "largest" if best[axis] == own[axis].max() else "smallest"
                 sentences.append(
                     f"The best {axis_name(axis, own)}{f' of {name}' * several}, {short(best[axis])}, is on the edge of "
-                    f"the grid (its {end} value): a better one may lie beyond."
+                    f"the {of} (its {end} value): a better one may lie beyond."
                 )
     return sentences
 
@@ -103,7 +103,7 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
-    sentences = edge_warnings(runs, summary) + equal_length(runs)
+    sentences = edge_warnings(runs, summary, values_of(provenance)) + equal_length(runs)
     if len(summary) > 1 and not provenance.get("confirmed"):
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
@@ -135,20 +135,23 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
 def equal_length(runs: pd.DataFrame) -> list[str]:
     """Return a sentence on what is equal between runs of which a step, or an epoch, is not the same."""
     sizes = [axis for axis in ("batch_size", "accumulate", "n_train") if axis in aggregation.varied_axes(runs)]
-    if not sizes or "steps" not in runs:
+    if not sizes or "steps" not in runs or "steps" in aggregation.varied_axes(runs):
         return []
     names, (length,) = " and ".join(map(axis_name, sizes)), aggregation.run_length(runs)
     if runs["steps"].nunique() > 1:
         return [f"Runs that differ in {names} have equal epochs, and so {length}; `--steps` makes their steps equal."]
-    return [
-        f"Runs that differ in {names} have equal steps, {length}, and not equal epochs; `--epochs` makes these equal."
-    ]
+    return [f"Runs that differ in {names} have {length} each, and so not equal epochs; `--epochs` makes these equal."]
 
 
 def sampled(provenance: dict) -> str | None:
     """Return how configurations were chosen, for example `sobol:64` or the name of a table; None for a grid."""
     sweep = provenance.get("sweep") or {}
     return sweep.get("sample") or sweep.get("configs")
+
+
+def values_of(provenance: dict) -> str:
+    """Return what the values of the axes make up."""
+    return "values tried" if (provenance.get("sweep") or {}).get("configs") else "grid"
 
 
 def bands(summary: pd.DataFrame) -> str:
@@ -183,7 +186,7 @@ def described(runs: pd.DataFrame, row: pd.Series) -> str:
     """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not pd.isna(row[axis])]
-    return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes)])
+    return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes, runs)])
 
 
 def paired_table(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -262,7 +265,7 @@ def origin(provenance: dict) -> list[list[str]]:
         ["device", ", ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in device.items())],
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
-        *(["grid" + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
+        *([values_of(provenance) + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
         ["run", ", ".join(f"{key} {shown(sweep[key])}" for key in RUN_KEYS if sweep.get(key) is not None)],
         *evaluated(sweep, provenance.get("data") or {}),
         # Not known yet when the page is first drawn, and drawing again gives the same page.
@@ -277,12 +280,8 @@ def evaluated(sweep: dict, data: dict) -> list[list[str]]:
     """Return a row about evaluations that took some of the examples; none if all did."""
     if not (some := sweep.get("eval_examples")):
         return []
-    return [
-        [
-            "evaluation",
-            f"{some} of {data.get('n_eval', '?')} examples, always the same, each class by its share; last: all",
-        ]
-    ]
+    of = f"{some} of {data.get('n_eval', '?')}"
+    return [["evaluation", f"{of} examples, always the same, each class by its share; last: all"]]
 
 
 def grid_line(axes: dict[str, list[float] | str]) -> str:

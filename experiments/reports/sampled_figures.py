@@ -46,7 +46,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
             at[:1],
             losses.iloc[:1],
             color=to_hex("C1"),
-            label=f"the best, {axis_name(axis)} {short(order.loc[0, axis])}",
+            label=f"the best, {axis_name(axis, runs)} {short(order.loc[0, axis])}",
             **BEST,
         )
     if diverged.any():
@@ -55,6 +55,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
         ax.plot(at[diverged], y, "x", color="0.3", transform=ax.get_xaxis_transform(), label="diverged")
     ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
     ticks(ax, "x", order[axis], axis)
+    ax.set_xlabel(axis_name(axis, runs))
     ax.set(ylabel=f"final {loss_name}", title="" if len(losses) else "every run diverged")
     return finished(figure, runs, columns=2)
 
@@ -83,6 +84,7 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame
         ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **looks)
     for direction, axis in (("x", x), ("y", y)):
         ticks(ax, direction, order[axis], axis)
+        ax.set(**{f"{direction}label": axis_name(axis, runs)})
     ax.set_title("brighter is better" if len(losses) else "every run diverged")
     return finished(figure, runs, columns=2)
 
@@ -91,7 +93,6 @@ def ticks(ax: Axes, direction: str, values: pd.Series, axis: str) -> None:
     """Label an axis of `positions` with its values, if they are few, else with round values in their range."""
     grid, few = values.to_numpy(), np.unique(values)
     scale = scale_of(axis, few)
-    getattr(ax, f"set_{direction}label")(axis_name(axis))
     if len(few) > 7 and scale == LINEAR:
         return
     if len(few) > 7 and scale != WORDS:

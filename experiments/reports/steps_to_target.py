@@ -22,6 +22,7 @@ from experiments.reports.aggregation import (
     unscored,
     varied_axes,
 )
+from experiments.training.axes import WORDS, scale_of
 from experiments.training.targets import Target
 
 COLUMNS = ("steps_to_target", "seconds_to_target")
@@ -107,6 +108,7 @@ def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str
 def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
     """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
     values = np.unique(table[axis].dropna().to_numpy())
+    joined = not sampled and scale_of(axis, values) != WORDS
     fastest = table.groupby(["optimizer", axis])[["steps_to_target_median"]].agg("min").loc[:, "steps_to_target_median"]
     ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)
     for place, (name, (colour, line, marker)) in enumerate(looks.items()):
@@ -116,7 +118,7 @@ def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: in
         x, steps = figures.positions(own.index, axis, values), own.to_numpy()
         strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
         met = np.isfinite(steps)
-        look = {"color": colour, "marker": marker, "linestyle": "none" if sampled else line, "markersize": 5}
+        look = {"color": colour, "marker": marker, "linestyle": line if joined else "none", "markersize": 5}
         ax.plot(x, np.where(met, steps, np.nan), **look)
         ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
     steps = np.asarray(MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step))

@@ -21,16 +21,19 @@ def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int 
     order = ranked(runs, order)
     places = order[configuration(order)].assign(place=range(len(order)))
     ids = runs[["run_id", *configuration(runs)]].merge(places).groupby("place")["run_id"].agg(list)
+    axes = varied_axes(runs)
     lines = [
-        (ids[place], f"{place + 1}. {label(row, varied_axes(runs) or ['lr'])}", to_hex(f"C{place}"), "-")
+        (ids[place], f"{place + 1}. {label(row, axes or ['lr'], runs)}", to_hex(f"C{place}"), "-")
         for place, row in order[np.isfinite(order["eval_loss_median"])].head(top).iterrows()
     ]
     whose, values = figures.default_of(runs)
     if values:
         default = np.all([figures.is_close(order[axis], value) for axis, value in values.items()], axis=0)
-        name = f"{whose} (number {default.argmax() + 1} of {len(order)})"
         # Of several, which differ in options of a run, the best.
-        lines += [(ids[place], name, "black", "--") for place in np.flatnonzero(default)[:1]]
+        for place in np.flatnonzero(default)[:1]:
+            of_run = label(order.iloc[place], [axis for axis in axes if axis not in values])
+            name = f"{whose}{f' with {of_run}' * bool(of_run)} (number {place + 1} of {len(order)})"
+            lines.append((ids[place], name, "black", "--"))
     return lines
 
 
@@ -126,7 +129,9 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         shown = [paths[i] for i in np.flatnonzero(grey)]
         ax.add_collection(LineCollection(long_paths(shown), colors="0.78", label="every other run", **background))
     if not ok.all():
-        exits = [(np.interp(ends[i], steps, points[:, i, 0]), high) for i in np.flatnonzero(~ok)]
+        # Each run is evaluated after steps of its own.
+        known = [~np.isnan(points[:, i, 0]) for i in range(len(ids))]
+        exits = [(np.interp(ends[i], steps[known[i]], points[known[i], i, 0]), high) for i in np.flatnonzero(~ok)]
         left = [np.vstack([paths[i], end]) for i, end in zip(np.flatnonzero(~ok), exits, strict=True)]
         ax.add_collection(LineCollection(long_paths(left), colors="0.65", linestyles=":", **background))
         ax.plot(*np.transpose(exits), "x", color="0.35", markersize=5, clip_on=False, label="diverged at this step")

@@ -27,6 +27,7 @@ from experiments.reports import (
 )
 from experiments.reports.aggregation import axis_name, ranked, summarise
 from experiments.training import targets
+from experiments.training.axes import WORDS, scale_of
 from experiments.training.targets import Target
 
 OPTIMIZERS = (
@@ -57,6 +58,11 @@ SENSITIVITY = (
     "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
     "is the best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts "
     "diverged runs."
+)
+SENSITIVITY_TO_WORDS = (
+    "Final loss against {0}: large dots change {0} alone, starting from the best configuration, small squares are the "
+    "best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts diverged "
+    "runs."
 )
 HEATMAP = (
     "Final loss over {0} and {1}, everything else as in the best configuration: brighter is better, "
@@ -190,12 +196,12 @@ def drawings(
         if sampled
         else (grid_figures.sensitivity, grid_figures.heatmap)
     )
-    captions = (SCATTER, PAIR) if sampled else (SENSITIVITY, HEATMAP)
     for axis in varied:
-        caption = of_best + captions[0].format(axis_name(axis))
+        of_grid = SENSITIVITY_TO_WORDS if scale_of(axis, runs[axis]) == WORDS else SENSITIVITY
+        caption = of_best + (SCATTER if sampled else of_grid).format(axis_name(axis, runs))
         pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name, order), caption)
     for x, y in itertools.combinations(varied, 2):
-        caption = of_best + captions[1].format(axis_name(x), axis_name(y))
+        caption = of_best + (PAIR if sampled else HEATMAP).format(axis_name(x, runs), axis_name(y, runs))
         draw = partial(over, runs, x, y, loss_name, order)
         pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(draw, caption)
     return pictures

@@ -82,8 +82,11 @@ def asked_runs(plan: Plan, keys: list[str]) -> pd.DataFrame:
     """Return a plan's runs, one row each in their order: key, data, task, model, steps, optimizer, the axes, seed."""
     models = [plan.settings[number].problem.model.name for number in plan.runs["setting"]]
     about = {"key": keys, "data": plan.identity["data"], "task": plan.identity["task"], "model": models}
-    about = pd.DataFrame({**about, "steps": plan.runs["steps"]}, index=plan.runs.index)
-    return pd.concat([about, plan.runs.drop(columns=OF_PLAN)], axis=1)
+    about, runs = pd.DataFrame(about, index=plan.runs.index), plan.runs.drop(columns=["config", "setting"])
+    # Steps that are an axis stay among the axes.
+    if "steps" not in axes_in(runs):
+        about["steps"] = runs.pop("steps")
+    return pd.concat([about, runs], axis=1)
 
 
 def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
