@@ -71,13 +71,19 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
             break
         if n_columns == 0:
             width = int(0.9 / excess * max(map(len, labels)))
-            labels = [textwrap.fill(label, width, break_long_words=False) for label in labels]
+            labels = [wrapped(label, width) for label in labels]
         legend.remove()
         legend = add_legend(labels, ncols=max(1, n_columns))
         figure.draw_without_rendering()
     # Keep this layout: computing it again for each file would take as long.
     figure.set_layout_engine("none")
     return figure
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return text in lines of about this many characters, broken after commas."""
+    unbroken = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", "))
+    return textwrap.fill(unbroken, width, break_long_words=False).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def loss_axis(ax: Axes, values: Any, top: float, headroom: float = 0.0) -> tuple[float, float]:

@@ -53,8 +53,9 @@ def convergence(runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, order:
     lines, (evaluation, *rest) = highlighted(runs, order), figures.panels(curves, loss_name).items()
     columns = dict([evaluation, ("train_loss", "training loss since the last evaluation"), *rest])
     figure = Figure(figsize=(4.4 * len(columns), 5))
-    # Runs of different lengths are compared by what they have seen.
-    x = "epoch" if "steps" in runs and runs["steps"].nunique() > 1 else "step"
+    # Runs of different lengths are compared by what they have seen, unless it is their steps that differ.
+    differ = "steps" in runs and runs["steps"].nunique() > 1 and "steps" not in varied_axes(runs)
+    x = "epoch" if differ else "step"
     for ax, (column, name) in zip(figure.subplots(1, len(columns)), columns.items(), strict=True):
         training(ax, runs, curves, column, lines, x)
         ax.set(xlabel=x, ylabel=name)
