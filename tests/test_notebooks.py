@@ -26,6 +26,7 @@ NAMES = [
     "03_sweep_explorer",
     "04_autotune_your_gpu",
     "05_invent_an_optimizer",
+    "06_your_own_problem",
 ]
 SECONDS = 90
 """That a notebook may take on two cores."""
@@ -39,7 +40,7 @@ def code(notebook: NotebookNode) -> list[str]:
     return ["\n".join(line for line in cell.splitlines() if not line.startswith("%")) for cell in cells]
 
 
-def test_the_five_are_there_and_their_readme_names_them():
+def test_all_are_there_and_their_readme_names_them():
     assert [path.stem for path in PATHS] == NAMES
     readme = (FOLDER / "README.md").read_text()
     assert re.findall(r"\]\((\w+)\.ipynb\)", readme) == NAMES
@@ -99,11 +100,11 @@ def test_a_notebook_imports_what_there_is(path):
 
 @each
 def test_a_notebook_holds_no_reusable_code(path):
-    """Kernels and rules are what 02 and 05 are about, and their check against plain torch; all else is in packages."""
+    """Kernels, rules and a problem are what 02, 05 and 06 are about; all else is in packages."""
     nodes = [n for cell in code(nbformat.read(path, as_version=4)) for n in ast.walk(ast.parse(cell))]
     defined = [n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
     assert not [n for n in defined if isinstance(n, ast.ClassDef)]
-    assert not defined or path.stem[:2] in ("02", "05")
+    assert not defined or path.stem[:2] in ("02", "05", "06")
     # Where the packages are is pip's business.
     assert not [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) in ("sys.path", "os.chdir")]
 
@@ -153,6 +154,7 @@ SHOWN = {
     "03_sweep_explorer": (1, ['alt="convergence"', "no/such/folder is no folder", "15 of 135 runs"]),
     "04_autotune_your_gpu": (1, ["1024x8", "narrow access", "NVIDIA H100 80GB HBM3"]),
     "05_invent_an_optimizer": (2, ["largest difference", "after 200 steps", "main:Cautious"]),
+    "06_your_own_problem": (2, ["42 runs", "batch size"]),
 }
 """How many pictures a notebook shows at least, and words of its output."""
 
