@@ -52,8 +52,10 @@ def finished(figure: Figure, runs: pd.DataFrame, columns: int) -> Figure:
 
     columns: of the legend, at most; there are fewer if they would be wider than the figure.
     """
-    data = [listed(runs["data"]), *run_length(runs)]
-    what = "; ".join([", ".join(data), listed(runs["model"]), listed(runs["optimizer"], most=5)])
+    data, model = listed(runs["data"]), listed(runs["model"])
+    # A problem of one's own may have one name for both.
+    names = [model] * (model != data) + [listed(runs["optimizer"], most=5)]
+    what = "; ".join([", ".join([data, *run_length(runs)]), *names])
     n_seeds, n_diverged = runs["seed"].nunique(), (runs["status"] != "ok").sum()
     counts = f"\nruns: {len(runs)}, seeds: {n_seeds}, diverged: {n_diverged}"
     title = figure.suptitle(what + counts)

@@ -164,7 +164,7 @@ def heatmap(
     others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)], runs)
     title = f"final {loss_name}" if len(finite) else "every run diverged"
     if others and len(finite):
-        title += "\n" + figures.wrapped(f"with the best {others}", int(11 * figure.get_figwidth()))
+        title += "\n" + figures.wrapped(f"with the best {others}", int(10 * figure.get_figwidth()))
     title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""
     ax.set(xlabel=axis_name(x, runs), ylabel=axis_name(y, runs), title=title)
     return figures.finished(figure, runs, columns=2)

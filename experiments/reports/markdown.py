@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
-from experiments.common.values import shown
 from experiments.reports import aggregation, comparison, statistics
 from experiments.reports.aggregation import axis_name, best_configurations, listed, recorded, run_length, short
 from experiments.training import population
@@ -65,13 +64,14 @@ def page(
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
     first, names = runs.iloc[0], list(runs["optimizer"].unique())
+    model = listed(runs["model"])
     counts = f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged"
     loss_name = provenance.get("loss_name", "evaluation loss")
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
     of_what = ", ".join([first["data"], *(run_length(runs) or asked_length(provenance))])
     blocks = [
-        f"# {', '.join(names)} on {of_what}: {listed(runs['model'])}",
+        f"# {', '.join(names)} on {of_what}{f': {model}' * (model != first['data'])}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
         f"```\n{provenance.get('command', 'unknown command')}\n```",
@@ -266,7 +266,7 @@ def origin(provenance: dict) -> list[list[str]]:
         ["commit", commit],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
         *([values_of(provenance) + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
-        ["run", ", ".join(f"{key} {shown(sweep[key])}" for key in RUN_KEYS if sweep.get(key) is not None)],
+        ["run", ", ".join(f"{key} {sweep[key]}".removesuffix(".0") for key in RUN_KEYS if sweep.get(key) is not None)],
         *evaluated(sweep, provenance.get("data") or {}),
         # Not known yet when the page is first drawn, and drawing again gives the same page.
         ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items() if name != "draw")],
