@@ -119,7 +119,8 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
 
 def differences(sweep: dict, other: dict) -> list[str]:
     """Return the options, other than the grid, in which a sweep differs from another."""
-    grid = ("optimizers", "seeds", "sample", "configs")
+    # Sweeps of one optimizer once kept their grid under "axes".
+    grid = ("optimizers", "axes", "seeds", "sample", "configs")
     return [key for key in {**sweep, **other} if key not in grid and sweep.get(key) != other.get(key)]
 
 
