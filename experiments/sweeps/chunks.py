@@ -8,7 +8,7 @@ import torch
 
 from experiments.common.errors import OptionError
 from experiments.sweeps.plan import Plan
-from experiments.training import population
+from experiments.training import diagnostics, population
 from experiments.training.axes import AXES
 
 CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds"]
@@ -101,7 +101,7 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     runs.insert(0, "lane", ends["lane"].array)
     runs["diverged_step"] = ends["diverged_step"].array
     metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
-    curves = table.loc[:, ["lane", *CURVES, *metrics]]
+    curves = table.loc[:, ["lane", *CURVES, *metrics, *diagnostics.columns_of(table)]]
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 

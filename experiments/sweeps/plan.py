@@ -13,7 +13,7 @@ from experiments.sweeps import cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.space import Range
 from experiments.tasks import own, problems
-from experiments.training import optimizers
+from experiments.training import diagnostics, optimizers
 
 
 class Plan(NamedTuple):
@@ -40,8 +40,9 @@ class Plan(NamedTuple):
     def training(self) -> dict:
         """The options of training, as arguments of `population.train_lanes`."""
         names = ("steps", "batch_size", "accumulate", "schedule", "warmup")
-        eval_examples = self.identity.get("eval_examples")
-        return {**{name: self.identity[name] for name in names}, "eval_examples": eval_examples, "device": self.device}
+        found = {name: self.identity[name] for name in names}
+        found |= {"eval_examples": self.identity.get("eval_examples"), "diagnostics": "diagnostics" in self.identity}
+        return {**found, "device": self.device}
 
     @property
     def n_runs(self) -> dict[str, int]:
@@ -78,7 +79,8 @@ def make_plan(config: SweepConfig) -> Plan:
     steps = steps_of(config, problem, batch_size)
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
-    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, configs)
+    copies = diagnostics.copies(steps, config.evaluations) if config.diagnostics else 0
+    needed = memory.measure(problem, batch_size, config.accumulate, config.seeds, configs, copies)
     identity = {
         "task": task,
         "model": problem.model.name,
@@ -102,6 +104,8 @@ def make_plan(config: SweepConfig) -> Plan:
             raise OptionError(f"--eval-examples accepts at most the {most} evaluation examples of {problem.data.name}")
         # Sweeps without this option are those of earlier versions.
         identity["eval_examples"] = config.eval_examples
+    if config.diagnostics:
+        identity["diagnostics"] = True
     return Plan(
         config=config,
         identity=identity,
