@@ -155,4 +155,4 @@ def group_sizes(y: torch.Tensor) -> list[dict[str, int]]:
 def copies(steps: int, evaluations: int) -> int:
     """Return how many copies of the parameters diagnostics hold at most: of one step, and a sum for each window."""
     at = evaluation.evaluation_steps(steps, evaluations)
-    return 1 + max(bisect_right(at, step + WINDOW - 1) - i for i, step in enumerate(at) if step)
+    return 1 + max(bisect_right(at, step + WINDOW) - i for i, step in enumerate(at) if step)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.sweep import main, sweep
+from experiments.sweeps import memory
 from experiments.tasks import data, mlp, problems
 from experiments.training import diagnostics, evaluation, population, reference
 from tests.tasks.own_problems import own as own_problem
@@ -165,6 +166,30 @@ def test_losses_of_groups_are_means_over_their_examples():
     _, curves = population.train_lanes(replace(problem, data=some), CONFIGS, [0], diagnostics=True, **options)
     assert curves.loss_of_group_5.isna().all()
     assert curves.loss_of_group_4.notna().all()
+
+
+def test_copies_are_counted_as_memory():
+    # What was before a step, and sums of windows: one at a time, two, and in each step the sums of ten.
+    assert [diagnostics.copies(100, n) for n in (1, 10, 11, 100)] == [2, 2, 3, 11]
+    assert diagnostics.copies(1, 8) == 2
+    configs = {"adam": CONFIGS}
+    without, with_three = (memory.measure(digits(), 16, 1, 1, configs, copies) for copies in (0, 3))
+    n = 4 * digits().model.n_params
+    assert with_three.per_lane - without.per_lane == with_three.at_rest - without.at_rest == 3 * n
+
+
+@pytest.mark.parametrize("evaluations", [1, 24])
+def test_no_more_copies_are_held_than_counted(evaluations):
+    problem, params = linear(), [torch.zeros(2, 1000)]
+    at = evaluation.evaluation_steps(24, evaluations)
+    with memory.Live() as live:
+        observed = diagnostics.Diagnostics(problem, params, at)
+        for step in range(1, 25):
+            observed.before(step)
+            observed.after(step)
+            if step in at:
+                observed.sums.pop(step, None)
+    assert live.peak <= 1.05 * params[0].nbytes * diagnostics.copies(24, evaluations)
 
 
 @pytest.mark.parametrize("module", ["cnn", "branching", "autoencoder", "frozen"])
