@@ -1,6 +1,7 @@
 """Gradients, updates and losses of groups of classes at every evaluation, beside loss and accuracy."""
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -119,8 +120,14 @@ class Diagnostics:
 
 def norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the L2 norm over all elements of a lane, float64 `[lanes]`. tensors: `[lanes, ...]` each."""
-    of_each = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) for t in tensors]
-    return torch.linalg.vector_norm(torch.stack(of_each), dim=0)
+
+    def of(t: torch.Tensor) -> torch.Tensor:
+        # Squares of small gradients underflow in float32. Given a dtype, torch's norm would first copy all lanes.
+        rows = t.reshape(len(t), -1)
+        parts = rows.split(max(1, 2**18 // rows.shape[1]))
+        return torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])
+
+    return torch.linalg.vector_norm(torch.stack([of(t) for t in tensors]), dim=0)
 
 
 def class_groups(y: torch.Tensor) -> list[torch.Tensor]:
@@ -134,13 +141,13 @@ def class_groups(y: torch.Tensor) -> list[torch.Tensor]:
         return []
     classes, counts = y.unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
-    groups, left = [], [(classes[i], int(counts[i])) for i in order]
+    groups, left = [], deque((classes[i], int(counts[i])) for i in order)
     while left:
         wanted = sum(count for _, count in left) / (GROUPS - len(groups))
         taken, size = [], 0
         # The last group wants all that is left.
         while left and (not taken or abs(size + left[0][1] - wanted) <= abs(size - wanted)):
-            label, count = left.pop(0)
+            label, count = left.popleft()
             taken.append(label)
             size += count
         groups.append(torch.stack(taken))

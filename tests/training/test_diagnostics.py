@@ -85,6 +85,16 @@ def test_training_has_the_same_bits_with_and_without(make, options):
     assert set(more) - set(curves) >= set(diagnostics.OF_STEP)
 
 
+@pytest.mark.gpu
+def test_a_captured_step_has_the_diagnostics_of_the_cpu():
+    options: dict[str, Any] = {**STEPS, "dtype": torch.float64, "diagnostics": True}
+    (_, here), (_, there) = (
+        population.train_lanes(digits(), CONFIGS, [0, 5], device=device, **options) for device in ("cpu", "cuda")
+    )
+    for name in diagnostics.columns_of(here):
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-6, atol=1e-3 * (name == "unusual_updates"))
+
+
 def test_the_gradient_is_the_mean_of_accumulated_batches():
     options: dict[str, Any] = {"steps": 3, "evaluations": 3, "diagnostics": True, "dtype": torch.float64}
     (_, apart), (_, together) = (
@@ -180,7 +190,7 @@ def test_copies_are_counted_as_memory():
 
 @pytest.mark.parametrize("evaluations", [1, 24])
 def test_no_more_copies_are_held_than_counted(evaluations):
-    problem, params = linear(), [torch.zeros(2, 1000)]
+    problem, params = linear(), [torch.zeros(8, 2**17)]
     at = evaluation.evaluation_steps(24, evaluations)
     with memory.Live() as live:
         observed = diagnostics.Diagnostics(problem, params, at)
@@ -189,7 +199,8 @@ def test_no_more_copies_are_held_than_counted(evaluations):
             observed.after(step)
             if step in at:
                 observed.sums.pop(step, None)
-    assert live.peak <= 1.05 * params[0].nbytes * diagnostics.copies(24, evaluations)
+    # A norm copies two of these lanes as float64.
+    assert live.peak <= params[0].nbytes * diagnostics.copies(24, evaluations) + 2.1 * 2**20
 
 
 @pytest.mark.parametrize("module", ["cnn", "branching", "autoencoder", "frozen"])
