@@ -46,10 +46,9 @@ def test_one_optimizer_any_number_of_groups_and_diverged_runs(groups, ends):
     assert len(crosses) == (ends is not None)
 
 
-def test_the_report_has_the_figure_if_there_are_columns(tmp_path):
+def test_the_report_has_the_figure_if_there_are_columns():
     runs, curves = sweep(2, lr=GRID["lr"])
-    names = [path.name for path in writer.write(tmp_path, runs, curves, PROVENANCE)]
-    assert "diagnostics.png" not in names
-    names = [path.name for path in writer.write(tmp_path, *diagnosed(runs, curves), PROVENANCE)]
-    assert {"diagnostics.png", "diagnostics.pdf"} <= set(names)
-    assert "over twice as large as its mean" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "diagnostics" not in writer.drawings(runs, curves, PROVENANCE, None, None)
+    drawing = writer.drawings(*diagnosed(runs, curves), PROVENANCE, None, None)["diagnostics"]
+    assert "over twice as large as its mean in the nine steps before" in drawing.caption
+    assert len(drawing.draw().axes) == 4
