@@ -61,6 +61,8 @@ def diagnostics(
         ax.set(xlabel="step", ylabel=name)
     if counts := [len(ids) for ids, *_ in lines if len(ids) > 1]:
         figures.explain_band(axes["grad_norm"], f"band: quartiles of {seeds(counts)}")
+    if (chosen["status"] != "ok").any():
+        axes["grad_norm"].plot([], [], "x", color="0.35", label="diverged at this step")
     axes["unusual_updates"].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
     colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.88, len(of_groups)))]
@@ -119,13 +121,13 @@ def median_line(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str,
 def scale(ax: Axes, lines: list[np.ndarray], low: float | None = None) -> None:
     """Choose the limits of y from what is drawn, and make it logarithmic if that spans a decade.
 
-    low: where y begins, on a linear axis; None chooses both.
+    low: where y begins, on a linear axis up to at most 1; None chooses both.
     """
     values = np.concatenate(lines)
     if not len(values):
         return
     if low is not None:
-        ax.set_ylim(low, 1.08 * max(values.max(), 0.01))
+        ax.set_ylim(low, min(1.02, 1.08 * max(values.max(), 0.01)))
         return
     positive = values[values > 0]
     if len(positive) == len(values) and values.max() > 10 * values.min():
