@@ -134,6 +134,9 @@ class SweepConfig:
         "examples of all evaluations but the last, each class by its share (default: all)",
         "N",
     )
+    diagnostics: bool = setting(
+        False, FLAG, "at evaluations also record norms of gradients, sizes of updates, and losses by class frequency"
+    )
     data_dir: str | os.PathLike[str] | None = setting(
         None,
         optional(FOLDER),
