@@ -28,7 +28,8 @@ class Sweep(NamedTuple):
             for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, and the seconds that the run's population has trained. If only
-            some of its runs are in the table, the seconds are their share.
+            some of its runs are in the table, the seconds are their share. With `diagnostics` also what
+            `Diagnostics.values` returns.
         provenance: data, loss_name, seconds, versions, device and grid, as in provenance.json. Seconds are the
             `total` of training, and its phases; without a folder nothing is written and drawn. If the sweep has not
             ended, `unfinished` says how many runs are finished, and of how many.
@@ -119,7 +120,8 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
 
 def differences(sweep: dict, other: dict) -> list[str]:
     """Return the options, other than the grid, in which a sweep differs from another."""
-    grid = ("optimizers", "seeds", "sample", "configs")
+    # Sweeps of one optimizer once kept their grid under "axes".
+    grid = ("optimizers", "axes", "seeds", "sample", "configs")
     return [key for key in {**sweep, **other} if key not in grid and sweep.get(key) != other.get(key)]
 
 
