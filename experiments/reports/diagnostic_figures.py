@@ -83,7 +83,7 @@ def best_labels(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
     """Return the best configuration of every optimizer as text, best first."""
     axes = varied_axes(runs) or ["lr"]
     return [
-        f"{row['optimizer']}: {label(row, [axis for axis in axes if pd.notna(row[axis])])}"
+        f"{row['optimizer']}: {label(row, [axis for axis in axes if pd.notna(row[axis])], runs)}"
         for _, row in best_of_each(order).iterrows()
     ]
 
