@@ -12,4 +12,5 @@ def test_an_axis_that_only_a_later_optimizer_has():
 def test_steps_are_an_axis_like_the_others():
     runs, curves, _ = sweep("regression", lr=1e-3, axes={"steps": [2, 4]}, progress=False)
     assert list(runs).index("optimizer") < list(runs).index("steps") < list(runs).index("seed")
-    assert runs["steps"].tolist() == curves.groupby("run_id")["step"].max().tolist() == [2, 4]
+    lengths = curves.groupby("run_id")[["step"]].agg("max").loc[:, "step"].tolist()
+    assert runs["steps"].tolist() == lengths == [2, 4]
