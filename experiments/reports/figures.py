@@ -32,8 +32,8 @@ def default_of(runs: pd.DataFrame) -> tuple[str, dict[str, Any]]:
 
 def is_close(values: Any, value: Any) -> np.ndarray:
     """Return whether each value is the given one: a word, or a number, up to rounding."""
-    if isinstance(value, str):
-        return np.asarray(values) == value
+    if any(isinstance(one, str) for one in (value, *values)):
+        return np.asarray(values, dtype=object) == value
     return np.isclose(np.asarray(values, dtype=float), value, rtol=1e-6, atol=0)
 
 
