@@ -3,12 +3,10 @@
 import shutil
 from pathlib import Path
 
-import torch
-
 from experiments.common import devices
 from experiments.common.errors import OptionError
 from experiments.sweeps.memory import Memory
-from experiments.tasks.any_module import AnyModel, AnyModule
+from experiments.tasks.any_module import AnyModel, AnyModule, shapes
 
 ROW_BYTES = 300
 """Bytes of one evaluation of a run: in the file of its chunk, in the tables, and in their temporary files."""
@@ -57,11 +55,3 @@ def check_fits(model: AnyModel, batch_size: int, device: str) -> None:
             f"{options} what fits into the memory of {most / 2**30:.3g} GiB, and a run of "
             f"{model.name} takes about {needed / 2**30:.3g}"
         )
-
-
-def shapes(model: AnyModel) -> list[torch.Tensor]:
-    """Return the parameters of a model's module; of those that are built in, without their values."""
-    if isinstance(model, AnyModule):
-        return list(model.modules[True].parameters())
-    with torch.device("meta"):
-        return list(model.build().parameters())
