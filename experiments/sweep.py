@@ -70,6 +70,10 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         evaluations: number of evaluations of each run after its start.
         eval_examples: examples of all evaluations but the last, which takes all: always the same, of each class as many
             as its share. None takes all each time.
+        diagnostics: whether curves also have, at every evaluation, the norm of the gradient, the RMS of the update over
+            that of the parameters, the share of unusually large updates, and for classes the loss of up to five groups
+            of them by frequency; see `Diagnostics.values`. Runs train to the same bits; the ten steps up to an
+            evaluation take about a third longer, and evaluations of classes twice as long.
         data_dir: folder of the MNIST files; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep

@@ -1,6 +1,7 @@
 """Compare training a population with training its runs one after the other, with the roofline, and with JAX."""
 
 import functools
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -8,18 +9,21 @@ from importlib.util import find_spec
 import torch
 
 import optim
-from experiments.bench import population_peers
+from experiments.bench import own_networks, population_peers
 from experiments.bench.cases import NOISE
 from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
 from experiments.common.tables import ENDS, brackets
 from experiments.tasks import data, mlp, model, problems
-from experiments.tasks.any_module import AnyModel
+from experiments.tasks.any_module import AnyModel, AnyModule
 from experiments.tasks.model import Model
-from experiments.training import axes, cuda_graph, population, reference
+from experiments.training import axes, blocks, cuda_graph, population, reference
 
 SIZES = {
-    "cpu": (("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
+    "cpu": (
+        *(("mlp", 128, 32), ("mlp", 32, 128), ("cnn", 32, None), ("gru", 32, 32)),
+        *(("own mlp", 128, None), ("own cnn", 32, None), ("own transformer", 32, None)),
+    ),
     "cuda": (("mlp", 256, 128), ("mlp", 128, 32), ("gru", 128, 32)),
 }
 """Model, number of lanes and hidden width of each population; all train on MNIST with batches of 128."""
@@ -27,6 +31,8 @@ SIZES = {
 BATCH = 128
 STEPS = {"cpu": 60, "cuda": 1}
 """How many steps a population takes in a round: on the CPU as many as are usual between two evaluations."""
+OWN_STEPS = 8
+"""The same for the networks of `own_networks`: a step of the transformer takes a second."""
 LRS = -5, -3.5
 """Decimal logarithms of the lanes' smallest and largest lr."""
 SOLO_STEPS = 16
@@ -34,8 +40,9 @@ MATRIX = 2048
 COPY_ELEMENTS = 2**25
 
 
-def steps_on(device: str) -> int:
-    return STEPS[device.partition(":")[0]]
+def steps_of(kind: str, device: str) -> int:
+    steps = STEPS[device.partition(":")[0]]
+    return min(steps, OWN_STEPS) if kind in own_networks.NETWORKS else steps
 
 
 def step_work(model: AnyModel, lanes: int) -> tuple[float, float]:
@@ -47,11 +54,11 @@ def step_work(model: AnyModel, lanes: int) -> tuple[float, float]:
     return flops, 28 * lanes * model.n_params
 
 
-def rounds_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
+def rounds_of(x: torch.Tensor, steps: int) -> Iterator[torch.Tensor]:
     """Yield the indices of the batches of one round after the other, int64 `[steps, BATCH]`, as a sweep draws them."""
     drawn = population.batch_indices(len(x), BATCH, seed=0)
     while True:
-        yield torch.stack([next(drawn) for _ in range(steps_on(str(x.device)))]).to(x.device)
+        yield torch.stack([next(drawn) for _ in range(steps)]).to(x.device)
 
 
 def lrs(lanes: int) -> torch.Tensor:
@@ -70,13 +77,14 @@ def population_of(
         x, y: the training set, on the device to train on.
     Returns: that function takes batches as indices, int64 `[steps, BATCH]`, and changes the parameters in place.
     """
-    params = model.stack(problem.model, [0], lanes, device=str(x.device))
+    stacked = (problem.model, [0], lanes)
+    params, others = (stack(*stacked, device=str(x.device)) for stack in (model.stack, model.stack_others))
     betas = torch.full((lanes,), 0.9), torch.full((lanes,), 0.999)
     ours = optim.Adam(params, lr=lrs(lanes), betas=betas)
 
     index = torch.empty(1, BATCH, dtype=torch.int64, device=x.device)
     take = cuda_graph.replayed(
-        lambda: population.step_(params, ours, x[index], y[index], model=problem.model), x.device
+        lambda: population.step_(params, ours, x[index], y[index], model=problem.model, others=others), x.device
     )
 
     def population_steps(batches: torch.Tensor) -> None:
@@ -87,10 +95,28 @@ def population_of(
     return params, ours, population_steps
 
 
-def population_contenders(problem: problems.Problem, lanes: int, device: str) -> dict[str, Callable[[], object]]:
-    """Return all that is timed for a size: our step, torch's runs one by one, both updates, a product, a copy."""
+def chunk_sizes(model: AnyModel, lanes: int, device: str) -> list[int]:
+    """Return the numbers of lanes that are trained together: all, or for a user's module as many as a sweep would."""
+    most = blocks.most_lanes(model, BATCH) if isinstance(model, AnyModule) and device == "cpu" else lanes
+    n_chunks = math.ceil(lanes / max(1, most))
+    return [lanes // n_chunks + (i < lanes % n_chunks) for i in range(n_chunks)]
+
+
+def population_contenders(
+    problem: problems.Problem, lanes: int, device: str, steps: int
+) -> dict[str, Callable[[], object]]:
+    """Return all that is timed for a size: our steps, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
-    params, ours, population_steps = population_of(problem, lanes, x, y)
+    chunks = [population_of(problem, n, x, y) for n in chunk_sizes(problem.model, lanes, device)]
+    params = [p for of_chunk, _, _ in chunks for p in of_chunk]
+
+    def population_steps(batches: torch.Tensor) -> None:
+        for _, _, take in chunks:
+            take(batches)
+
+    def update() -> None:
+        for _, ours, _ in chunks:
+            ours.step()
 
     module, alone = reference.make(problem, axes.AXES, device=device)
 
@@ -115,12 +141,12 @@ def population_contenders(problem: problems.Problem, lanes: int, device: str) ->
     if is_mlp(problem) and device == "cpu":
         trained |= {name: peer(problem, params, lrs(lanes)) for name, peer in peers().items()}
 
-    def next_round(steps: Callable[[torch.Tensor], object]) -> Callable[[], object]:
-        rounds = rounds_of(x)
-        return lambda: steps(next(rounds))
+    def next_round(take: Callable[[torch.Tensor], object]) -> Callable[[], object]:
+        rounds = rounds_of(x, steps)
+        return lambda: take(next(rounds))
 
-    return {name: next_round(steps) for name, steps in trained.items()} | {
-        "update": ours.step,
+    return {name: next_round(take) for name, take in trained.items()} | {
+        "update": update,
         "fused update": fused_update,
         "matrix": lambda: a @ b,
         "copy": lambda: target.copy_(source),
@@ -154,9 +180,12 @@ def problem_of(kind: str, hidden: int | None, data_dir, download: bool) -> probl
     """Return a model on MNIST, or on `noise` if MNIST is not available; data_dir, if given, is never replaced by noise.
 
     Args:
+        kind: a model of MNIST, or a key of `own_networks.NETWORKS`.
         download: whether MNIST may be downloaded if it is not on this machine, which may take minutes.
     Raises: DataError if data_dir does not hold MNIST.
     """
+    if kind in own_networks.NETWORKS:
+        return own_networks.problem_of(kind, problem_of("mlp", None, data_dir, download).data)
     if data_dir is not None or download or data.mnist_is_here():
         try:
             return problems.make("mnist", kind, hidden=hidden, data_dir=data_dir)
@@ -172,12 +201,12 @@ def compare(
     kind: str, lanes: int, hidden: int | None, data_dir, device: str, rounds: int, download: bool = True
 ) -> dict:
     """Time one size, and return a row of the table."""
-    problem = problem_of(kind, hidden, data_dir, download)
+    problem, steps = problem_of(kind, hidden, data_dir, download), steps_of(kind, device)
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    seconds = time_in_turn(population_contenders(problem, lanes, device), rounds, sync)
+    seconds = time_in_turn(population_contenders(problem, lanes, device, steps), rounds, sync)
     others = [name for name in ("jax", "torch.func", "torch.func compiled") if name in seconds]
     for name in ("population", *others):
-        seconds[name] /= steps_on(device)
+        seconds[name] /= steps
     matrix_rate = 2 * MATRIX**3 / seconds["matrix"]
     copy_rate = 8 * COPY_ELEMENTS / seconds["copy"]
     ratios = {"speed-up over one after the other": seconds["solo"] / SOLO_STEPS * lanes / seconds["population"]}
@@ -228,7 +257,9 @@ Runs one after the other: the ordinary `torch.nn` model with `torch.optim.Adam(f
 Roofline of an MLP: the matrix products of a step at the rate of a {MATRIX}x{MATRIX} float32 product,
 plus 28 bytes a parameter at the rate of a {COPY_ELEMENTS * 4 >> 20} MiB copy.
 On the CPU a population takes {STEPS["cpu"]} steps a round, as many as are usual between two evaluations, and so do
-these. jax, where it is installed: one jitted `lax.scan` over the steps of `vmap` of `value_and_grad` and `optax.adam`;
-data, indices and learning rates are on the device, parameters and states are donated. torch.func: a loop over `vmap`
-of `grad_and_value` and Adam's formula; compiled: through `torch.compile`, where there is a C++ compiler.
+its peers. An "own" network is an ordinary module that is trained by `torch.vmap`; it takes {OWN_STEPS} steps a round,
+in chunks of as many lanes as a sweep trains at once. jax, where it is installed: one jitted `lax.scan` over the steps
+of `vmap` of `value_and_grad` and `optax.adam`; data, indices and learning rates are on the device, parameters and
+states are donated. torch.func: a loop over `vmap` of `grad_and_value` and Adam's formula; compiled: through
+`torch.compile`, where there is a C++ compiler.
 """

@@ -18,6 +18,7 @@ from experiments.common.progress import progress_bar
 from experiments.reports import (
     aggregation,
     comparison,
+    diagnostic_figures,
     grid_figures,
     html,
     markdown,
@@ -26,7 +27,7 @@ from experiments.reports import (
     training_figures,
 )
 from experiments.reports.aggregation import axis_name, ranked, summarise
-from experiments.training import targets
+from experiments.training import diagnostics, targets
 from experiments.training.targets import Target
 
 OPTIMIZERS = (
@@ -52,6 +53,13 @@ BEST_OF_EACH = "The best configuration of each. "
 WALL_CLOCK = (
     "Losses (and accuracy) against the time that a run takes: its share of the time of the population trained with "
     "it, evaluations left out, compilation in the first steps included."
+)
+DIAGNOSTICS = (
+    "The best configuration of each optimizer at its evaluations: the L2 norm of the gradient over all weights, the "
+    "RMS (root mean square) of the update over that of the weights before it, and the share of weights whose update is "
+    "over twice as large as its mean in the nine steps before. By classes: the mean evaluation loss of groups of "
+    "classes, from the most to the least frequent in the training data, with about as many training examples each as "
+    "whole classes allow. Lines are medians over seeds."
 )
 SENSITIVITY = (
     "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
@@ -172,6 +180,7 @@ def drawings(
         clock = Drawing(
             partial(training_figures.wall_clock, chosen, curves, loss_name, lines), BEST_OF_EACH + WALL_CLOCK
         )
+    of_all = runs, curves, order
     if target and reached is not None:
         draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled)
         pictures["target"] = Drawing(draw, TARGET)
@@ -184,6 +193,9 @@ def drawings(
         partial(training_figures.convergence, runs, curves, loss_name, order), of_best + CONVERGENCE
     )
     pictures.setdefault("wall_clock", clock)
+    if diagnostics.columns_of(curves):
+        draw = partial(diagnostic_figures.diagnostics, *of_all, provenance.get("class_groups"))
+        pictures["diagnostics"] = Drawing(draw, DIAGNOSTICS)
     varied = aggregation.varied_axes(runs)
     against, over = (
         (sampled_figures.sensitivity, sampled_figures.pair)

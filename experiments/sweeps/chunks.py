@@ -8,7 +8,7 @@ import torch
 
 from experiments.common.errors import OptionError
 from experiments.sweeps.plan import Plan
-from experiments.training import optimizers, population
+from experiments.training import diagnostics, optimizers, population
 from experiments.training.axes import axes_in
 
 OF_PLAN = ["config", "setting", "steps"]
@@ -103,7 +103,7 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     runs.insert(0, "lane", ends["lane"].array)
     runs["diverged_step"] = ends["diverged_step"].array
     metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
-    curves = table.loc[:, ["lane", *CURVES, *metrics]]
+    curves = table.loc[:, ["lane", *CURVES, *metrics, *diagnostics.columns_of(table)]]
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 

@@ -70,9 +70,12 @@ class SweepConfig:
     weight_decay: OfAxis = axis("weight_decay")
     momentum: OfAxis = axis("momentum")
     axes: Mapping[str, OfAxis] = setting(
-        (), AXES, "name and values of any other argument of an optimizer or option of a run, repeatable", "NAME V"
+        (),
+        AXES,
+        "values of another argument of an optimizer (rho, amsgrad) or of an option of a run (batch_size); repeatable",
+        "NAME V",
     )
-    tie: Any = setting((), space.TIES, "NAME=NAME: axes that take the same values, of one of them", "T")
+    tie: Any = setting((), space.TIES, "axes that take the same values, as in beta1=beta2; one of them is given", "T")
     configs: Any = setting(
         None,
         optional(configs_file.SOURCE),
@@ -130,6 +133,9 @@ class SweepConfig:
         optional(whole(1)),
         "examples of all evaluations but the last, each class by its share (default: all)",
         "N",
+    )
+    diagnostics: bool = setting(
+        False, FLAG, "at evaluations also record norms of gradients, sizes of updates, and losses by class frequency"
     )
     data_dir: str | os.PathLike[str] | None = setting(
         None,

@@ -87,7 +87,12 @@ class Unmoved:
 
 
 def measure(
-    problem: Problem, batch_size: int, accumulate: int, seeds: int, configs: Mapping[str, pd.DataFrame]
+    problem: Problem,
+    batch_size: int,
+    accumulate: int,
+    seeds: int,
+    configs: Mapping[str, pd.DataFrame],
+    copies: int = 0,
 ) -> Memory:
     """Count the memory of a training step, for two numbers of lanes on the CPU; takes a tenth of a second to one.
 
@@ -96,6 +101,7 @@ def measure(
     Args:
         seeds: number of batches that are in memory at the same time.
         configs: the configurations of each optimizer; that with the largest states counts.
+        copies: of the parameters, that are kept beside the states, as of `diagnostics.copies`.
     Raises: OptionError if an optimizer cannot take a step of two lanes.
     """
     few = problem.model.grain
@@ -103,7 +109,7 @@ def measure(
     low, high = (counted(problem.model, lanes, x, y, accumulate) for lanes in (few, 2 * few))
     per_lane = (high - low) / few
     n_params, batches = problem.model.n_params, seeds * (x.nbytes + y.nbytes)
-    states = 4 * n_params * max(states_of(name, table) for name, table in configs.items())
+    states = 4 * n_params * (copies + max(states_of(name, table) for name, table in configs.items()))
     kept = sum(t.nbytes for t in models.stack_others(problem.model, [0], 1))
     return Memory(max(0.0, low - few * per_lane) + batches, per_lane + states, 8 * n_params + kept + states)
 

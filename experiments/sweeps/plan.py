@@ -13,7 +13,7 @@ from experiments.common.values import option
 from experiments.sweeps import configs_file, cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.tasks import own, problems
-from experiments.training import optimizers, variants
+from experiments.training import diagnostics, optimizers, variants
 from experiments.training.axes import NAMED, OF_MODEL, RUN, axes_in, spelled
 
 LENGTH = "batch_size", "accumulate", "n_train", "epochs", "steps"
@@ -185,10 +185,12 @@ def setting_of(
         "steps": steps_of(chosen, problem),
         **{name: chosen[name] for name in ("batch_size", "accumulate", "schedule", "warmup")},
         "eval_examples": config.eval_examples,
+        "diagnostics": config.diagnostics,
     }
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
-    needed = memory.measure(problem, batch_size, accumulate, config.seeds, configs)
+    copies = diagnostics.copies(training["steps"], config.evaluations) if config.diagnostics else 0
+    needed = memory.measure(problem, batch_size, accumulate, config.seeds, configs, copies)
     return Setting(problem, training, cost.lanes_at_once(problem.model, batch_size, device, needed), needed)
 
 
@@ -224,6 +226,8 @@ def identity_of(
         identity["n_train"] = config.n_train
     if config.init_scale != 1:
         identity["init_scale"] = config.init_scale
+    if config.diagnostics:
+        identity["diagnostics"] = True
     if {*of_run} & {*LENGTH} and config.steps is None:
         # Whatever values these axes have, runs are as long as this says.
         del identity["steps"]

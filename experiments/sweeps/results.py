@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
-GRID = "optimizers", "seeds", "sample", "configs"
-"""The options of a sweep, as provenance.json has them, that say which of its runs are asked for."""
+GRID = "optimizers", "axes", "seeds", "sample", "configs"
+"""The options of a sweep, as provenance.json has them, that say which of its runs are asked for.
+
+Sweeps of one optimizer once kept their grid under "axes".
+"""
 
 
 class Sweep(NamedTuple):
@@ -30,7 +33,8 @@ class Sweep(NamedTuple):
             for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, and the seconds that the run's population has trained. If only
-            some of its runs are in the table, the seconds are their share.
+            some of its runs are in the table, the seconds are their share. With `diagnostics` also what
+            `Diagnostics.values` returns.
         provenance: data, loss_name, seconds, versions, device and grid, as in provenance.json. Seconds are the
             `total` of training, and its phases; without a folder nothing is written and drawn. If the sweep has not
             ended, `unfinished` says how many runs are finished, and of how many.

@@ -20,6 +20,7 @@ from experiments.sweeps import checkpoints, chunks, ray_runner, results, run_key
 from experiments.sweeps.chunks import cut
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Sweep
+from experiments.training import diagnostics
 
 SHARE = 50
 """The time between checkpoints is at least so many times that of writing one, which then costs less than 2 %."""
@@ -259,6 +260,8 @@ def provenance(plan: Plan, out: Path | None) -> dict:
         "sweep": plan.identity,
         "loss_name": plan.problem.loss_name,
     }
+    if plan.config.diagnostics:
+        about["class_groups"] = diagnostics.group_sizes(dataset.y_train)
     if out is not None:
         if not (out / results.PROVENANCE).exists():
             results.write_provenance(out, about)

@@ -5,12 +5,15 @@ A module that vmap cannot take, because it branches on its data or calls `.item(
 
 import contextlib
 import copy
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +36,7 @@ class AnyModule:
         is_random: whether a training step draws random numbers, as dropout does. Lanes of one seed then draw the same,
             by seed and step alone.
         told: a sentence about what vmap cannot do with the module; "" if it can.
-        widths: size of an example in every activation, input first, as far as its layers show.
+        widths: size of an example in every activation, input first, as far as layers and gradients show.
     """
 
     name: str
@@ -179,13 +182,43 @@ def numbers_of(seed: int, step: int, batch_size: int) -> torch.Tensor:
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
     """Have torch compute attention by matrix products: vmap has no rule for the other ways, and loops over lanes."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    fast, fused = torch.backends.mha.get_fastpath_enabled(), F.scaled_dot_product_attention
     torch.backends.mha.set_fastpath_enabled(False)
+    # nn.MultiheadAttention, too, takes it from there.
+    F.scaled_dot_product_attention = functools.partial(attention, fused)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        F.scaled_dot_product_attention = fused
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def attention(
+    fused: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Return scaled dot product attention, `[..., queries, width]`; the arguments are torch's, after its function.
+
+    Torch's own matrix products search every row of the softmax for one that is masked entirely, which takes longer than
+    the softmax. Only a mask that is given can do that.
+    """
+    if attn_mask is not None or enable_gqa:
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        return fused(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    weights = scores.softmax(-1)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 
 
 @contextlib.contextmanager
@@ -202,11 +235,3 @@ def drawing(numbers: torch.Tensor, device: torch.device) -> Iterator[None]:
 
 AnyModel = Model | AnyModule
 """What a population trains: both have the same small interface."""
-
-
-def shapes(model: AnyModel) -> list[torch.Tensor]:
-    """Return the parameters of a model's module; of those that are built in, without their values."""
-    if isinstance(model, AnyModule):
-        return list(model.modules[True].parameters())
-    with torch.device("meta"):
-        return list(model.build().parameters())

@@ -76,17 +76,31 @@ def is_random(model: AnyModule, x: torch.Tensor, y: torch.Tensor) -> bool:
 
 
 def widths(model: AnyModule, x: torch.Tensor) -> tuple[int, ...]:
-    """Return the sizes of an example in the input and in the outputs of all layers."""
+    """Return the sizes of an example in the input, the outputs of all layers, and what is kept for the gradients."""
     found = [x[0].numel(), 1]
 
-    def note(_layer: nn.Module, _inputs: tuple, output: Any) -> None:
-        found.extend(max(1, t.numel() // len(x)) for t in tree_leaves(output) if isinstance(t, torch.Tensor))
+    def note(n_elements: int) -> None:
+        found.append(max(1, n_elements // len(x)))
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    def note_outputs(_layer: nn.Module, _inputs: tuple, output: Any) -> None:
+        for t in tree_leaves(output):
+            if isinstance(t, torch.Tensor):
+                note(t.numel())
+
+    def note_kept(t: torch.Tensor) -> torch.Tensor:
+        # Such as the weights of attention, which no layer returns.
+        if t.untyped_storage().data_ptr() not in own:
+            note(t.untyped_storage().nbytes() // t.element_size())
+        return t
+
+    with torch.random.fork_rng(devices=[]):
         module = copy.deepcopy(model.build())
+        x = x.clone()  # which may be a part of all the data
+        own = {t.untyped_storage().data_ptr() for t in (x, *module.parameters(), *module.buffers())}
         for layer in module.modules():
-            layer.register_forward_hook(note)
-        module(x)
+            layer.register_forward_hook(note_outputs)
+        with plain_attention(), torch.autograd.graph.saved_tensors_hooks(note_kept, lambda t: t):
+            module(x)
     return tuple(found)
 
 
@@ -95,7 +109,7 @@ def alone(model: AnyModule, seed: int, x: torch.Tensor, y: torch.Tensor) -> list
 
     A module that draws is in evaluation mode, because the memory layout decides which element gets which number.
     """
-    with torch.random.fork_rng(devices=[]), plain_attention():
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = copy.deepcopy(model.build()).train(not model.is_random)
         with drawing(numbers_of(seed, 1, len(x)), x.device):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
 
 
@@ -35,14 +36,29 @@ def evaluate(
     y: torch.Tensor,
     others: Sequence[torch.Tensor] = (),
 ) -> dict[str, torch.Tensor]:
-    """Return the means over examples of loss, excess over the known optimum if there is one, accuracy, and so on.
+    """Return `means`, the loss as its excess over the known optimum if there is one."""
+    found = means(problem.model, params, x, y, others)
+    if floor := problem.data.loss_floor:
+        # float32 cannot resolve losses closer to the optimum than this.
+        found["loss"] = (found["loss"] - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
+    return found
+
+
+def means(
+    model: AnyModel,
+    params: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    others: Sequence[torch.Tensor] = (),
+) -> dict[str, torch.Tensor]:
+    """Return the means over examples of loss, accuracy, and so on.
 
     Args:
-        x, y: the evaluation set on the device of the parameters.
+        x, y: examples on the device of the parameters.
         others: what the module holds beside trained parameters, as of `model.stack_others`.
     Returns: float64 `[lanes]` by name: always loss; accuracy for classes.
     """
-    lanes, model = len(params[0]), problem.model
+    lanes = len(params[0])
     # No activation takes more than 16 MiB.
     at_once = min(lanes, model.at_once or lanes)
     batch = max(16, 2**22 // (at_once * max(model.widths[1:])))
@@ -51,8 +67,4 @@ def evaluate(
         for xb, yb in zip(x.split(batch), y.split(batch), strict=True):
             for name, value in model.measure(params, others, xb.unsqueeze(0), yb.unsqueeze(0)).items():
                 sums[name] = sums.get(name, 0.0) + value.double()
-    means = {name: value / len(x) for name, value in sums.items()}
-    if floor := problem.data.loss_floor:
-        # float32 cannot resolve losses closer to the optimum than this.
-        means["loss"] = (means["loss"] - floor).clamp_min(abs(floor) * torch.finfo(torch.float32).eps)
-    return means
+    return {name: value / len(x) for name, value in sums.items()}

@@ -14,6 +14,7 @@ from experiments.tasks import model
 from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
 from experiments.training import cuda_graph, evaluation, optimizers, schedules
+from experiments.training.diagnostics import Diagnostics
 from optim.base import RuleOptimizer
 
 DIVERGED = 100.0
@@ -113,6 +114,7 @@ def train_lanes(
     warmup: int = 0,
     evaluations: int = 8,
     eval_examples: int | None = None,
+    diagnostics: bool = False,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] = lambda step: None,
@@ -130,6 +132,7 @@ def train_lanes(
             from the data as one large batch.
         schedule, warmup: schedule of lr, for every lane; see `schedules.factor`.
         eval_examples: number of examples of every evaluation but the last; None takes all. See `evaluation.subset`.
+        diagnostics: whether curves also have the columns of `Diagnostics.values`. Training has the same bits.
         on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
         due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
             holds the tensors themselves, which the next step changes.
@@ -164,6 +167,7 @@ def train_lanes(
     loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
     loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
     evaluate_at = evaluation.evaluation_steps(steps, evaluations)
+    observed = Diagnostics(problem, params, evaluate_at) if diagnostics else None
     points, seconds, since, done = [], 0.0, 0, 0
     first_steps, compiled_before = [], resume.get("compile_seconds", 0.0) if resume else 0.0
 
@@ -198,6 +202,8 @@ def train_lanes(
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
         point = {"step": step, "epoch": step / (len(x) // per_step)}
         point |= {"train_loss": train_loss.cpu(), **{f"eval_{name}": mean.cpu() for name, mean in means.items()}}
+        if observed:
+            point |= observed.values(step, *evaluated, others)
         points.append({**point, "seconds": seconds})
 
     if resume:
@@ -210,6 +216,8 @@ def train_lanes(
         points, seconds, since, done = (resume[name] for name in ("points", "seconds", "since", "step"))
         for _ in range(done):
             next(batches)
+        if observed:
+            observed.resume(resume["diagnostics"])
         current.fill_(done)
         on_step(done)
     else:
@@ -218,7 +226,11 @@ def train_lanes(
     for step in range(done + 1, steps + 1):
         before = time.perf_counter()
         feed(step)
+        if observed:
+            observed.before(step)
         take()
+        if observed:
+            observed.after(step)
         if step <= done + 9:
             first_steps.append(time.perf_counter() - before)
         since += 1
@@ -236,6 +248,8 @@ def train_lanes(
                 state |= {"optimizer": optimizer_.state_dict()}
                 state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
                 state |= {"points": points, "seconds": seconds, "compile_seconds": compile_seconds()}
+                if observed:
+                    state["diagnostics"] = observed.sums
                 keep({**state, "since": since, "step": step})
             started = time.perf_counter()
         on_step(step)

@@ -41,7 +41,8 @@ def test_a_dry_run_measures_once_and_says_when(cache, capsys, trained):
 
 
 @pytest.mark.parametrize(
-    "other", [["--batch-size", "64"], ["--seeds", "2"], ["--model", "linear"], ["--optimizer", "sgd"]]
+    "other",
+    [["--batch-size", "64"], ["--seeds", "2"], ["--model", "linear"], ["--optimizer", "sgd"], ["--diagnostics"]],
 )
 def test_what_a_step_depends_on_is_measured_anew(cache, capsys, other):
     assert sweep.main(WORDS) == 0

@@ -17,7 +17,7 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
     assert keys() == [key]
     assert key in keys(lr=[1e-3, 1e-2], beta1=[0.0, 0.9], seeds=3, optimizer=["sgd", "adam"])
     others = [{"steps": 6}, {"batch_size": 32}, {"schedule": "cosine"}, {"dropout": 0.1}, {"hidden": 9}]
-    others += [{"eps": 1e-7}, {"optimizer": "adamw"}, {"evaluations": 3}, {"optimizer": "lion"}]
+    others += [{"diagnostics": True}, {"eps": 1e-7}, {"optimizer": "adamw"}, {"evaluations": 3}, {"optimizer": "lion"}]
     others += [{"model": "linear"}, {"model": "linear", "condition_number": 10.0}]
     found = [keys(**other)[0] for other in others]
     assert len({key, *found}) == 1 + len(others)

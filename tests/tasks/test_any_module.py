@@ -1,13 +1,17 @@
 """Lanes of a user's module compute what the ordinary module computes alone."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._pytree import tree_map_only
 
 from experiments.tasks import own, problems
-from experiments.tasks.any_module import AnyModule, drawing
+from experiments.tasks.any_module import AnyModule, attention, drawing, plain_attention
 from experiments.training import population, reference
 from tests.tasks.own_problems import MODULES, SHARED
 from tests.tasks.own_problems import own as problem_of
@@ -113,3 +117,43 @@ def test_the_users_own_module_stays_as_it_is():
     assert SHARED.training
     assert not SHARED._forward_hooks
     assert all(torch.equal(p, q) for p, q in zip(SHARED.parameters(), before, strict=True))
+
+
+MASK = torch.arange(24).reshape(4, 6) % 3 > 0
+EMPTY = MASK & (torch.arange(4) > 0)[:, None]
+"""A mask that leaves the first query nothing to look at."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"scale": 0.3}, {"is_causal": True}, {"dropout_p": 0.4}, {"dropout_p": 0.4, "is_causal": True}),
+        *({"attn_mask": MASK}, {"attn_mask": EMPTY}, {"enable_gqa": True}),
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_attention_of_lanes_is_torchs(options):
+    generator, heads = torch.Generator().manual_seed(0), 2 if "enable_gqa" in options else 4
+    shapes = [(3, 4, 4, 5), (3, heads, 6, 5), (3, heads, 6, 7)]
+    given = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    torchs: Callable[..., torch.Tensor] = F.scaled_dot_product_attention
+    results, ours = [], partial(attention, torchs)
+    computing: list[Callable[..., torch.Tensor]] = [torchs, ours]
+    for compute in computing:
+        with drawing(torch.zeros(1), torch.device("cpu")):
+            output = compute(*given, **options)
+        results.append([output, *torch.autograd.grad(output.square().sum(), given)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_is_torchs_again_after_an_error():
+    before = F.scaled_dot_product_attention
+    with pytest.raises(KeyError), plain_attention():
+        raise KeyError
+    assert F.scaled_dot_product_attention is before
+
+
+def test_the_largest_activation_may_be_one_that_no_layer_returns():
+    """The packed queries, keys and values of attention: 4 tokens of 3 x 8 numbers, where layers return 4 of 16."""
+    assert max(made("transformer").model.widths) == 4 * 3 * 8

@@ -1,0 +1,136 @@
+"""A figure of what `--diagnostics` records: gradients, updates, and losses of classes by their frequency."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from experiments.common.figure_style import STYLE
+from experiments.reports import comparison, figures
+from experiments.reports.aggregation import INFINITE, best_of_each, label, ranked, seeds, unscored, varied_axes
+from experiments.training.diagnostics import OF_GROUP
+
+OF_STEP = {
+    "grad_norm": "L2 norm of the gradient",
+    "update_ratio": "RMS of the update / RMS of the weights",
+    "unusual_updates": "share of weights with an unusual update",
+}
+MOST_OPTIMIZERS = 3
+"""The most optimizers whose losses by class frequency are drawn, each in a panel."""
+
+
+@style.context(STYLE)
+def diagnostics(
+    runs: pd.DataFrame, curves: pd.DataFrame, order: pd.DataFrame | None = None, groups: list[dict] | None = None
+) -> Figure:
+    """Draw the diagnostics of each optimizer's best configuration against the step.
+
+    The first row shows norms of gradients, sizes of updates and shares of unusual ones; the second, for classification,
+    the evaluation loss of each group of classes, of the three best optimizers. Lines are medians over seeds, bands
+    inter-quartile ranges. A ✕ at the top is where a run diverged; a line ends where half of the seeds have.
+
+    Args:
+        runs, curves: as `sweep` returns them with diagnostics.
+        order: as of `aggregation.ranked`.
+        groups: numbers of classes and of training examples of each group, `provenance["class_groups"]` of a sweep.
+    """
+    order = ranked(runs, order)
+    chosen, lines = comparison.tuned(runs, order)
+    names = dict(zip(best_of_each(order)["optimizer"], best_labels(runs, order), strict=True))
+    of_groups = [column for column in curves if column.startswith(OF_GROUP)]
+    shown = lines[:MOST_OPTIMIZERS] if of_groups else []
+    rows: list[Any] = [[*OF_STEP]]
+    if len(shown) == 1:
+        rows = [[*OF_STEP][:2], [[*OF_STEP][2], 0]]
+    elif shown:
+        # Panels of both rows have the same total width.
+        rows = [[name for name in OF_STEP for _ in shown], [place for place in range(len(shown)) for _ in OF_STEP]]
+    figure = Figure(figsize=(4.6 * min(3, len(set(rows[0]))), 0.8 + 3.9 * len(rows)))
+    axes = figure.subplot_mosaic(rows)
+
+    for column, name in OF_STEP.items():
+        ax, found = axes[column], []
+        for place, (ids, optimizer, colour, line) in enumerate(lines):
+            look = {"color": colour, "linestyle": line, "zorder": 3 - place / 99}
+            found.append(median_line(ax, chosen, curves, column, ids, label=names[optimizer], **look))
+        scale(ax, found, 0.0 if column == "unusual_updates" else None)
+        ax.set(xlabel="step", ylabel=name)
+    if counts := [len(ids) for ids, *_ in lines if len(ids) > 1]:
+        figures.explain_band(axes["grad_norm"], f"band: quartiles of {seeds(counts)}")
+    if (chosen["status"] != "ok").any():
+        axes["grad_norm"].plot([], [], "x", color="0.35", label="diverged at this step")
+    axes["unusual_updates"].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+
+    colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.88, len(of_groups)))]
+    found = [
+        median_line(axes[place], chosen, curves, column, ids, label=text, color=colour)
+        for place, (ids, *_) in enumerate(shown)
+        for column, text, colour in zip(of_groups, group_names(len(of_groups), groups), colours, strict=True)
+    ]
+    for place, (_, optimizer, *_) in enumerate(shown):
+        scale(axes[place], found)
+        axes[place].set(xlabel="step", ylabel="evaluation loss of a group", title=names[optimizer])
+    if shown:
+        axes[len(shown) - 1].legend(title="classes, by training examples")
+    return figures.finished(figure, runs, columns=min(3, 1 + len(lines)))
+
+
+def best_labels(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
+    """Return the best configuration of every optimizer as text, best first."""
+    axes = varied_axes(runs) or ["lr"]
+    return [
+        f"{row['optimizer']}: {label(row, [axis for axis in axes if pd.notna(row[axis])])}"
+        for _, row in best_of_each(order).iterrows()
+    ]
+
+
+def group_names(n: int, groups: list[dict] | None = None) -> list[str]:
+    """Return the names of n groups of classes, with their sizes if these are known."""
+    names = ["most frequent", *("second", "third", "fourth")[: n - 2], "rarest"][:n]
+    if groups is None or len(groups) != n:
+        return names
+    return [
+        f"{name}: {of['classes']} class{'es' * (of['classes'] > 1)}, {of['examples']:,} examples"
+        for name, of in zip(names, groups, strict=True)
+    ]
+
+
+def median_line(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, ids: list[int], **look) -> np.ndarray:
+    """Draw the median of a column of curves over runs against the step, in a band of quartiles; return all values."""
+    ends = runs.set_index("run_id").loc[ids, "diverged_step"].astype(float)
+    table = curves[curves["run_id"].isin(ids)].pivot(index="step", columns="run_id", values=column)[ids]
+    gone = table.index.to_numpy()[:, None] > ends.to_numpy()
+    table = table.mask(np.isinf(table) | gone, INFINITE)
+    low, median, high = (unscored(table.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
+    shown = np.isfinite(median)
+    ax.plot(median.index[shown], median[shown], **look)
+    if len(ids) > 1:
+        # A band that is far above all medians would flatten the lines.
+        high = high.clip(upper=2 * median[shown].max())
+        ax.fill_between(median.index, low, high, where=shown, color=look["color"], alpha=0.15, linewidth=0)
+    ends = ends.dropna()
+    if len(ends):
+        ax.plot(ends, np.ones(len(ends)), "x", color=look["color"], clip_on=False, transform=ax.get_xaxis_transform())
+    return np.concatenate([low[shown], median[shown], high[shown]])
+
+
+def scale(ax: Axes, lines: list[np.ndarray], low: float | None = None) -> None:
+    """Choose the limits of y from what is drawn, and make it logarithmic if that spans a decade.
+
+    low: where y begins, on a linear axis up to at most 1; None chooses both.
+    """
+    values = np.concatenate(lines)
+    if not len(values):
+        return
+    if low is not None:
+        ax.set_ylim(low, min(1.02, 1.08 * max(values.max(), 0.01)))
+        return
+    positive = values[values > 0]
+    if len(positive) == len(values) and values.max() > 10 * values.min():
+        figures.loss_axis(ax, values, 1.2 * values.max())
+    else:
+        ax.set_ylim(0, 1.08 * values.max())
