@@ -14,7 +14,7 @@ from experiments.sweeps import configs_file, cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.tasks import own, problems
 from experiments.training import diagnostics, optimizers, variants
-from experiments.training.axes import NAMED, OF_MODEL, RUN, axes_in, spelled
+from experiments.training.axes import NAMED, OF_MODEL, RUN, spelled
 
 LENGTH = "batch_size", "accumulate", "n_train", "epochs", "steps"
 """The options of a run that its number of steps may depend on."""
@@ -270,7 +270,7 @@ def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
         numbered.append(of_name)
         n += len(table)
     runs = pd.concat(numbered, ignore_index=True)
-    own = [axis for axis in axes_in(runs) if axis not in (*NAMED, *RUN)]
+    own = dict.fromkeys(axis for table in configs.values() for axis in table if axis not in (*NAMED, *RUN))
     # Those of `NAMED` are always there, as in tables of earlier versions.
     axes = [*NAMED, *own, *(axis for axis in RUN if axis in runs)]
     # Words have the type that pandas reads from a file.

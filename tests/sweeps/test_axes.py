@@ -81,6 +81,15 @@ def test_lanes_with_an_argument_follow_torch_with_it_in_float64(optimizer, value
     assert (plain.eval_loss != runs.eval_loss).all()
 
 
+def test_axes_of_the_second_optimizer_alone_are_columns(tmp_path):
+    axes = {"rho": [0.8, 0.9], "momentum_decay": [1e-3, 1e-2], "amsgrad": [True]}
+    chosen = {"optimizer": ["adadelta", "nadam", "adam"], "lr": 0.01, "beta1": None, "seeds": 1}
+    runs = train(tmp_path, **chosen, axes=axes).runs
+    given = [(0.8, None, None), (0.9, None, None), (None, 1e-3, None), (None, 1e-2, None), (None, None, "true")]
+    assert [tuple(v if v == v else None for v in row) for row in runs[[*axes]].itertuples(index=False)] == given
+    assert reading.load(tmp_path).runs[[*axes]].equals(runs[[*axes]])
+
+
 def coefficients(hyper, step):
     lr, beta1, beta2, beta3 = hyper
     return lr, 1 - beta1, 1 - beta2, 1 - beta3
