@@ -20,7 +20,7 @@ BAD = [
     (["regression", "--model", "cnn"], "--model of regression accepts mlp or linear, not 'cnn'"),
     (["regression", "--hidden", "0"], "--hidden accepts a width of at least 1"),
     (["regression", "--momentum", "1"], "--momentum accepts numbers in [0, 1)"),
-    (["regression", "--momentum", "0.9"], "--momentum goes with none of the optimizers chosen: adam accepts --lr"),
+    (["regression", "--momentum", "0.9"], "--momentum goes with none of the optimizers chosen: adam accepts lr, "),
     (["regression", "--optimizer"], "--optimizer needs at least one of adam"),
     (["regression", "--optimizer", "adam", "lyon"], "lion or MODULE:CLASS, not 'lyon'"),
     (["regression", "--optimizer", "nowhere:Adam"], "nowhere cannot be (ModuleNotFoundError"),

@@ -169,7 +169,8 @@ def against_lr(ax: Axes, order: pd.DataFrame, looks: dict[str, tuple], initial: 
         kwargs |= {"linestyle": "none" if sampled else line, "label": f"{place + 1}. {name}: {text}"}
         ax.plot(rows["lr"], median, **kwargs)
         if sampled:
-            ax.vlines(rows["lr"], q25, q75, color=colour, alpha=0.4, linewidth=1)
+            # Lines, because a collection at a single lr would make matplotlib divide by zero.
+            ax.plot(np.stack([rows["lr"]] * 2), np.stack([q25, q75]), color=colour, alpha=0.4, linewidth=1)
         else:
             ax.fill_between(rows["lr"], q25, q75, color=colour, alpha=0.15, linewidth=0)
         if found:

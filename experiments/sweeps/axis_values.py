@@ -137,8 +137,9 @@ def ends(axis: Axis, *given: Any) -> list[float]:
 
 def check_range(axis: Axis, start: Any, stop: Any) -> Range:
     """Return a range to sample. Raises: OptionError if it is empty or cannot be drawn evenly on the axis' scale."""
-    if axis.name in RUN:
-        raise OptionError(f"{axis.option} takes values or START..STOP:COUNT, also with --sample, not {start}..{stop}")
+    if axis.name in RUN or axis.scale == WORDS:
+        words = axis.kind.accepts if axis.scale == WORDS else "values or START..STOP:COUNT"
+        raise OptionError(f"{axis.option} accepts {words}, also with --sample, not {start}..{stop}")
     found = Range(*ends(axis, start, stop))
     first, last = (1 - found.start, 1 - found.stop) if axis.scale == BETA else (found.start, found.stop)
     if not (found.start < found.stop < math.inf and min(first, last) > 0 <= found.start and last / first < math.inf):

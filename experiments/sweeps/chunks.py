@@ -39,6 +39,7 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
         optimizer=chunk["optimizer"].iloc[0],
         evaluations=plan.identity["evaluations"],
         **setting.training,
+        device=plan.device,
         **options,
     )
     lanes = chunk.assign(lane=range(len(chunk)), diverged_step=runs["diverged_step"].array)

@@ -184,7 +184,8 @@ class SweepConfig:
             # What can be read only once is read here.
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, axis_values.by_owner(name, value))
-        object.__setattr__(self, "axes", {name: axis_values.by_owner(name, of) for name, of in self.axes.items()})
+        own = {name: axis_values.by_owner(name, of) for name, of in self.axes.items() if of is not None}
+        object.__setattr__(self, "axes", own)
 
     @property
     def of_problem(self) -> dict[str, Any]:

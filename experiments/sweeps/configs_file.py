@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +13,15 @@ from experiments.common.errors import OptionError, first_line
 from experiments.common.values import Kind, shown
 from experiments.sweeps import axis_values, space
 from experiments.sweeps.space import Grid
+from experiments.training import optimizers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def source(given: Any) -> Any:
-    """Return the path of a table, or the table itself. Raises: TypeError or ValueError if it is neither."""
-    if hasattr(given, "columns") and hasattr(given, "to_dict"):
+    """Return the path of a table, or a DataFrame itself. Raises: TypeError or ValueError if it is neither."""
+    if "pandas" in sys.modules and isinstance(given, sys.modules["pandas"].DataFrame):
         return given
     path = os.fsdecode(given)
     if not path or "\0" in path:
@@ -29,33 +32,50 @@ def source(given: Any) -> Any:
 SOURCE = Kind("a CSV file, or a DataFrame, with a row for each configuration", source)
 
 
-def read(given: Path | pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table, with None for empty cells. Raises: OptionError."""
-    import pandas as pd
+def read(given: Path | pd.DataFrame) -> dict[int, dict[str, Any]]:
+    """Return the rows of a table by their numbers, with None for empty cells. Raises: OptionError.
 
+    Lines of a file are numbered from 1, with the header, and rows of a DataFrame from 0.
+    """
+    what = name_of(given)
     if isinstance(given, Path):
-        try:
-            table = pd.read_csv(given, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise OptionError(f"--configs {given} cannot be read ({first_line(error)})") from error
-        # A row that is longer than the header makes pandas take its first cells for an index.
-        if not isinstance(table.index, pd.RangeIndex):
-            raise OptionError(f"--configs {given} needs rows that are as long as its header")
+        header, rows = lines_of(given)
     else:
-        table = given
-    if table.empty:
-        raise OptionError(f"--configs needs at least one row, and {name_of(given)} has none")
-    names = [str(name).strip().replace("-", "_") for name in table.columns]
+        header, rows = list(given), dict(enumerate(given.itertuples(index=False, name=None)))
+    if not rows:
+        raise OptionError(f"--configs needs at least one row, and {what} has none")
+    names = [str(name).strip().replace("-", "_") for name in header]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"--configs needs every column once, and {name_of(given)} repeats {', '.join(repeated)}")
-    return [
-        {name: None if is_empty(cell) else cell for name, cell in zip(names, row, strict=True)}
-        for row in table.itertuples(index=False, name=None)
-    ]
+        raise OptionError(f"--configs needs every column once, and {what} repeats {', '.join(map(shown, repeated))}")
+    if unequal := [number for number, row in rows.items() if len(row) != len(names)]:
+        raise OptionError(
+            f"--configs needs as many cells in each row as in the header, and row {unequal[0]} of {what} has "
+            f"{len(rows[unequal[0]])}, not {len(names)}"
+        )
+    return {
+        number: {name: None if is_empty(cell) else cell for name, cell in zip(names, row, strict=True)}
+        for number, row in rows.items()
+    }
+
+
+def lines_of(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """Return the header of a CSV file, and its other lines, but for empty ones, by number. Raises: OptionError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, skipinitialspace=True)
+            numbered = [(lines.line_num, line) for line in lines if line]
+    except (OSError, ValueError, csv.Error) as error:
+        raise OptionError(f"--configs {path} cannot be read ({first_line(error)})") from error
+    (_, header), *rows = numbered or [(0, [])]
+    # A line of spaces is empty, too, but in a file with one column it may be an empty cell.
+    return header, {number: line for number, line in rows if line != [""] or len(header) == 1}
 
 
 def is_empty(cell: Any) -> bool:
-    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+    import pandas as pd
+
+    # As other cells than those of numbers and words, lists are never empty.
+    return not cell.strip() if isinstance(cell, str) else pd.isna(cell) is True
 
 
 def name_of(given: Path | pd.DataFrame) -> str:
@@ -75,13 +95,11 @@ def configurations(
     Raises: OptionError for unknown columns, empty cells, values that an axis does not accept, and repeated rows.
     """
     rows, what = read(given), name_of(given)
-    columns = [name for name in rows[0] if name != "optimizer"]
-    owners = [[row["optimizer"]] if "optimizer" in row else list(chosen) for row in rows]
-    if None in [owner for of_row in owners for owner in of_row]:
-        raise OptionError(
-            f"--configs needs an optimizer in every row, or no column of them, and {what} has empty cells"
-        )
-    names = dict.fromkeys(str(owner).strip() for of_row in owners for owner in of_row)
+    columns = [name for name in next(iter(rows.values())) if name != "optimizer"]
+    if len(columns) < len(next(iter(rows.values()))) and list(chosen) != ["adam"]:
+        raise OptionError(f"--optimizer and the column of optimizers in {what} exclude each other: give one of them")
+    owners = {number: owners_of(row, chosen, f"row {number} of {what}") for number, row in rows.items()}
+    names = dict.fromkeys(owner for of_row in owners.values() for owner in of_row)
     known = space.known_axes(names, columns)
     if unknown := [name for name in columns if not any(name in has for has in known.values())]:
         raise OptionError(
@@ -90,14 +108,14 @@ def configurations(
         )
     tables: dict[str, list[dict]] = {name: [] for name in names}
     seen: dict[tuple, int] = {}
-    for number, (row, of_row) in enumerate(zip(rows, owners, strict=True), 2):
-        for owner in of_row:
-            values = values_of(row, known[str(owner).strip()], f"--configs: row {number} of {what}", str(owner).strip())
+    for number, row in rows.items():
+        for owner in owners[number]:
+            values = values_of(row, known[owner], f"--configs: row {number} of {what}", owner)
             if (first := seen.setdefault((owner, *values.items()), number)) != number:
                 raise OptionError(
                     f"--configs accepts every configuration once, and row {number} of {what} repeats {first}"
                 )
-            tables[str(owner).strip()].append(values)
+            tables[owner].append(values)
     grids: dict[str, Grid] = {}
     for name, of_name in tables.items():
         used = [known[name][axis] for axis in of_name[0]]
@@ -106,6 +124,15 @@ def configurations(
         name: space.table_of(grids[name], {axis: [row[axis.name] for row in tables[name]] for axis in grids[name]})
         for name in tables
     }
+
+
+def owners_of(row: Mapping[str, Any], chosen: Iterable[str], where: str) -> list[str]:
+    """Return the optimizers that a row is for."""
+    if "optimizer" not in row:
+        return list(dict.fromkeys(chosen))
+    if (owner := row["optimizer"]) is None:
+        raise OptionError(f"--configs needs an optimizer in every row, or no column of them, and {where} has none")
+    return optimizers.names_of(owner.strip() if isinstance(owner, str) else owner)
 
 
 def values_of(row: Mapping[str, Any], has: Mapping[str, space.Axis], where: str, optimizer: str) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def measure(plan: Plan, setting: Setting, name: str, sample: pd.DataFrame) -> Ti
             range(plan.identity["seeds"]),
             optimizer=name,
             evaluations=1,
+            device=plan.device,
             **{**setting.training, "steps": steps, "warmup": 0, "eval_examples": None},
         )
         training = curves["seconds"].max()

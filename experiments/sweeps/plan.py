@@ -9,6 +9,7 @@ import pandas as pd
 
 from experiments.common import ambient, devices, files, values
 from experiments.common.errors import OptionError
+from experiments.common.values import option
 from experiments.sweeps import configs_file, cost, memory, space
 from experiments.sweeps.config import SweepConfig
 from experiments.tasks import own, problems
@@ -23,7 +24,7 @@ class Setting(NamedTuple):
     """What runs share, besides the optimizer, that can be trained together.
 
     Attributes:
-        training: arguments of `population.train_lanes`.
+        training: arguments of `population.train_lanes`, except the device.
         lanes: largest number of runs that are trained at once.
         memory: what they take.
     """
@@ -73,6 +74,9 @@ def make_plan(config: SweepConfig) -> Plan:
     drawn = None if config.sample is None else space.parse_sample(config.sample)
     grids, listed = search_space(config)
     of_run = [name for name in RUN if any(axis.name == name for grid in grids.values() for axis in grid)]
+    for name in of_run:
+        if getattr(config, name) != getattr(SweepConfig, name):
+            raise OptionError(f"{option(name)} and --axis {name} exclude each other: give one of them")
     if sum(name in of_run or getattr(config, name) is not None for name in ("steps", "epochs")) > 1:
         raise OptionError("--steps and --epochs exclude each other: give one of them")
     device = devices.resolve_device(config.device, config.engine)
@@ -85,6 +89,7 @@ def make_plan(config: SweepConfig) -> Plan:
         name: space.sampled_configurations(grid, *drawn) if drawn else space.grid_configurations(grid)
         for name, grid in grids.items()
     }
+    check_columns(configs)
     for name, table in configs.items():
         optimizers.check_values(name, table)
     check_options_of_model(config, task, configs)
@@ -100,6 +105,7 @@ def make_plan(config: SweepConfig) -> Plan:
         numbers = different.assign(setting=range(len(chosen)))
         runs["setting"] = runs[of_run].merge(numbers, how="left")["setting"]
     settings = [setting_of(config, problem, row, device, configs) for row in chosen]
+    check_different(runs, chosen, settings)
     runs["steps"] = [settings[number].training["steps"] for number in runs["setting"]]
     return Plan(config, identity_of(config, problem, grids, settings, of_run), settings, device, runs)
 
@@ -134,6 +140,29 @@ def check_options_of_model(config: SweepConfig, task: str, configs: Mapping[str,
             problems.check(task, config.model, **{**config.of_problem, name: RUN[name].kind.take(value)})
 
 
+def check_columns(configs: Mapping[str, pd.DataFrame]) -> None:
+    """Raise OptionError if an axis holds words of one optimizer and numbers of another."""
+    words = {axis for table in configs.values() for axis in optimizers.words_of(table)}
+    for axis in sorted(words):
+        if numbers := [name for name, table in configs.items() if axis in table and table[axis].dtype.kind != "O"]:
+            raise OptionError(
+                f"{spelled(axis)} accepts numbers for {numbers[0]} and words for others: sweep one of them"
+            )
+
+
+def check_different(runs: pd.DataFrame, chosen: list[dict[str, Any]], settings: list[Setting]) -> None:
+    """Raise OptionError if two settings of an optimizer are the same runs, because their epochs make as many steps."""
+    seen: dict[tuple, int] = {}
+    for name, number in runs[["optimizer", "setting"]].drop_duplicates().itertuples(index=False):
+        problem, training = settings[number].problem, settings[number].training
+        what = name, problem.model.name, len(problem.data.x_train), *training.values()
+        if (first := seen.setdefault(what, number)) != number:
+            both = " and ".join(f"{chosen[one]['epochs']:g}" for one in (first, number))
+            raise OptionError(
+                f"--axis epochs accepts numbers that differ in steps, and {both} make {training['steps']}"
+            )
+
+
 def setting_of(
     config: SweepConfig,
     problem: problems.Problem,
@@ -157,7 +186,6 @@ def setting_of(
         **{name: chosen[name] for name in ("batch_size", "accumulate", "schedule", "warmup")},
         "eval_examples": config.eval_examples,
         "diagnostics": config.diagnostics,
-        "device": device,
     }
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
@@ -242,8 +270,8 @@ def runs_of(configs: Mapping[str, pd.DataFrame], seeds: int) -> pd.DataFrame:
         numbered.append(of_name)
         n += len(table)
     runs = pd.concat(numbered, ignore_index=True)
-    # An axis that the first optimizer lacks is behind the other columns.
-    own = [axis for axis in runs if axis not in (*NAMED, *RUN, "optimizer", "seed", "config")]
+    own = dict.fromkeys(axis for table in configs.values() for axis in table if axis not in (*NAMED, *RUN))
     # Those of `NAMED` are always there, as in tables of earlier versions.
     axes = [*NAMED, *own, *(axis for axis in RUN if axis in runs)]
-    return runs.reindex(columns=["optimizer", *axes, "seed", "config"])
+    # Words have the type that pandas reads from a file.
+    return runs.reindex(columns=["optimizer", *axes, "seed", "config"]).infer_objects()

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
+GRID = "optimizers", "axes", "seeds", "sample", "configs"
+"""The options of a sweep, as provenance.json has them, that say which of its runs are asked for.
+
+Sweeps of one optimizer once kept their grid under "axes".
+"""
 
 
 class Sweep(NamedTuple):
@@ -120,9 +125,7 @@ def check_out(out: Path, sweep: dict, fresh: bool = False) -> None:
 
 def differences(sweep: dict, other: dict) -> list[str]:
     """Return the options, other than the grid, in which a sweep differs from another."""
-    # Sweeps of one optimizer once kept their grid under "axes".
-    grid = ("optimizers", "axes", "seeds", "sample", "configs")
-    return [key for key in {**sweep, **other} if key not in grid and sweep.get(key) != other.get(key)]
+    return [key for key in {**sweep, **other} if key not in GRID and sweep.get(key) != other.get(key)]
 
 
 def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:

@@ -17,10 +17,12 @@ import pandas as pd
 import torch
 
 from experiments.common.processes import ROOT
+from experiments.sweeps import results
 from experiments.sweeps.plan import Plan
 from experiments.tasks import own
 from experiments.tasks.data import Dataset
 from experiments.training import optimizers
+from experiments.training.axes import RUN
 from kernels.files import cache_folder, keep, kept
 from optim import backends
 
@@ -45,8 +47,8 @@ def keys(plan: Plan) -> list[str]:
 
     A key depends on the configuration, task, model and training, the seed, the values of the data, the code, torch's
     version, the type of device (CPU or GPU) and the compiler. It does not depend on other runs, the chunks, the number
-    of threads or the processor, which change only last bits. Runs that differ in optimizer, configuration and seed
-    alone share the first `ORIGIN` digits.
+    of threads or the processor, which change only last bits. Runs of one sweep, whatever its grid and the options
+    of its runs, share the first `ORIGIN` digits.
     """
     device = torch.device(plan.device).type
     common = {
@@ -59,6 +61,8 @@ def keys(plan: Plan) -> list[str]:
         "compiler": compiler(device),
         "precision": {name: os.environ[name] for name in PRECISION if os.environ.get(name)},
     }
+    of_sweep = {name: of for name, of in plan.identity.items() if name not in (*results.GRID, *RUN, "model")}
+    origin = hashlib.sha256(json.dumps([common, of_sweep], sort_keys=True).encode()).hexdigest()[:ORIGIN]
     found = pd.Series("", index=plan.runs.index)
     checksums: dict[int, str] = {}
     for _, rows in plan.runs.groupby(["optimizer", "setting"], sort=False):
@@ -68,8 +72,7 @@ def keys(plan: Plan) -> list[str]:
             checksums[id(data)] = dataset_checksum(data)
         of_setting = common | {"model": setting.problem.model.name}
         of_setting["data"] = data.name, data.origin, checksums[id(data)]
-        of_setting["training"] = {option: value for option, value in setting.training.items() if option != "device"}
-        origin = hashlib.sha256(json.dumps(of_setting, sort_keys=True).encode()).hexdigest()[:ORIGIN]
+        of_setting["training"] = setting.training
         sha256 = hashlib.sha256(json.dumps([of_setting, name, own_source(name)], sort_keys=True).encode())
         found[rows.index] = [origin + digest for digest in digests(rows, name, sha256)]
     return found.tolist()

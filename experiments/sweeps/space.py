@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.common.errors import OptionError
 from experiments.common.values import Kind, option, several, shown
-from experiments.sweeps.axis_values import Given, Range, Values, parse
+from experiments.sweeps.axis_values import Given, Range, Values, check_range, parse, value
 from experiments.training import optimizers
 from experiments.training.axes import BETA, NAMED, RUN, WORDS, Axis, spelled
 
@@ -36,10 +36,8 @@ Grid = dict[Axis, "Values | SameAs"]
 def given_axes(config: Any) -> dict[str, dict[str, Given]]:
     """Return what a `SweepConfig` gives for each axis, by owner; see `by_owner`. Raises: OptionError."""
     given = {name: value for name in NAMED if (value := getattr(config, name)) is not None}
-    for name in config.axes:
-        default = next((field.default for field in fields(config) if field.name == name and name in RUN), None)
-        if name in given or (name in RUN and getattr(config, name) != default):
-            raise OptionError(f"{option(name)} and --axis {name} exclude each other: give one of them")
+    if twice := given.keys() & config.axes:
+        raise OptionError(f"{option(min(twice))} and --axis {min(twice)} exclude each other: give one of them")
     return given | config.axes
 
 
@@ -67,6 +65,9 @@ def grids(
     """
     same = leaders(given, ties)
     known = known_axes(names, {*given, *same})
+    for axis in given.keys() & NAMED.keys():
+        for own in given[axis].values():
+            parse(NAMED[axis], own, sampled)
     check_owners(known, given)
     check_ties(known, ties)
 
@@ -75,8 +76,7 @@ def grids(
         if name in owned or "" in owned:
             return parse(axis, owned.get(name, owned.get("", [])), sampled)
         if (leader := same.get(axis.name)) in known[name]:
-            # The axis has to accept these values, too.
-            parse(axis, given[leader].get(name, given[leader].get("", [])), sampled)
+            check_accepts(axis, of(name, known[name][leader]))
             return SameAs(leader)
         if axis.default is None:
             raise OptionError(f"{axis.option} needs values, because {name} has no default for it")
@@ -86,6 +86,17 @@ def grids(
         return axis.name in NAMED or axis.name in given or axis.name in same or axis.default is None
 
     return {name: {axis: of(name, axis) for axis in has.values() if wanted(axis)} for name, has in known.items()}
+
+
+def check_accepts(axis: Axis, values: Values | SameAs) -> None:
+    """Raise OptionError unless an axis accepts the values of another one."""
+    if isinstance(values, Range):
+        check_range(axis, values.start, values.stop)
+    elif isinstance(values, list):
+        for one in values:
+            # NaN takes the option of the whole sweep.
+            if axis.name not in RUN or one == one:
+                value(axis, one)
 
 
 def leaders(given: Mapping[str, Any], ties: Iterable[tuple[str, ...]]) -> dict[str, str]:

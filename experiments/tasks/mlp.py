@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from experiments.tasks.model import Model
+from experiments.tasks.model import Model, exactly
 from kernels.config import cpu_name
 
 # torch.compile calls this product on the CPU; it is not public, so a version of torch may lack it.
@@ -30,7 +30,7 @@ def mlp(*widths: int, name: str = "mlp", dropout: float = 0.0) -> Model:
             layers += [nn.Linear(a, b), nn.ReLU()]
         return (Masked if dropout else nn.Sequential)(*layers[:-1])
 
-    title = f"{name} {'-'.join(map(str, widths))}" + f" dropout {dropout:g}" * bool(dropout)
+    title = f"{name} {'-'.join(map(str, widths))}" + f" dropout {exactly(dropout)}" * bool(dropout)
     return Model(title, widths, build, mlp_forward, dropout=dropout)
 
 

@@ -99,6 +99,11 @@ class Model:
         return masks
 
 
+def exactly(value: float) -> str:
+    """Return a number as the name of a model has it: different numbers are different words."""
+    return repr(float(value)).removesuffix(".0")
+
+
 class Built(Protocol):
     """A model of this or another kind; see `any_module`."""
 

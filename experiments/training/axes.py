@@ -75,12 +75,20 @@ RUN = {
         Axis("warmup", whole(0), LOG, math.nan),
         Axis("hidden", whole(1, what=LIMITS["hidden"][0]), LOG, math.nan),
         Axis("dropout", real(LIMITS["dropout"][0]), LINEAR, math.nan),
-        Axis("init_scale", POSITIVE, LOG, math.nan),
+        # Beyond that, losses at the start leave float32.
+        Axis("init_scale", real("numbers above 0, at most 1000", lambda value: 0 < value <= 1000), LOG, math.nan),
     )
 }
 """The options of a run that can be axes. Runs that share their values are trained together."""
 OF_MODEL = "hidden", "dropout", "init_scale"
 """Those that change the model, and its name."""
+COLUMNS = {
+    *("run_id", "lane", "key", "config", "setting", "data", "task", "model", "optimizer", "seed", "n_seeds", "status"),
+    *("step", "epoch", "seconds", "chunk_seconds", "compile_seconds", "diverged_step", "n_diverged"),
+    *("train_loss", "eval_loss", "eval_accuracy", "best_train_loss", "best_eval_loss", "best_eval_accuracy"),
+    "initial_eval_loss",
+}
+"""Other columns of tables of runs and curves, whose names no axis can have."""
 
 
 def of_argument(name: str, default: Any) -> Axis | None:
@@ -88,8 +96,11 @@ def of_argument(name: str, default: Any) -> Axis | None:
     if isinstance(default, bool):
         return Axis(name, FLAG, WORDS, str(default).lower())
     if isinstance(default, Real):
-        is_beta, value = 0.5 <= float(default) < 1, float(default)
-        return Axis(name, FRACTION if is_beta else NUMBER, BETA if is_beta else LOG, value)
+        value = float(default)
+        if name.removeprefix("beta").isdecimal():
+            return Axis(name, FRACTION, BETA, value)
+        # The scale is a guess, so values of 1 and above are accepted, too.
+        return Axis(name, NUMBER, BETA if 0.5 <= value < 1 else LOG, value)
     return Axis(name, WORD, WORDS, default) if isinstance(default, str) else None
 
 

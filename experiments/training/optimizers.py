@@ -11,7 +11,7 @@ import torch
 
 from experiments.common.errors import OptionError, first_line
 from experiments.common.values import Kind, imported, reference_to, several, shown, taken
-from experiments.training.axes import FLAG, NAMED, NUMBER, RUN, Axis, of_argument
+from experiments.training.axes import COLUMNS, FLAG, NAMED, NUMBER, RUN, Axis, of_argument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +49,10 @@ OPTIMIZERS = {
     "amsgrad": Entry("Adam", {"amsgrad": True}),
     "nadam": Entry("NAdam"),
     "radam": Entry("RAdam"),
-    "sgd": Entry("SGD", {"momentum": 0.0}),
+    # What needs a momentum, or none, is no axis of those that have none, or one.
+    "sgd": Entry("SGD", {"momentum": 0.0, "dampening": 0.0, "nesterov": False}),
     "momentum": Entry("SGD", defaults={"momentum": 0.9}),
-    "nesterov": Entry("SGD", {"nesterov": True}, {"momentum": 0.9}),
+    "nesterov": Entry("SGD", {"dampening": 0.0, "nesterov": True}, {"momentum": 0.9}),
     "adagrad": Entry("Adagrad"),
     "rmsprop": Entry("RMSprop"),
     "adadelta": Entry("Adadelta"),
@@ -105,10 +106,11 @@ HOW = ("foreach", "fused", "capturable", "differentiable")
 
 
 def constructor(entry: Entry) -> dict[str, Any]:
-    """Return the arguments of the constructor, with betas one by one, and their defaults, by name."""
+    """Return the arguments of the constructor after the parameters, betas one by one, and their defaults, by name."""
+    _, *parameters = inspect.signature(entry.lanes).parameters.items()
     found = {
         name: parameter.default
-        for name, parameter in inspect.signature(entry.lanes).parameters.items()
+        for name, parameter in parameters
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     betas = found.pop("betas", None)
@@ -120,10 +122,12 @@ def constructor(entry: Entry) -> dict[str, Any]:
 def axes(entry: Entry) -> dict[str, Axis]:
     """Return the axes that the constructor has, with their default values: first those of `NAMED`, in their order.
 
-    An argument without default has the default None, unless it is in `NAMED`.
+    An argument without default has the default None, unless it is in `NAMED`. Arguments that are called as an option of
+    a run, or as another column of the tables, are no axes, nor are tuples other than betas.
     """
     given = constructor(entry) | dict(entry.defaults)
-    free = {name: default for name, default in given.items() if name not in (*entry.fixed, *RUN, *HOW, "params")}
+    taken_ = {*entry.fixed, *RUN, *HOW, *COLUMNS}
+    free = {name: of for name, of in given.items() if name not in taken_ and not isinstance(of, tuple | list)}
     found = {}
     for name in [*(name for name in NAMED if name in free), *(name for name in free if name not in NAMED)]:
         default = free[name]
@@ -152,7 +156,9 @@ def arguments(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
         if own[name].kind is FLAG:
             value = value == "true"
         default = defaults.get(name)
-        is_default = bool((value == default).all()) if isinstance(value, torch.Tensor) else value == default
+        # A tensor is compared element by element, but only with a number.
+        same = value == default
+        is_default = bool(same.all()) if isinstance(same, torch.Tensor) else same
         if name == "lr" or not is_default:
             chosen[name] = value
     betas = [name for name in own if name not in inspect.signature(entry.lanes).parameters]

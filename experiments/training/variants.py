@@ -1,5 +1,6 @@
 """Variants of a problem, by those options of a run that change its model or its training examples."""
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -7,8 +8,9 @@ from torch import nn
 
 from experiments.common.errors import OptionError
 from experiments.tasks import own, problems
+from experiments.tasks.model import exactly
 from experiments.tasks.problems import Problem
-from experiments.training import evaluation
+from experiments.training import blocks, evaluation
 
 
 def variant(
@@ -28,9 +30,9 @@ def variant(
         problem = replace(problem, model=task.model(chosen, problem.data))
     if init_scale != 1:
         build = problem.model.build
-        if all(p.ndim < 2 for p in build().parameters()):
+        if all(p.ndim < 2 for p in blocks.shapes(problem.model)):
             raise OptionError(f"--init-scale goes with models that have weights, not with {problem.model.name}")
-        title = f"{problem.model.name} init x{init_scale:g}"
+        title = f"{problem.model.name} init x{exactly(init_scale)}"
         problem = replace(problem, model=replace(problem.model, name=title, build=lambda: scaled(build(), init_scale)))
     if n_train is not None:
         of = problem.data
@@ -43,7 +45,9 @@ def variant(
 
 
 def scaled(module: nn.Module, factor: float) -> nn.Module:
-    """Return the module after multiplying its weights of two or more dimensions, in place."""
+    """Return a copy of the module with its weights of two or more dimensions multiplied."""
+    # A user's function may return the same module each time.
+    module = copy.deepcopy(module)
     with torch.no_grad():
         for p in module.parameters():
             if p.ndim > 1:
