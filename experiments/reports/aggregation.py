@@ -201,6 +201,12 @@ def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
     return bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 
+def initial_loss(runs: pd.DataFrame) -> float:
+    """Return the median loss before training, of those that are finite; 1 if none is."""
+    finite = runs["initial_eval_loss"].where(np.isfinite(runs["initial_eval_loss"])).dropna()
+    return float(finite.median()) if len(finite) else 1.0
+
+
 def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> float:
     """Return the mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
@@ -213,7 +219,7 @@ def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> flo
         order: as of `ranked`.
     """
     losses = held(ranked(runs, order), ["lr"])["eval_loss_median"]
-    regret = losses.clip(upper=runs["initial_eval_loss"].median()) - losses.min()
+    regret = losses.clip(upper=initial_loss(runs)) - losses.min()
     known = np.isfinite(losses.min()) and len(losses) == runs["lr"].nunique() > 1
     return float(regret.mean()) if known else np.nan
 

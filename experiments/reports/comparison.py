@@ -15,6 +15,7 @@ from experiments.reports.aggregation import (
     best_configurations,
     best_of_each,
     configuration,
+    initial_loss,
     lr_sensitivity,
     of_optimizer,
     ranked,
@@ -80,7 +81,7 @@ def figure(
     looks, columns = looks_of(runs), panels(curves, loss_name)
     drawn = Figure(figsize=(5.6 + 4.2 * len(columns), 5.2 + 0.15 * len(looks)))
     left, *right = drawn.subplots(1, 1 + len(columns), width_ratios=[1.25, *[1] * len(columns)])
-    against_lr(left, order, looks, runs["initial_eval_loss"].median(), sampled)
+    against_lr(left, order, looks, initial_loss(runs), sampled)
     left.set(xlabel="lr", ylabel=f"final {loss_name}", title="the best of each optimizer at each lr")
 
     chosen, lines = tuned(runs, order)
@@ -100,7 +101,7 @@ def budget(runs: pd.DataFrame, loss_name: str, order: pd.DataFrame | None = None
     Args:
         runs, loss_name, order: as of `figure`.
     """
-    looks, initial = looks_of(runs), runs["initial_eval_loss"].median()
+    looks, initial = looks_of(runs), initial_loss(runs)
     curves = {name: expected_best(losses, budgets(len(losses))) for name, losses in tuning_losses(runs, order).items()}
     drawn = Figure(figsize=(7.5, 5 + 0.1 * len(looks)))
     ax = drawn.subplots()

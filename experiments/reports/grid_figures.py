@@ -18,6 +18,7 @@ from experiments.reports.aggregation import (
     axis_name,
     best_on_edge,
     held,
+    initial_loss,
     label,
     lr_sensitivity,
     ranked,
@@ -47,7 +48,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
     order, grid, initial = (
         ranked(runs, order),
         np.unique(runs[axis].dropna().to_numpy()),
-        runs["initial_eval_loss"].median(),
+        initial_loss(runs),
     )
     best, curve, lowest = (
         order.iloc[0],
@@ -117,7 +118,7 @@ def heatmap(
         order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    cells, initial = held(order, [y, x]), runs["initial_eval_loss"].median()
+    cells, initial = held(order, [y, x]), initial_loss(runs)
     losses, whose = cells["eval_loss_median"].unstack(x), figures.default_of(runs)[0]
     defaults = [figures.default_at(runs, axis)[1] for axis in (y, x)]
     finite = losses.to_numpy()[np.isfinite(losses) & (losses > 0)]

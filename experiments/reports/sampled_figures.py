@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.common.figure_style import STYLE
-from experiments.reports.aggregation import axis_name, ranked, seeds, short
+from experiments.reports.aggregation import axis_name, initial_loss, ranked, seeds, short
 from experiments.reports.figures import finished, loss_axis, positions
 from experiments.training.axes import BETA, LINEAR, WORDS, scale_of
 
@@ -23,7 +23,7 @@ def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFra
     Points: medians over seeds, with the inter-quartile range. Strip at the top: configurations whose median is
     infinite, because at least half of their seeds diverged. order: as of `aggregation.ranked`.
     """
-    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
+    order, initial = ranked(runs, order), initial_loss(runs)
     diverged = ~np.isfinite(order["eval_loss_median"])
     figure = Figure(figsize=(7.5, 5.2))
     ax = figure.subplots()
@@ -66,7 +66,7 @@ def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame
 
     order: as of `aggregation.ranked`.
     """
-    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
+    order, initial = ranked(runs, order), initial_loss(runs)
     diverged = ~np.isfinite(order["eval_loss_median"])
     losses = order.loc[~diverged, "eval_loss_median"].clip(upper=initial)
     figure = Figure(figsize=(7, 5.2))

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.special import gammaln
 
 from experiments.common import intervals
-from experiments.reports.aggregation import INFINITE, best_of_each, of_optimizer, ranked, runs_of, scored
+from experiments.reports.aggregation import INFINITE, best_of_each, initial_loss, of_optimizer, ranked, runs_of, scored
 
 
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
@@ -48,7 +48,7 @@ def tuning_losses(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> dict
     A configuration has its median final evaluation loss over seeds, or the loss before training where that is lower:
     who tries a configuration that diverges still has an untrained network. order: as of `aggregation.ranked`.
     """
-    order, initial = ranked(runs, order), runs["initial_eval_loss"].median()
+    order, initial = ranked(runs, order), initial_loss(runs)
     losses = {str(name): of_optimizer(order, name)["eval_loss_median"] for name in runs["optimizer"].unique()}
     return {name: own.clip(upper=initial).to_numpy() for name, own in losses.items()}
 

@@ -16,6 +16,7 @@ from experiments.reports.aggregation import (
     INFINITE,
     axis_name,
     configuration,
+    initial_loss,
     ranked,
     run_seconds,
     short,
@@ -38,7 +39,7 @@ def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | No
     quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")[
         "eval_loss_median"
     ]
-    trained = quarters.loc[(quarters < runs["initial_eval_loss"].median()) & (quarters > 0)]
+    trained = quarters.loc[(quarters < initial_loss(runs)) & (quarters > 0)]
     if trained.empty:
         return None
     unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)

@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from experiments.common.figure_style import STYLE
 from experiments.reports import figures
-from experiments.reports.aggregation import INFINITE, configuration, label, ranked, seeds, unscored, varied_axes
+from experiments.reports.aggregation import (
+    INFINITE,
+    configuration,
+    initial_loss,
+    label,
+    ranked,
+    seeds,
+    unscored,
+    varied_axes,
+)
 
 
 def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int = 5) -> list[tuple]:
@@ -97,7 +106,7 @@ def training(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, li
         curves.assign(value=curves[name]).pivot(index="step", columns="run_id", values="value").reindex(columns=ids)
         for name in (column, x)
     )
-    top = 2 * runs["initial_eval_loss"].median()
+    top = 2 * initial_loss(runs)
     if column == "eval_accuracy":
         # Draw accuracy as error on an inverted log axis: 0.98 and 0.99 are as far apart as 0.8 and 0.9.
         table, top = 1 - table, 1.0

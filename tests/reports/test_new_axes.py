@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.reports import aggregation, figures, grid_figures, markdown, sampled_figures, training_figures
+from experiments.reports import aggregation, figures, grid_figures, markdown, sampled_figures, training_figures, writer
 from tests.reports.artificial import GRID, named, sweep
 
 
@@ -112,3 +112,13 @@ def test_no_sensitivity_of_configurations_that_share_little():
     runs, _ = sweep(lr=[1e-3, 1e-2, 1e-1])
     assert aggregation.lr_sensitivity(runs) > 0
     assert np.isnan(aggregation.lr_sensitivity(runs.assign(beta1=[0.9, 0.9, 0.5])))
+
+
+def test_models_whose_loss_is_infinite_before_training_are_drawn(tmp_path):
+    runs, curves = sweep(2, lr=GRID["lr"], beta1=[0.9, 0.99])
+    wild = runs["beta1"] == 0.99
+    runs.loc[wild, ["initial_eval_loss", "eval_loss"]] = np.inf
+    runs.loc[wild, ["status", "diverged_step"]] = ["diverged", 1]
+    for initial in (runs, runs.assign(initial_eval_loss=np.inf)):
+        assert np.isfinite(aggregation.initial_loss(initial))
+        assert len(writer.write(tmp_path, initial, curves, {})) > 10
