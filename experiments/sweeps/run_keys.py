@@ -28,6 +28,7 @@ from optim import backends
 
 CODE = (
     "kernels/*.py",
+    "kernels/rules/*.py",
     "optim/*.py",
     "experiments/tasks/*.py",
     "experiments/training/*.py",

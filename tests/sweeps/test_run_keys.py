@@ -27,6 +27,7 @@ def test_the_identity_of_a_run_is_what_its_result_depends_on(monkeypatch):
 
 def test_the_code_that_training_imports_is_the_code_that_identities_name():
     code = {path for pattern in run_keys.CODE for path in run_keys.ROOT.glob(pattern)}
+    assert {*(run_keys.ROOT / "kernels/rules").rglob("*.py")} <= code
     # These modules read options and word errors; their results are in the plan.
     wordings = {run_keys.ROOT / f"experiments/common/{name}.py" for name in ("errors", "values", "run_info")}
     seen, left = set(), [run_keys.ROOT / "experiments/training/population.py"]

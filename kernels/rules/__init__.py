@@ -1,0 +1,42 @@
+"""The rules of all optimizers, a dozen lines each; see `kernels.rule` for what a rule is."""
+
+from kernels.rule import Rule
+from kernels.rules.adam_like import adam, amsgrad, nadam, radam
+from kernels.rules.classic import (
+    adadelta,
+    adagrad,
+    momentum,
+    rmsprop,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    rmsprop_momentum,
+    sgd,
+)
+from kernels.rules.sign import lion
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        *(adam, amsgrad, nadam, radam, sgd, momentum, adagrad, adadelta, lion),
+        *(rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_centered_momentum),
+    )
+}
+"""Every rule by its name."""
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "amsgrad",
+    "lion",
+    "momentum",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rmsprop_centered",
+    "rmsprop_centered_momentum",
+    "rmsprop_momentum",
+    "sgd",
+]
