@@ -8,6 +8,9 @@ from kernels import rules
 from optim.arguments import Value, check_betas, check_non_negative, options
 from optim.base import RuleOptimizer
 
+OURS = {"bias_correction": True, "cautious_weight_decay": False}
+"""Arguments of Adam and AdamW that torch's classes lack, with the values at which the steps are torch's."""
+
 
 class AdamLike(RuleOptimizer):
     """Base of Adam, NAdam and RAdam: lr, betas, eps, and coupled or decoupled weight decay."""
@@ -41,6 +44,9 @@ class Adam(AdamLike):
         capturable: accepted; on a GPU every step can be captured into a CUDA graph.
         differentiable: refused.
         foreach, fused: accepted; the step is one launch in any case.
+        bias_correction: False leaves out 1 - beta1^t and 1 - beta2^t (Laing & Orvieto 2025, arXiv:2511.20516).
+        cautious_weight_decay: decoupled weight decay only where p and exp_avg have the same sign, or one of them is 0
+            (Chen et al. 2025, Algorithm 1, arXiv:2510.12402). torch has neither of these two arguments.
         own: backend, state_dtype, rounding, seed; see `RuleOptimizer`.
     Raises: ValueError if a value is out of range, or lanes and shapes do not fit.
     Reference: Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
@@ -64,15 +70,32 @@ class Adam(AdamLike):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        bias_correction: bool = True,
+        cautious_weight_decay: bool = False,
         **own,
     ):
-        super().__init__(params, options(locals()), **own)
+        given = options(locals())
+        # Groups have them only where they differ from what torch does, whose checkpoints lack them.
+        defaults = {name: value for name, value in given.items() if name not in OURS or value != OURS[name]}
+        super().__init__(params, defaults, **own)
 
     def rule(self, group: dict) -> rules.Rule:
+        if group.get("cautious_weight_decay"):
+            return rules.amsgrad_cautious if group["amsgrad"] else rules.adam_cautious
+        if not group.get("bias_correction", True):
+            return rules.amsgrad_uncorrected if group["amsgrad"] else rules.adam_uncorrected
         return rules.amsgrad if group["amsgrad"] else rules.adam
+
+    def hyper(self, group: dict) -> tuple:
+        bias_correction = group.get("bias_correction", True)
+        if bias_correction and not group.get("cautious_weight_decay"):
+            return super().hyper(group)
+        return *super().hyper(group), float(bias_correction)
 
     def check_group(self, group: dict) -> None:
         super().check_group(group)
+        if group.get("cautious_weight_decay") and not group["decoupled_weight_decay"]:
+            raise ValueError("cautious_weight_decay takes decoupled_weight_decay=True, as AdamW has it")
         one = [isinstance(v, torch.Tensor) and v.numel() == 1 for v in group["betas"]]
         if group["foreach"] and not group["capturable"]:
             for name, value in (("lr", group["lr"]), *((f"betas[{i}]", v) for i, v in enumerate(group["betas"]))):
@@ -102,6 +125,8 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        bias_correction: bool = True,
+        cautious_weight_decay: bool = False,
         **own,
     ):
         super().__init__(params, **options(locals()), decoupled_weight_decay=True, **own)

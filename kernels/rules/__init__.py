@@ -1,7 +1,16 @@
 """The rules of all optimizers, a dozen lines each; see `kernels.rule` for what a rule is."""
 
 from kernels.rule import Rule
-from kernels.rules.adam_like import adam, amsgrad, nadam, radam
+from kernels.rules.adam_like import (
+    adam,
+    adam_cautious,
+    adam_uncorrected,
+    amsgrad,
+    amsgrad_cautious,
+    amsgrad_uncorrected,
+    nadam,
+    radam,
+)
 from kernels.rules.classic import (
     adadelta,
     adagrad,
@@ -18,6 +27,7 @@ RULES = {
     rule.name: rule
     for rule in (
         *(adam, amsgrad, nadam, radam, sgd, momentum, adagrad, adadelta, lion),
+        *(adam_uncorrected, amsgrad_uncorrected, adam_cautious, amsgrad_cautious),
         *(rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_centered_momentum),
     )
 }
@@ -29,7 +39,11 @@ __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "adam_cautious",
+    "adam_uncorrected",
     "amsgrad",
+    "amsgrad_cautious",
+    "amsgrad_uncorrected",
     "lion",
     "momentum",
     "nadam",

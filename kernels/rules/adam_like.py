@@ -54,6 +54,66 @@ amsgrad = Rule("amsgrad", adam_coefficients, amsgrad_update, ADAM_HYPER, ("exp_a
 """Adam with the largest exp_avg_sq so far, max_exp_avg_sq, in the denominator."""
 
 
+# Adam without bias correction, or with cautious weight decay: Laing & Orvieto 2025, arXiv:2511.20516; Chen et al. 2025,
+# arXiv:2510.12402.
+
+
+@triton.jit
+def adam_option_coefficients(hyper, step):
+    lr, beta1, beta2, eps, weight_decay, l2, bias_correction = hyper
+    bias_correction1 = 1.0 - bias_correction * tl.exp(step * tl.log(beta1))
+    bias_correction2 = 1.0 - bias_correction * tl.exp(step * tl.log(beta2))
+    decay, step_size = 1.0 - lr * weight_decay, lr / bias_correction1
+    return l2, decay, 1.0 - beta1, 1.0 - beta2, step_size, 1.0 / tl.sqrt(bias_correction2), eps
+
+
+@triton.jit
+def cautious(decay, p, direction):
+    # Not the sign of their product, which may underflow.
+    agree = ((p >= 0.0) & (direction >= 0.0)) | ((p <= 0.0) & (direction <= 0.0))
+    return tl.where(agree, decay, 1.0) * p
+
+
+@triton.jit
+def adam_cautious_update(p, grad, state, coefficients):
+    exp_avg, exp_avg_sq = state
+    l2, decay, one_minus_beta1, one_minus_beta2, step_size, rsqrt_correction2, eps = coefficients
+    grad = grad + l2 * p
+    exp_avg = average(exp_avg, one_minus_beta1, grad)
+    exp_avg_sq = average(exp_avg_sq, one_minus_beta2, grad * grad)
+    denom = tl.sqrt_rn(exp_avg_sq) * rsqrt_correction2 + eps
+    return cautious(decay, p, exp_avg) - step_size * tl.div_rn(exp_avg, denom), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
+def amsgrad_cautious_update(p, grad, state, coefficients):
+    exp_avg, exp_avg_sq, max_exp_avg_sq = state
+    l2, decay, one_minus_beta1, one_minus_beta2, step_size, rsqrt_correction2, eps = coefficients
+    grad = grad + l2 * p
+    exp_avg = average(exp_avg, one_minus_beta1, grad)
+    exp_avg_sq = average(exp_avg_sq, one_minus_beta2, grad * grad)
+    max_exp_avg_sq = tl.where(exp_avg_sq <= max_exp_avg_sq, max_exp_avg_sq, exp_avg_sq)
+    denom = tl.sqrt_rn(max_exp_avg_sq) * rsqrt_correction2 + eps
+    states = exp_avg, exp_avg_sq, max_exp_avg_sq
+    return cautious(decay, p, exp_avg) - step_size * tl.div_rn(exp_avg, denom), states
+
+
+OPTION_HYPER = (*ADAM_HYPER, "bias_correction")
+ADAM_STATES, AMSGRAD_STATES = adam.states, amsgrad.states
+adam_uncorrected = Rule("adam_uncorrected", adam_option_coefficients, adam_update, OPTION_HYPER, ADAM_STATES)
+amsgrad_uncorrected = Rule(
+    "amsgrad_uncorrected", adam_option_coefficients, amsgrad_update, OPTION_HYPER, AMSGRAD_STATES
+)
+adam_cautious = Rule("adam_cautious", adam_option_coefficients, adam_cautious_update, OPTION_HYPER, ADAM_STATES)
+amsgrad_cautious = Rule(
+    "amsgrad_cautious", adam_option_coefficients, amsgrad_cautious_update, OPTION_HYPER, AMSGRAD_STATES
+)
+"""Weights decay where the signs of p and of exp_avg agree, or one of them is 0.
+
+With bias_correction = 0, 1 - beta1^t and 1 - beta2^t are left out.
+"""
+
+
 # NAdam: Dozat 2016, with the momentum schedule 1 - 0.96^(t * momentum_decay) / 2.
 
 

@@ -105,10 +105,11 @@ def test_configurations_are_all_combinations():
 ALL = {"lr", "weight_decay", "maximize"}
 BETAS = {"beta1", "beta2"}
 DECOUPLED = ALL | BETAS | {"eps", "decoupled_weight_decay"}
+OURS = {"bias_correction": "true", "cautious_weight_decay": "false"}
 HAS = {
-    "adam": DECOUPLED | {"amsgrad"},
-    "adamw": ALL | BETAS | {"eps", "amsgrad"},
-    "amsgrad": DECOUPLED,
+    "adam": DECOUPLED | {"amsgrad", *OURS},
+    "adamw": ALL | BETAS | {"eps", "amsgrad", *OURS},
+    "amsgrad": DECOUPLED | {*OURS},
     "nadam": DECOUPLED | {"momentum_decay"},
     "radam": DECOUPLED,
     "sgd": ALL,
@@ -130,7 +131,7 @@ def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
     if choice.alone:
         theirs = {key: parameter.default for key, parameter in inspect.signature(choice.alone).parameters.items()}
         theirs["beta1"], theirs["beta2"] = theirs.get("betas", (None, None))
-        theirs |= choice.defaults
+        theirs |= {**choice.defaults, **OURS}
         words = {False: "false", True: "true"}
         assert found == {axis: words[theirs[axis]] if type(theirs[axis]) is bool else theirs[axis] for axis in found}
     else:
