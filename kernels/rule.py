@@ -39,7 +39,8 @@ except ModuleNotFoundError:  # macOS and Windows: the rules still serve the CPU 
 TRIAL = {
     **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
     **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
-    "bias_correction": 0.0,
+    **{"bias_correction": 0.0, "beta3": 0.99, "clip": 1.0, "T_alpha_beta3": 0.0},
+    **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0},
 }
 """Values of hyperparameters by name, which make steps so large that float16 and bfloat16 show every one."""
 OTHERWISE = 0.5

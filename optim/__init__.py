@@ -3,11 +3,31 @@
 from kernels import __version__ as __version__
 from kernels.commands import refuse_others
 from optim.adam import Adam, AdamW, NAdam, RAdam
+from optim.adan import Adan, AdEMAMix
 from optim.adaptive import Adadelta, Adagrad, RMSprop
+from optim.adopt import ADOPT, LaProp
 from optim.custom import from_rule
-from optim.lion import Lion
+from optim.lion import Lion, Signum
+from optim.schedule_free import AdamWScheduleFree
 from optim.sgd import SGD
 
 refuse_others(__name__)
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "from_rule"]
+__all__ = [
+    "ADOPT",
+    "SGD",
+    "AdEMAMix",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "AdamWScheduleFree",
+    "Adan",
+    "LaProp",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Signum",
+    "from_rule",
+]

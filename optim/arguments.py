@@ -38,8 +38,10 @@ def check_non_negative(group: dict, *keys: str) -> None:
         check(words.get(key, f"{key} value"), group[key], lambda v: v >= 0)
 
 
-def check_betas(betas: tuple[Value, Value]) -> None:
-    """Raise ValueError unless both betas are in [0, 1)."""
+def check_betas(betas: tuple[Value, ...], n: int | None = None) -> None:
+    """Raise ValueError unless all betas are in [0, 1), and n of them if n is given."""
+    if n is not None and len(betas) != n:
+        raise ValueError(f"Invalid betas: {betas} ({n} values)")
     for i, beta in enumerate(betas):
         check(f"beta parameter at index {i}", beta, lambda v: (v >= 0) & (v < 1))
 

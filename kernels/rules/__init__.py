@@ -21,12 +21,14 @@ from kernels.rules.classic import (
     rmsprop_momentum,
     sgd,
 )
-from kernels.rules.sign import lion
+from kernels.rules.newer import adan, ademamix, adopt, laprop, schedule_free_adamw
+from kernels.rules.sign import lion, signum
 
 RULES = {
     rule.name: rule
     for rule in (
         *(adam, amsgrad, nadam, radam, sgd, momentum, adagrad, adadelta, lion),
+        *(signum, laprop, adopt, adan, ademamix, schedule_free_adamw),
         *(adam_uncorrected, amsgrad_uncorrected, adam_cautious, amsgrad_cautious),
         *(rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_centered_momentum),
     )
@@ -41,9 +43,13 @@ __all__ = [
     "adam",
     "adam_cautious",
     "adam_uncorrected",
+    "adan",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "amsgrad_cautious",
     "amsgrad_uncorrected",
+    "laprop",
     "lion",
     "momentum",
     "nadam",
@@ -52,5 +58,7 @@ __all__ = [
     "rmsprop_centered",
     "rmsprop_centered_momentum",
     "rmsprop_momentum",
+    "schedule_free_adamw",
     "sgd",
+    "signum",
 ]

@@ -70,8 +70,8 @@ def adam_option_coefficients(hyper, step):
 @triton.jit
 def cautious(decay, p, direction):
     # Not the sign of their product, which may underflow.
-    agree = ((p >= 0.0) & (direction >= 0.0)) | ((p <= 0.0) & (direction <= 0.0))
-    return tl.where(agree, decay, 1.0) * p
+    differ = tl.where(p >= 0.0, direction, -direction) < 0.0
+    return tl.where(differ, 1.0, decay) * p
 
 
 @triton.jit

@@ -116,7 +116,7 @@ def ademamix(
     alpha=5.0,
     eps=1e-8,
     weight_decay=0.0,
-    T_alpha_beta3=None,
+    T_alpha_beta3=0,
 ) -> Tensor:
     """Algorithm 1 of arXiv:2409.03137, with its schedulers of alpha and beta3 from beta_start = beta1."""
     beta1, beta2, beta3 = betas
@@ -162,5 +162,11 @@ def schedule_free_adamw(
 OF = {
     "AdamW": adamw,
     "Lion": lion,
+    "Signum": signum,
+    "LaProp": laprop,
+    "ADOPT": adopt,
+    "Adan": adan,
+    "AdEMAMix": ademamix,
+    "AdamWScheduleFree": schedule_free_adamw,
 }
 """The oracle of each class, by its name in `optim`."""

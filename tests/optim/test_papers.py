@@ -23,6 +23,15 @@ CASES = [
     ("AdamW", {"cautious_weight_decay": True, "weight_decay": 0.5, "lr": 0.05}),
     ("AdamW", {"cautious_weight_decay": True, "amsgrad": True, "bias_correction": False, "weight_decay": 0.5}),
     ("Lion", {"lr": 0.01, "weight_decay": 0.1}),
+    ("Signum", {"lr": 0.01, "momentum": 0.8, "weight_decay": 0.1}),
+    ("LaProp", {"lr": 0.01, "weight_decay": 0.1}),
+    ("ADOPT", {"weight_decay": 0.1}),
+    ("ADOPT", {"clip": False, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("Adan", {"weight_decay": 0.1}),
+    ("AdEMAMix", {"weight_decay": 0.1}),
+    ("AdEMAMix", {"alpha": 8.0, "T_alpha_beta3": 16.0}),
+    ("AdamWScheduleFree", {"weight_decay": 0.1}),
+    ("AdamWScheduleFree", {"warmup_steps": 5, "r": 1.5, "weight_lr_power": 1.0}),
 ]
 OTHERS = {"lr": 0.02, "weight_decay": 0.3, "maximize": True}
 """Options of a second group of parameters."""
@@ -129,16 +138,24 @@ def test_no_launch_configuration_changes_a_bit(monkeypatch, name, options):
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_bfloat16_parameters_keep_float32_states_and_round_once_a_step(backend, name, options):
-    ours = make_params(((BLOCK + 9,),), torch.bfloat16, device_of(backend))
-    options, steps = {**options, "lr": 0.05}, 3
-    before = [p.detach().double().cpu() for p in ours]
-    expected = followed(name, ours, steps, **options)
-    optimizer = getattr(optim, name)(ours, **options, backend=backend)
-    train(optimizer, ours, steps)
-    dtypes = {value.dtype for value in optimizer.state[ours[0]].values()}
-    assert dtypes == {torch.float32}
-    assert_same_updates(ours, expected, before, steps, RTOL)
-    assert (ours[0].detach().double().cpu() != before[0]).float().mean() > 0.9
+    """Each step starts from what the one before has stored."""
+    (p,) = make_params(((BLOCK + 9,),), torch.bfloat16, device_of(backend))
+    options, state = {**options, "lr": 0.5}, {}
+    optimizer, start = getattr(optim, name)([p], **options, backend=backend), p.detach().clone()
+    for step in range(3):
+        before = p.detach().double().cpu()
+        grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)).bfloat16()
+        exact = papers.OF[name](before, grad.double(), state, step + 1, **options)
+        p.grad = grad.to(p.device)
+        optimizer.step()
+        ours = p.detach().double().cpu()
+        # Half a unit in the last place, and what float32 has rounded before.
+        bound = 0.5001 * torch.finfo(p.dtype).eps * exact.abs() + 2e-6 * (1 + (exact - before).abs())
+        assert ((ours - exact).abs() <= bound).all()
+        if "x" in state:  # which follows from y, as it is stored
+            state["x"] = (ours - 0.1 * state["z"]) / 0.9
+    assert {value.dtype for value in optimizer.state[p].values()} == {torch.float32}
+    assert (p != start).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
@@ -160,3 +177,90 @@ def test_cautious_weight_decay_needs_decoupled_decay():
     with pytest.raises(ValueError, match="cautious_weight_decay takes decoupled_weight_decay=True"):
         optim.Adam(p, cautious_weight_decay=True)
     optim.Adam(p, cautious_weight_decay=True, decoupled_weight_decay=True)
+
+
+P = torch.zeros(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Signum", {"momentum": 1.0}, "Invalid momentum value: 1.0"),
+        ("LaProp", {"eps": -1.0}, "Invalid epsilon value: -1.0"),
+        ("ADOPT", {"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+        ("Adan", {"betas": (0.9, 0.9)}, "Invalid betas: .* .3 values"),
+        ("Adan", {"betas": (0.9, 0.9, -0.1)}, "Invalid beta parameter at index 2: -0.1"),
+        ("AdEMAMix", {"alpha": -1.0}, "Invalid alpha value: -1.0"),
+        ("AdEMAMix", {"T_alpha_beta3": -1}, "Invalid T_alpha_beta3 value: -1"),
+        ("AdamWScheduleFree", {"betas": (0.0, 0.9)}, "Invalid beta parameter at index 0: 0.0"),
+        ("AdamWScheduleFree", {"warmup_steps": -1}, "Invalid warmup_steps value: -1"),
+        ("AdamWScheduleFree", {"r": torch.tensor([0.0, -2.0])}, "Invalid r value: -2.0"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused_by_name(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(optim, name)([P], **options)
+
+
+def test_the_scheduler_of_ademamix_starts_from_a_beta1_of_zero_too():
+    (p,) = make_params(((5,),))
+    optimizer = optim.AdEMAMix([p], betas=(0.0, 0.99, 0.999), T_alpha_beta3=10, backend="eager")
+    train(optimizer, [p], 12)
+    assert optimizer.state[p]["exp_avg_slow"].isfinite().all()
+    assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_schedule_free_parameters_are_x_between_eval_and_train(backend, lanes):
+    lrs, betas = ([0.01, 0.02, 0.03], [0.9, 0.8, 0.95]) if lanes else ([0.01] * 3, [0.9] * 3)
+    lr, beta1 = (torch.tensor(lrs), torch.tensor(betas)) if lanes else (lrs[0], betas[0])
+    params = make_params(((3, 5), (3,), (3, 2, 2)), device=device_of(backend))
+    optimizer = optim.AdamWScheduleFree(params, lr=lr, betas=(beta1, 0.99), backend=backend)
+    optimizer.eval()  # before the first step x is y
+    optimizer.train()
+    start = [p.detach().clone() for p in params]
+    train(optimizer, params, 7)
+    y = [p.detach().clone() for p in params]
+    optimizer.eval()
+    optimizer.eval()
+    with pytest.raises(RuntimeError, match=r"call train\(\) before step\(\)"):
+        optimizer.step()
+    for k in range(3):
+        own = {"lr": lrs[k], "betas": (betas[k], 0.99)}
+        found, states = [p.double().cpu() for p in start], [{} for _ in params]
+        for step in range(7):
+            generator = torch.Generator().manual_seed(step)
+            for i, p in enumerate(found):
+                grad = torch.randn(p.shape, generator=generator).double()
+                found[i] = papers.schedule_free_adamw(p, grad, states[i], step + 1, **own)
+        for p, state in zip(params, states, strict=True):
+            torch.testing.assert_close(p.detach()[k].double().cpu(), state["x"][k], rtol=1e-5, atol=1e-6)
+    optimizer.train()
+    for p, q in zip(params, y, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-6, atol=1e-7)
+    assert not any(torch.equal(p, q) for p, q in zip(params, start, strict=True))
+
+
+def test_a_schedule_free_state_saved_for_evaluation_trains_on_after_train():
+    straight, moved = (make_params(((40,),), torch.float64) for _ in range(2))
+    train(optim.AdamWScheduleFree(straight, lr=0.1, backend="eager"), straight, 8)
+    first = optim.AdamWScheduleFree(moved, lr=0.1, backend="eager")
+    train(first, moved, 4)
+    first.eval()
+    second = optim.AdamWScheduleFree(moved, lr=5.0, backend="eager")
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    with pytest.raises(RuntimeError, match="call train"):
+        second.step()
+    second.train()
+    train(second, moved, 4, first_seed=4)
+    torch.testing.assert_close(moved[0], straight[0], rtol=1e-12, atol=1e-12)
+
+
+def test_schedule_free_parameters_stay_where_the_first_step_was_skipped():
+    (p,) = make_params(((6,),))
+    optimizer, start = optim.AdamWScheduleFree([p], backend="eager"), p.detach().clone()
+    optimizer.found_inf = torch.ones(1)
+    train(optimizer, [p], 1)
+    optimizer.eval()
+    assert torch.equal(p.detach(), start)
