@@ -1,6 +1,7 @@
 """Evaluations of a population: when, on which examples, and their losses and metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +28,24 @@ def subset(y: torch.Tensor, n: int) -> torch.Tensor:
     starts = torch.rand(len(sizes), generator=generator)
     position = torch.cat([(torch.arange(int(size)) + start) / size for size, start in zip(sizes, starts, strict=True)])
     return by_class[position.argsort(stable=True)][:n]
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer, params: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Have an optimizer with `eval` and `train`, such as Schedule-Free AdamW, put what is to be evaluated into params.
+
+    Afterwards they have the bits of before: training does not depend on when it is evaluated.
+    """
+    if not (hasattr(optimizer, "eval") and hasattr(optimizer, "train")):
+        yield
+        return
+    kept = [p.detach().clone() for p in params]
+    optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    yield
+    optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.no_grad():
+        for p, trained in zip(params, kept, strict=True):
+            p.copy_(trained)
 
 
 def evaluate(

@@ -57,6 +57,12 @@ OPTIMIZERS = {
     "rmsprop": Entry("RMSprop"),
     "adadelta": Entry("Adadelta"),
     "lion": Entry("Lion"),
+    "signum": Entry("Signum"),
+    "laprop": Entry("LaProp"),
+    "adopt": Entry("ADOPT"),
+    "adan": Entry("Adan"),
+    "ademamix": Entry("AdEMAMix"),
+    "schedule-free": Entry("AdamWScheduleFree"),
 }
 GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
 """Optimizers that were given as classes, for example in a notebook, by their names in results."""

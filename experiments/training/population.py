@@ -197,14 +197,14 @@ def train_lanes(
 
     def record(step: int) -> None:
         evaluated = (x_eval, y_eval) if step == steps else (x_some, y_some)
-        means = evaluation.evaluate(problem, params, *evaluated, others)
+        with evaluation.averaged(optimizer_, params):
+            means = evaluation.evaluate(problem, params, *evaluated, others)
+            diagnosed = observed.values(step, *evaluated, others) if observed else {}
         means.setdefault("accuracy", torch.full_like(loss_sum, math.nan))
         train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
         point = {"step": step, "epoch": step / (len(x) // per_step)}
         point |= {"train_loss": train_loss.cpu(), **{f"eval_{name}": mean.cpu() for name, mean in means.items()}}
-        if observed:
-            point |= observed.values(step, *evaluated, others)
-        points.append({**point, "seconds": seconds})
+        points.append({**point, **diagnosed, "seconds": seconds})
 
     if resume:
         with torch.no_grad():

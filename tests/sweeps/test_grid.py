@@ -119,12 +119,41 @@ HAS = {
     "rmsprop": ALL | {"eps", "alpha", "momentum", "centered"},
     "adadelta": ALL | {"eps", "rho"},
     "lion": ALL | BETAS,
+    "signum": ALL | {"momentum"},
+    "laprop": ALL | BETAS | {"eps"},
+    "adopt": DECOUPLED | {"clip"},
+    "adan": ALL | BETAS | {"beta3", "eps"},
+    "ademamix": ALL | BETAS | {"beta3", "eps", "alpha", "T_alpha_beta3"},
+    "schedule-free": ALL | BETAS | {"eps", "warmup_steps", "r", "weight_lr_power"},
 }
+PAPERS = {
+    "lion": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99},
+    "signum": {"lr": 1e-4, "momentum": 0.9},
+    "laprop": {"lr": 4e-4, "beta1": 0.9, "beta2": 0.999, "eps": 1e-15},
+    "adopt": {
+        "lr": 1e-3,
+        "beta1": 0.9,
+        "beta2": 0.9999,
+        "eps": 1e-6,
+        "decoupled_weight_decay": "false",
+        "clip": "true",
+    },
+    "adan": {"lr": 1e-3, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
+    "ademamix": {
+        **{"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "beta3": 0.9999},
+        **{"eps": 1e-8, "alpha": 5.0, "T_alpha_beta3": 0.0},
+    },
+    "schedule-free": {
+        **{"lr": 2.5e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+        **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0},
+    },
+}
+"""Defaults of papers and of their authors' code, beside a weight decay of 0."""
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
-    """Compare our defaults with those of torch's constructors, and Lion's with those of its paper."""
+    """Compare our defaults with those of torch's constructors, or of papers."""
     choice = optimizers.OPTIMIZERS[name]
     found = {axis.name: axis.default for axis in optimizers.axes(choice).values()}
     assert set(found) == HAS[name]
@@ -135,7 +164,7 @@ def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
         words = {False: "false", True: "true"}
         assert found == {axis: words[theirs[axis]] if type(theirs[axis]) is bool else theirs[axis] for axis in found}
     else:
-        assert found == {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "maximize": "false"}
+        assert found == {**PAPERS[name], "weight_decay": 0.0, "maximize": "false"}
 
 
 def test_axes_do_not_multiply_the_optimizers_without_them():

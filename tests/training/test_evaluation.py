@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import optim
 from experiments.common.errors import OptionError
 from experiments.sweep import sweep
 from experiments.training import evaluation, population
@@ -43,6 +44,20 @@ def test_all_but_the_last_evaluation_take_the_subset(make):
     pd.testing.assert_frame_equal(of_all.loc[is_last, columns], of_some.loc[is_last, columns], check_exact=True)
     assert (of_all.loc[~is_last, "eval_loss"] != of_some.loc[~is_last, "eval_loss"]).all()
     pd.testing.assert_series_equal(of_all["train_loss"], of_some["train_loss"], check_exact=True)
+
+
+def test_a_schedule_free_optimizer_is_evaluated_at_its_average_which_leaves_training_alone(monkeypatch):
+    """Compare the end of runs that are evaluated at each step, at none between, and at what is trained."""
+    options: dict[str, Any] = {"steps": 12, "batch_size": 16, "optimizer": "schedule-free"}
+    lr = CONFIGS.assign(lr=[0.01, 0.03, 0.1], beta1=[0.9, 0.8, 0.95])
+    (often, curves), (once, _) = (population.train(linear(), lr, [0], evaluations=n, **options) for n in (12, 1))
+    pd.testing.assert_series_equal(often["eval_loss"], once["eval_loss"], check_exact=True)
+    assert (curves.groupby("lane")["eval_loss"].first() > often["eval_loss"]).all()
+    for name in ("eval", "train"):
+        monkeypatch.setattr(optim.AdamWScheduleFree, name, lambda self: None)
+    trained, _ = population.train(linear(), lr, [0], evaluations=12, **options)
+    assert (trained["eval_loss"] != often["eval_loss"]).all()
+    pd.testing.assert_series_equal(trained["train_loss"], often["train_loss"], check_exact=True)
 
 
 def test_the_report_says_so(tmp_path):

@@ -183,11 +183,18 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
     assert evaluation.evaluation_steps(7, 1) == [0, 7]
 
 
-@pytest.mark.parametrize(("make", "optimizer"), [(regression, "adam"), (linear, "radam"), (digits, "nesterov")])
+RESUMED = [(regression, "adam"), (linear, "radam"), (digits, "nesterov")]
+
+
+@pytest.mark.parametrize(
+    ("make", "optimizer"), [*RESUMED, pytest.param(linear, "schedule-free", marks=pytest.mark.slow)]
+)
 def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimizer, tmp_path):
     """Resume from a file between two evaluations, in the second epoch, with a schedule and a lane that diverges."""
     problem, sick = make(), CONFIGS.copy()
     sick.loc[1, "lr"] = 1e30
+    if optimizer == "schedule-free":
+        sick["beta1"] = sick["beta1"].clip(lower=0.1)
     options = {"steps": 40, "batch_size": 32, "accumulate": 2, "evaluations": 3, "schedule": "cosine", "warmup": 3}
     options["optimizer"] = optimizer
     whole = population.train(problem, sick, [0, 5], **options)
