@@ -82,7 +82,8 @@ def page(outcomes: dict[str, str]) -> str:
         [owner, option, *(ends.get(column, "").replace("passed", "yes") for column in COLUMNS)]
         for (owner, option), ends in sorted(cases.items())
     ]
-    classes = sorted({owner for owner, _ in cases} | {"Lion"})
+    half = (re.match(r"test_half_precision\[\w+-(\w+)-", name) for name in outcomes)
+    classes = sorted({owner for owner, _ in cases} | {match[1] for match in half if match})
     features = [[owner, *(cell(outcomes, p.format(owner)) for p in FEATURES.values())] for owner in classes]
     clients = [[client, package(name), cell(outcomes, pattern)] for client, (name, pattern) in CLIENTS.items()]
     head = ["class", "option", *(f"{dtype} {backend}" for dtype, backend in COLUMNS)]
@@ -98,7 +99,8 @@ move every element as torch's class does in float64.
 
 ## Dtypes, states and the rest
 
-Numbers of tests that passed. torch.optim has no Lion: it is compared with its paper's algorithm.
+Numbers of tests that passed. Classes that torch.optim lacks are compared with their papers' algorithms
+in float64; `tests/optim/test_papers.py` has further tests of them, and of ADOPT, whose first step moves nothing.
 
 {table(["class", *FEATURES], features)}
 
