@@ -51,6 +51,7 @@ def test_lanes_that_are_not_one_chunk_are_refused():
         command_time.command_seconds(invented([], chunks=2), 10, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_real_sweep_is_timed_against_the_loop(device, mnist_folder, trained):
     # 256 examples are two batches: the loop goes on into the next epochs, too.

@@ -50,6 +50,12 @@ def followed(name: str, params: list[torch.Tensor], steps: int, first_step: int 
     return found
 
 
+INTERPRETED_SLOWLY = pytest.mark.parametrize(
+    "backend", [pytest.param("triton", marks=pytest.mark.slow), "cpu", "eager"], indirect=True
+)
+"""Every backend in turn; Triton's interpreter takes a second for each case."""
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_every_element_moves_as_the_paper_says(backend, name, options):
     ours = make_params(SHAPES, device=device_of(backend))
@@ -100,6 +106,7 @@ def lanes_of(name: str, options: dict, n: int) -> tuple[dict, list[dict]]:
     return stacked, alone
 
 
+@INTERPRETED_SLOWLY
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_each_lane_follows_its_own_hyperparameters(backend, name, options):
     stacked, alone = lanes_of(name, options, 3)
@@ -112,6 +119,7 @@ def test_each_lane_follows_its_own_hyperparameters(backend, name, options):
         assert_same_updates(lane, oracle, start, STEPS, RTOL)
 
 
+@INTERPRETED_SLOWLY
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_64_lanes_have_the_bits_of_one(backend, name, options):
     one, many = (make_params([(64, 9)], device=device_of(backend)) for _ in range(2))
@@ -136,6 +144,7 @@ def test_no_launch_configuration_changes_a_bit(monkeypatch, name, options):
     assert all(torch.equal(stored[0], other) for other in stored)
 
 
+@INTERPRETED_SLOWLY
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_bfloat16_parameters_keep_float32_states_and_round_once_a_step(backend, name, options):
     """Each step starts from what the one before has stored."""

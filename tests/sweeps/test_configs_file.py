@@ -94,7 +94,7 @@ BAD = {
     "lr,eps\n1,\n": "--configs: row 2 of bad.csv has an empty cell under eps",
     'lr\n""\n': "--configs: row 2 of bad.csv has an empty cell under lr",
     "optimizer,lr\n,1\n": "an optimizer in every row, or no column of them, and row 2 of bad.csv has none",
-    "optimizer,lr\nlyon,1\n": "lion or MODULE:CLASS, not 'lyon'",
+    "optimizer,lr\nlyon,1\n": "or MODULE:CLASS, not 'lyon'",
     "optimizer,lr,momentum\nadam,1,0.9\nmomentum,1,0.9\n": "row 2 of bad.csv has a value of momentum, which adam lacks",
     "lr\nfast\n": "--configs: row 2 of bad.csv: --lr accepts positive numbers, not 'fast'",
     "lr\n1e999\n": "--configs: row 2 of bad.csv: --lr accepts positive numbers, not inf",

@@ -57,6 +57,7 @@ def command(folder: Path, *words: str, module: str = MODULE) -> subprocess.Compl
     return subprocess.run(line, cwd=folder, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_trains_it_resumes_it_and_knows_its_code(tmp_path):
     words = "mine:digits", "--lr", "1e-3", "1e-2", "--seeds", "2", "--steps", "12", "--target", "50%", "--out", "out"
     first = command(tmp_path, *words)
