@@ -32,6 +32,11 @@ VALUES = {
     "initial_accumulator_value": (0.0, 1.0),
     "alpha": (0.9, 0.95),
     "rho": (0.8, 0.95),
+    "beta3": (0.9, 0.99),
+    "T_alpha_beta3": (0.0, 10.0),
+    "warmup_steps": (0.0, 5.0),
+    "r": (0.0, 1.0),
+    "weight_lr_power": (1.0, 2.0),
 }
 """Two values for each axis that is a number; the others are true or false."""
 
@@ -39,6 +44,8 @@ VALUES = {
 def swept(out, optimizer: str, name: str) -> list:
     """Sweep two values of an axis through the command; return those that its table has."""
     words = [*map(str, VALUES.get(name, ("true", "false")))]
+    if name == "cautious_weight_decay" and optimizer in ("adam", "amsgrad"):
+        words += ["--axis", "decoupled_weight_decay", "true"]
     assert sweep.main(["regression", "--optimizer", optimizer, "--axis", name, *words, *SHORT, "--out", str(out)]) == 0
     runs = reading.load(out).runs
     assert runs["eval_loss"].notna().all()

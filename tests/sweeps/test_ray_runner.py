@@ -98,27 +98,3 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
     # Chunks have other sizes here, on one thread each, so the runs are equal up to rounding.
     np.testing.assert_allclose(ray.runs.initial_eval_loss, local.runs.initial_eval_loss, rtol=1e-5)
     np.testing.assert_allclose(ray.runs.eval_loss.median(), local.runs.eval_loss.median(), rtol=0.2)
-
-
-@pytest.mark.slow
-def test_workers_of_a_ray_cluster_know_run_axes_and_words(tmp_path):
-    pytest.importorskip("ray", reason="needs the extra cluster")
-    words = ["regression", "--axis", "batch_size", "32", "64", "--axis", "init_scale", "1", "2", "--axis", "amsgrad"]
-    words += ["true", "false", "--lr", "1e-3", "1e-2", "--steps", "12", "--device", "cpu"]
-    for engine in ("ray", "local"):
-        command = [
-            sys.executable,
-            "-m",
-            "experiments.sweep",
-            *words,
-            "--engine",
-            engine,
-            "--out",
-            str(tmp_path / engine),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr
-    ray, local = (reading.load(tmp_path / engine).runs for engine in ("ray", "local"))
-    keys = ["run_id", "lr", "amsgrad", "batch_size", "init_scale", "model", "status"]
-    assert ray[keys].equals(local[keys])
-    np.testing.assert_allclose(ray["eval_loss"], local["eval_loss"], rtol=1e-4)

@@ -180,9 +180,12 @@ def test_a_module_that_cannot_be_made_on_the_meta_device_is_trained():
 def test_workers_of_a_ray_cluster_get_the_function_with_its_file(tmp_path):
     """They cannot import it: it lies in no package, and need not lie on their disks."""
     pytest.importorskip("ray")
-    words = "mine:digits", "--lr", "1e-3", "1e-2", "--seeds", "2", "--steps", "12"
+    words = ["mine:digits", "--lr", "1e-3", "1e-2", "--seeds", "2", "--steps", "12", "--axis", "batch_size", "16", "32"]
+    words += ["--axis", "init_scale", "1", "2", "--axis", "amsgrad", "true", "false"]
     for engine in ("ray", "local"):
         done = command(tmp_path, *words, "--engine", engine, "--device", "cpu", "--out", engine)
         assert done.returncode == 0, done.stderr
     ray, local = (pd.read_parquet(tmp_path / engine / "runs.parquet") for engine in ("ray", "local"))
+    keys = ["run_id", "lr", "amsgrad", "batch_size", "init_scale", "model", "status"]
+    assert ray[keys].equals(local[keys])
     np.testing.assert_allclose(ray["eval_loss"], local["eval_loss"], rtol=1e-5)
