@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
-import pandas as pd
 import torch
 
 import optim
@@ -15,11 +14,10 @@ from experiments.bench.cases import NOISE
 from experiments.bench.timing import INTERVALS, time_in_turn, with_interval
 from experiments.common import errors, run_info
 from experiments.common.tables import ENDS, brackets
-from experiments.sweeps import cost, memory
 from experiments.tasks import data, mlp, model, problems
 from experiments.tasks.any_module import AnyModel, AnyModule
 from experiments.tasks.model import Model
-from experiments.training import axes, cuda_graph, population, reference
+from experiments.training import axes, blocks, cuda_graph, population, reference
 
 SIZES = {
     "cpu": (
@@ -97,12 +95,9 @@ def population_of(
     return params, ours, population_steps
 
 
-def chunk_sizes(problem: problems.Problem, lanes: int, device: str) -> list[int]:
+def chunk_sizes(model: AnyModel, lanes: int, device: str) -> list[int]:
     """Return the numbers of lanes that are trained together: all, or for a user's module as many as a sweep would."""
-    most = lanes
-    if isinstance(problem.model, AnyModule) and device == "cpu":
-        needed = memory.measure(problem, BATCH, 1, 1, {"adam": pd.DataFrame([axes.AXES])})
-        most = cost.lanes_at_once(problem.model, BATCH, device, needed)
+    most = blocks.most_lanes(model, BATCH) if isinstance(model, AnyModule) and device == "cpu" else lanes
     n_chunks = math.ceil(lanes / max(1, most))
     return [lanes // n_chunks + (i < lanes % n_chunks) for i in range(n_chunks)]
 
@@ -112,7 +107,7 @@ def population_contenders(
 ) -> dict[str, Callable[[], object]]:
     """Return all that is timed for a size: our steps, torch's runs one by one, both updates, a product, a copy."""
     x, y, _, _ = population.tensors(problem, device)
-    chunks = [population_of(problem, n, x, y) for n in chunk_sizes(problem, lanes, device)]
+    chunks = [population_of(problem, n, x, y) for n in chunk_sizes(problem.model, lanes, device)]
     params = [p for of_chunk, _, _ in chunks for p in of_chunk]
 
     def population_steps(batches: torch.Tensor) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from experiments.common import devices
 from experiments.common.errors import OptionError
 from experiments.sweeps.memory import Memory
-from experiments.tasks.any_module import AnyModel, AnyModule, shapes
+from experiments.tasks.any_module import AnyModel, AnyModule
+from experiments.training import blocks
 
 ROW_BYTES = 300
 """Bytes of one evaluation of a run: in the file of its chunk, in the tables, and in their temporary files."""
@@ -27,40 +28,17 @@ def check_room(out: Path | None, n_runs: int, n_points: int, option: str = "the 
             )
 
 
-KEPT_BLOCK = 32 * 2**20
-"""Largest block, bytes, that glibc's malloc reuses; a larger one is mapped anew each time, with page faults."""
-KEPT_HEAP = 64 * 2**20
-"""Largest heap, bytes, that glibc's malloc keeps between steps; what is above it faults in again."""
-ENOUGH = 8
-"""Lanes of a user's module from which on more of them hardly divide what operations cost beside their work."""
-
-
-def most_lanes(model: AnyModel, batch_size: int, memory: Memory) -> int:
-    """Return how many lanes the CPU trains at once, so that malloc reuses their memory; 0 if it does of none."""
-    lanes = KEPT_BLOCK // largest_block(model, batch_size)
-    temporary = memory.per_lane - memory.at_rest
-    if isinstance(model, AnyModule) and model.by_vmap and temporary > 0:
-        lanes = min(lanes, max(ENOUGH, int(KEPT_HEAP / temporary)))
-    return lanes
-
-
-def largest_block(model: AnyModel, batch_size: int) -> int:
-    """Return the bytes of the largest tensor that a step makes for a lane: a gradient or an activation."""
-    largest = max(p.numel() for p in shapes(model))
-    return 4 * max(largest, 0 if model.at_once else batch_size * max(model.widths[1:]))
-
-
 def lanes_at_once(model: AnyModel, batch_size: int, device: str, memory: Memory) -> int:
     """Return how many lanes fit into the memory budget and, on the CPU, into blocks that malloc reuses."""
     lanes = memory.lanes(devices.memory_budget(device))
     if device == "cpu":
-        lanes = min(lanes, most_lanes(model, batch_size, memory))
+        lanes = min(lanes, blocks.most_lanes(model, batch_size))
     return max(1, lanes)
 
 
 def check_fits(model: AnyModel, batch_size: int, device: str) -> None:
     """Raise OptionError if a run's parameters, gradients, two states and largest activation exceed the memory."""
-    needed, most = 16 * sum(p.numel() for p in shapes(model)), devices.total_memory(device)
+    needed, most = 16 * sum(p.numel() for p in blocks.shapes(model)), devices.total_memory(device)
     needed += 4 * batch_size * max(model.widths[1:])
     if needed > most:
         options = "--batch-size accepts" if isinstance(model, AnyModule) else "--hidden and --batch-size accept"

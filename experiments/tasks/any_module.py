@@ -235,11 +235,3 @@ def drawing(numbers: torch.Tensor, device: torch.device) -> Iterator[None]:
 
 AnyModel = Model | AnyModule
 """What a population trains: both have the same small interface."""
-
-
-def shapes(model: AnyModel) -> list[torch.Tensor]:
-    """Return the parameters of a model's module; of those that are built in, without their values."""
-    if isinstance(model, AnyModule):
-        return list(model.modules[True].parameters())
-    with torch.device("meta"):
-        return list(model.build().parameters())

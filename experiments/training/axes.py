@@ -86,7 +86,7 @@ COLUMNS = {
     *("run_id", "lane", "key", "config", "setting", "data", "task", "model", "optimizer", "seed", "n_seeds", "status"),
     *("step", "epoch", "seconds", "chunk_seconds", "compile_seconds", "diverged_step", "n_diverged"),
     *("train_loss", "eval_loss", "eval_accuracy", "best_train_loss", "best_eval_loss", "best_eval_accuracy"),
-    *("initial_eval_loss", "grad_norm", "update_ratio", "unusual_updates"),
+    "initial_eval_loss",
 }
 """Other columns of tables of runs and curves, whose names no axis can have."""
 

@@ -8,10 +8,9 @@ from torch import nn
 
 from experiments.common.errors import OptionError
 from experiments.tasks import own, problems
-from experiments.tasks.any_module import shapes
 from experiments.tasks.model import exactly
 from experiments.tasks.problems import Problem
-from experiments.training import evaluation
+from experiments.training import blocks, evaluation
 
 
 def variant(
@@ -31,7 +30,7 @@ def variant(
         problem = replace(problem, model=task.model(chosen, problem.data))
     if init_scale != 1:
         build = problem.model.build
-        if all(p.ndim < 2 for p in shapes(problem.model)):
+        if all(p.ndim < 2 for p in blocks.shapes(problem.model)):
             raise OptionError(f"--init-scale goes with models that have weights, not with {problem.model.name}")
         title = f"{problem.model.name} init x{exactly(init_scale)}"
         problem = replace(problem, model=replace(problem.model, name=title, build=lambda: scaled(build(), init_scale)))

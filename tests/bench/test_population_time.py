@@ -54,13 +54,13 @@ def test_populations_are_timed_on_noise_where_mnist_cannot_be_had(device, size, 
 
 def test_a_users_networks_are_timed_by_vmap_in_chunks_of_a_sweep():
     for kind, lanes, sizes in (
-        *(("own mlp", 128, [128]), ("own cnn", 32, [8] * 4), ("own transformer", 32, [8] * 4)),
+        *(("own mlp", 128, [128]), ("own cnn", 32, [11, 11, 10]), ("own transformer", 32, [16, 16])),
         ("cnn", 32, [32]),
     ):
         problem = population_time.problem_of(kind, None, None, download=False)
         assert getattr(problem.model, "told", "") == ""
-        assert population_time.chunk_sizes(problem, lanes, "cpu") == sizes
-        assert population_time.chunk_sizes(problem, lanes, "cuda:0") == [lanes]
+        assert population_time.chunk_sizes(problem.model, lanes, "cpu") == sizes
+        assert population_time.chunk_sizes(problem.model, lanes, "cuda:0") == [lanes]
 
 
 @pytest.fixture
