@@ -74,7 +74,7 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
             that of the parameters, the share of unusually large updates, and for classes the loss of up to five groups
             of them by frequency; see `Diagnostics.values`. Runs train to the same bits; the ten steps up to an
             evaluation take about a third longer, and evaluations of classes twice as long.
-        data_dir: folder of the MNIST files; see `data.mnist`.
+        data_dir: files of MNIST or images like it; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep
             with another grid: tables and figures are replaced by those of this grid, and other runs that were trained

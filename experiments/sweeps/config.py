@@ -139,7 +139,7 @@ class SweepConfig:
     )
     data_dir: str | os.PathLike[str] | None = setting(
         None,
-        optional(FOLDER),
+        optional(FOLDER._replace(accepts="a folder, or a .npz file")),
         "IDX files of MNIST or images like it, torchvision's folder, or a .npz (default: MNIST_DIR, cache, download)",
         "DIR",
     )

@@ -14,6 +14,7 @@ from experiments.common.values import Kind, shown
 from experiments.sweeps import axis_values, space
 from experiments.sweeps.space import Grid
 from experiments.training import optimizers
+from experiments.training.axes import NAMED, RUN, Axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +105,7 @@ def configurations(
     if unknown := [name for name in columns if not any(name in has for has in known.values())]:
         raise OptionError(
             f"--configs accepts columns named as axes, and {what} has {', '.join(map(shown, unknown))}: "
-            f"{space.accepted(known)}; options of a run are {', '.join(axis_values.RUN)}"
+            f"{space.accepted(known)}; options of a run are {', '.join(RUN)}"
         )
     tables: dict[str, list[dict]] = {name: [] for name in names}
     seen: dict[tuple, int] = {}
@@ -135,7 +136,7 @@ def owners_of(row: Mapping[str, Any], chosen: Iterable[str], where: str) -> list
     return optimizers.names_of(owner.strip() if isinstance(owner, str) else owner)
 
 
-def values_of(row: Mapping[str, Any], has: Mapping[str, space.Axis], where: str, optimizer: str) -> dict[str, Any]:
+def values_of(row: Mapping[str, Any], has: Mapping[str, Axis], where: str, optimizer: str) -> dict[str, Any]:
     """Return the value of each axis of an optimizer in a row, with the defaults of those that it does not name."""
     found = {}
     for name, cell in row.items():
@@ -148,7 +149,7 @@ def values_of(row: Mapping[str, Any], has: Mapping[str, space.Axis], where: str,
     for axis in has.values():
         if axis.name not in row and axis.default is None:
             raise OptionError(f"{where} needs a value of {axis.name}, for which {optimizer} has no default")
-        if axis.name not in row and axis.name not in space.NAMED:
+        if axis.name not in row and axis.name not in NAMED:
             continue
         cell = row.get(axis.name, axis.default)
         try:

@@ -104,7 +104,8 @@ def make_plan(config: SweepConfig) -> Plan:
         chosen = [dict(zip(of_run, row, strict=True)) for row in different.itertuples(index=False)]
         numbers = different.assign(setting=range(len(chosen)))
         runs["setting"] = runs[of_run].merge(numbers, how="left")["setting"]
-    settings = [setting_of(config, problem, row, device, configs) for row in chosen]
+    measured: dict[tuple, memory.Memory] = {}
+    settings = [setting_of(config, problem, row, device, configs, measured) for row in chosen]
     check_different(runs, chosen, settings)
     runs["steps"] = [settings[number].training["steps"] for number in runs["setting"]]
     return Plan(config, identity_of(config, problem, grids, settings, of_run), settings, device, runs)
@@ -169,8 +170,14 @@ def setting_of(
     row: Mapping[str, Any],
     device: str,
     configs: Mapping[str, pd.DataFrame],
+    measured: dict[tuple, memory.Memory],
 ) -> Setting:
-    """Return the setting of some runs. row: their values of those options that are axes. Raises: OptionError."""
+    """Return the setting of some runs. Raises: OptionError.
+
+    Args:
+        row: their values of those options that are axes.
+        measured: the memory of other settings, by what it depends on; that of this one is added.
+    """
     values_ = {name: RUN[name].kind.take(value) for name, value in row.items() if value == value}
     chosen = {name: values_.get(name, getattr(config, name)) for name in RUN}
     options = {name: values_[name] for name in ("hidden", "dropout") if name in values_}
@@ -190,7 +197,10 @@ def setting_of(
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
     copies = diagnostics.copies(training["steps"], config.evaluations) if config.diagnostics else 0
-    needed = memory.measure(problem, batch_size, accumulate, config.seeds, configs, copies)
+    what = problem.model.name, batch_size, accumulate, copies
+    if what not in measured:
+        measured[what] = memory.measure(problem, batch_size, accumulate, config.seeds, configs, copies)
+    needed = measured[what]
     return Setting(problem, training, cost.lanes_at_once(problem.model, batch_size, device, needed), needed)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from experiments import explorer, sweep
 from experiments.common.errors import OptionError
-from experiments.sweeps import cost, plan, reading, run_keys
+from experiments.sweeps import cost, memory, plan, reading, run_keys
 from experiments.sweeps.config import SweepConfig
 from experiments.training import variants
 from experiments.training.axes import RUN
@@ -270,3 +270,13 @@ def test_a_plan_with_scaled_weights_draws_nothing_from_torchs_generator():
     state = torch.get_rng_state()
     planned(axes={"init_scale": [1, 2], "hidden": [4, 8]})
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_is_counted_once_for_settings_that_need_the_same(monkeypatch):
+    counted, measure = [], memory.measure
+    monkeypatch.setattr(memory, "measure", lambda *given: counted.append(given) or measure(*given))
+    axes = {"schedule": ["constant", "cosine"], "epochs": [0.1, 0.2], "batch_size": [32, 64]}
+    made = plan.make_plan(SweepConfig(task="regression", axes=axes, device="cpu"))
+    assert len(made.settings) == 8
+    assert len(counted) == 2
+    assert len({setting.memory for setting in made.settings}) == 2
