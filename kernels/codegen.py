@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
-from kernels import multi_tensor, rules
+from kernels import multi_tensor, reductions, rules
 from kernels.commands import command
 from kernels.config import Config, Dtypes, default
 from kernels.occupancy import LIMITS
@@ -83,16 +83,17 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
 
     Args:
         target: sm_NN or gfx9NN.
-        arguments: names and Triton types (such as "*fp32" or "i32") of its arguments, in order. The compiler assumes
-            of pointers what a launch with small tensors would tell it, unless they are in `do_not_specialize`: that
-            they are multiples of 16 and, on AMD, within 2 GiB.
+        arguments: names and Triton types (such as "*fp32" or "i32") of its arguments, in order; "constexpr" for one
+            that is None. The compiler assumes of pointers what a launch with small tensors would tell it, unless they
+            are in `do_not_specialize`: that they are multiples of 16 and, on AMD, within 2 GiB.
         constants: values of its `tl.constexpr` arguments, which come after the others, in order.
         num_warps: warps of a program.
     Returns: Triton's compiled kernel, with its text in `asm["ptx"]`, its machine code in `asm["cubin"]` (AMD:
         `asm["amdgcn"]`), which `facts` reads, and its `metadata`.
     Raises: ValueError for an unknown target; RuntimeError under TRITON_INTERPRET, which replaces the compiler.
     """
-    gpu, names = parse_target(target), [*arguments, *constants]
+    constants = dict.fromkeys((name for name, kind in arguments.items() if kind == "constexpr"), None) | constants
+    gpu, names = parse_target(target), [*dict.fromkeys((*arguments, *constants))]
     if not isinstance(kernel, triton.JITFunction):
         raise RuntimeError("kernels are compiled only where TRITON_INTERPRET was not set when Triton was imported")
     # Described as by a launch, which then finds this kernel in Triton's cache: Triton 3.6 lists only constants that
@@ -131,8 +132,29 @@ def traversal(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool = False,
     config = config or default(parse_target(target).warp_size)
     constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
-    pointers |= {"keys_ptr": "*i32"}
+    pointers |= {"keys_ptr": "*i32"} | given(clip_ptr=rule.clips, totals_ptr=rule.sums)
     return compile_kernel(multi_tensor.multi_tensor_kernel, target, pointers, constants, config.num_warps)
+
+
+def given(**pointers) -> dict[str, str]:
+    """Return the types of pointers to float32, of which some are None."""
+    return {name: "*fp32" if is_given else "constexpr" for name, is_given in pointers.items()}
+
+
+def sums(rule: Rule, stage: int, target: str, dtypes: Dtypes):
+    """Compile the kernel that adds up the terms of one of a rule's stages; see `compile_kernel`."""
+    pointers = {"rows_ptr": "*i64", "piece_row_ptr": "*i32", "piece_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
+    pointers |= given(clip_ptr=rule.clips and stage > 0) | {"partials_ptr": "*fp64"}
+    constants = reductions.sums_constants(rule, rule.stages[stage], *dtypes)
+    return compile_kernel(reductions.sums_kernel, target, pointers, constants, reductions.NUM_WARPS)
+
+
+def totals(rule: Rule, stage: int, target: str, reduce: bool = True, finish: bool = True):
+    """Compile the kernel that makes of them what the update takes; see `compile_kernel`."""
+    pointers = {"rows_ptr": "*i64", "hyper_ptr": "*fp64", "coefficients_ptr": "*fp32", "first_piece_ptr": "*i32"}
+    pointers |= {"slot_rows_ptr": "*i32", "first_row_ptr": "*i32", "partials_ptr": "*fp64", "totals_ptr": "*fp64"}
+    constants = reductions.totals_constants(rule, rule.stages[stage], reduce, finish)
+    return compile_kernel(reductions.totals_kernel, target, pointers | {"values_ptr": "*fp32"}, constants)
 
 
 def prologue(rule: Rule, target: str):

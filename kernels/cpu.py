@@ -6,7 +6,7 @@
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from kernels import lookup, object_code
 from kernels import table as tables
 from kernels.config import Choice, CpuConfig
-from kernels.object_code import ARGUMENTS, Code
+from kernels.object_code import ARGUMENTS, STAGE_ARGUMENTS, Code, Shared
 from kernels.rule import Rule, check_portable
 from kernels.table import N_ELEMENTS, Entry, Launch, Table
 
@@ -32,13 +32,13 @@ def compile_rule(
     """Return a rule's step for CPU tensors of these dtypes. It takes a second where this machine has not kept it."""
     kinds = p_dtype, grad_dtype, state_dtype, stochastic
     path = object_code.path_of(rule, *kinds)
-    if path and (code := object_code.load(path)):
+    if path and (code := object_code.load(path, len(rule.stages))):
         return code
     # Numba takes half a second to import.
     from kernels import cpu_rule
 
     image, symbols = cpu_rule.object_code(rule, *kinds)
-    code = object_code.link(image, symbols)
+    code = object_code.link(image, symbols, len(rule.stages))
     # Functions that only Numba brings are not there in a process without it.
     if path and not symbols:
         object_code.keep(path, image)
@@ -46,8 +46,8 @@ def compile_rule(
 
 
 @functools.cache
-def fork_join(process: int) -> Callable[[Code, int, int], None]:
-    """Return `run(code, arguments, threads)`, by which all threads of a team walk their shares of the chunks.
+def fork_join(process: int) -> Callable[[Shared, int, int], None]:
+    """Return `run(function, arguments, threads)`, by which all threads of a team do their shares.
 
     The threads are OpenMP's, which torch uses too. They are Python's where the process has no OpenMP with GCC's
     interface, and in a child made by fork, where OpenMP would wait for the threads of its parent.
@@ -55,11 +55,11 @@ def fork_join(process: int) -> Callable[[Code, int, int], None]:
     team = object_code.exported("GOMP_parallel")
     if team and object_code.has_openmp() and process == PROCESS:
         parallel = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint, ctypes.c_uint)(team)
-        return lambda code, arguments, threads: parallel(code.walk_own_share, arguments, threads, 0)
+        return lambda function, arguments, threads: parallel(function.own_share, arguments, threads, 0)
     pool = ThreadPoolExecutor(os.cpu_count())
 
-    def run(code: Code, arguments: int, threads: int) -> None:
-        list(pool.map(lambda share: code.walk(arguments, share, threads), range(threads)))
+    def run(function: Shared, arguments: int, threads: int) -> None:
+        list(pool.map(lambda share: function.share(arguments, share, threads), range(threads)))
 
     return run
 
@@ -83,27 +83,69 @@ def launcher(table: Table) -> Launch:
     check_portable(table.rule)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
     code = compile_rule(table.rule, *dtypes, table.seed is not None)
-    numbers = {
-        **{"n_rows": len(table.rows), "n_chunks": len(table.chunk_row), "chunk_size": table.chunk_size},
-        **{"seed": table.seed or 0, "grad_scale": 0},
-    }
-    arguments = np.array(
-        [numbers[name] if name in numbers else getattr(table, name).data_ptr() for name in ARGUMENTS], dtype=np.int64
+    arguments = packed(
+        ARGUMENTS,
+        {"n_rows": len(table.rows), "n_chunks": len(table.chunk_row), "chunk_size": table.chunk_size},
+        {"seed": table.seed or 0, "grad_scale": 0},
+        table,
     )
+    of_stages = [
+        packed(
+            STAGE_ARGUMENTS,
+            {"n_pieces": len(totals.partials), "n_slots": totals.n_slots},
+            {"clip": None} if stage.clips else {},
+            totals,
+            table,
+        )
+        for stage, totals in zip(table.rule.stages, table.stages, strict=True)
+    ]
     address, scale = arguments.ctypes.data, arguments.view(np.float64)[ARGUMENTS.index("grad_scale") :]
     n_elements = int(table.uploads.hosts[0][:, N_ELEMENTS].sum())
     most_threads = configuration(table.choice).threads or max(1, n_elements // ELEMENTS_PER_THREAD)
+    skipped = False
 
-    def launch(grads, grad_scale, found_inf) -> None:
-        if found_inf is not None and found_inf.item() != 0:
-            return
-        table.point_at(grads)
-        scale[0] = 1.0 if grad_scale is None else grad_scale.item()
+    def share(function: Shared, address: int) -> None:
         threads = min(torch.get_num_threads(), most_threads)
-        code.prologue(address)
         if threads > 1:
-            fork_join(os.getpid())(code, address, threads)
+            fork_join(os.getpid())(function, address, threads)
         else:
-            code.walk(address, 0, 1)
+            function.share(address, 0, 1)
 
-    return launch
+    def begin(grads, grad_scale, found_inf) -> None:
+        nonlocal skipped
+        skipped = found_inf is not None and found_inf.item() != 0
+        if not skipped:
+            table.point_at(grads)
+            scale[0] = 1.0 if grad_scale is None else grad_scale.item()
+            code.prologue(address)
+
+    def measure(stage: int) -> None:
+        if not skipped:
+            share(code.stages[stage].measure, of_stages[stage].ctypes.data)
+            code.stages[stage].reduce(of_stages[stage].ctypes.data)
+
+    def conclude(stage: int) -> None:
+        if not skipped:
+            code.stages[stage].finish(of_stages[stage].ctypes.data)
+
+    def update() -> None:
+        if not skipped:
+            share(code.walk, address)
+
+    return Launch(begin, update, measure, conclude, len(code.stages))
+
+
+def packed(names: Sequence[str], *sources: Mapping | object) -> np.ndarray:
+    """Return numbers and the addresses of tensors as int64; each name is taken from the first source that has it."""
+
+    def find(name: str):
+        for source in sources:
+            if isinstance(source, Mapping):
+                if name in source:
+                    return source[name]
+            elif hasattr(source, name):
+                return getattr(source, name)
+        raise KeyError(name)
+
+    found = map(find, names)
+    return np.array([x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in found], dtype=np.int64)

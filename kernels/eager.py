@@ -6,12 +6,13 @@ It replaces `cpu` if Numba is not installed, and serves the dtypes and devices t
 import dis
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import FunctionType, SimpleNamespace
 
 import torch
 
 from kernels import table as tables
-from kernels.rule import NUMPY, Rule, check_portable, rebind
+from kernels.rule import NUMPY, Rule, Stage, check_portable, clip_factor, rebind
 from kernels.table import Entry, Launch, Table
 
 CHUNK_SIZE = 8192
@@ -83,65 +84,113 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
 
 
 @functools.cache
-def functions(rule: Rule, dtype: torch.dtype) -> tuple[Callable, Callable]:
-    """Return a rule's `coefficients` for float64 tensors, and its `update` for tensors of this dtype."""
-
-    def over(function: Callable, dtype: torch.dtype) -> Callable:
-        language = SimpleNamespace(**{**vars(LANGUAGE), "where": where(dtype)})
-        return rebind(function, language, out_of_place)
-
-    return over(rule.coefficients, torch.float64), over(rule.update, dtype)
+def bound(function: Callable, dtype: torch.dtype) -> Callable:
+    """Return a rule's function for tensors of this dtype."""
+    return rebind(function, SimpleNamespace(**{**vars(LANGUAGE), "where": where(dtype)}), out_of_place)
 
 
-def advance(
-    rule: Rule,
-    p: torch.Tensor,
-    grad: torch.Tensor,
-    states: Sequence[torch.Tensor],
-    step: torch.Tensor,
-    scalars: Sequence[torch.Tensor],
-    hyper: Sequence[torch.Tensor],
-    lanes: int = 1,
-    grad_scale: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Return p and its states after one step; step and scalars are updated in place.
+@dataclass
+class Step:
+    """A step of one parameter, between its parts.
 
-    Args:
+    Attributes:
+        rule, lanes: see `table.Entry`, as are the tensors.
         p, grad, states: real tensors of one shape, `[lanes, ...]` where lanes > 1; any dtypes.
-        step, scalars: float32 tensors of `lanes` elements.
+        step, scalars: float32 tensors of `lanes` elements, updated in place.
         hyper: float64 tensors of `lanes` elements or one: the gradient's factor, then the values of `rule.hyper`.
         grad_scale: a tensor of one element, by which gradients are divided.
     """
-    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
-    coefficients_of, update = functions(rule, dtype)
-    shape = (-1, *[1] * (p.ndim - 1)) if lanes > 1 else ()
-    factor, *values = hyper
-    step.add_(1)
-    steps = step.to(factor.device, torch.float64).view(-1)
-    if rule.scalars:
-        before = tuple(scalar.to(factor.device, torch.float64).view(-1) for scalar in scalars)
-        coefficients, after = coefficients_of(tuple(values), steps, before)
-        for tensor, value in zip(scalars, after, strict=True):
-            tensor.copy_(value.view(tensor.shape))
-    else:
-        coefficients = coefficients_of(tuple(values), steps)
-    if grad_scale is not None:
-        factor = factor / grad_scale.to(factor.device, torch.float64)
-    # float64 values stay on their device: not every device has float64.
-    factor, *coefficients = (
-        value.to(dtype).to(p.device).expand(lanes).reshape(shape) for value in (factor, *coefficients)
-    )
-    # Copies, because a rule may return its inputs, which would be overwritten before they are read.
-    p, *states = (t.to(dtype, copy=True) for t in (p, *states))
-    return update(p, factor * grad.to(dtype), tuple(states), tuple(coefficients))
+
+    rule: Rule
+    p: torch.Tensor
+    grad: torch.Tensor
+    states: Sequence[torch.Tensor]
+    step: torch.Tensor
+    scalars: Sequence[torch.Tensor]
+    hyper: Sequence[torch.Tensor]
+    lanes: int = 1
+    grad_scale: torch.Tensor | None = None
+    factor: torch.Tensor = field(init=False)  # float64 [lanes], as are coefficients
+    coefficients: tuple[torch.Tensor, ...] = ()
+    totals: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return torch.float64 if self.p.dtype == torch.float64 else torch.float32
+
+    def begin(self) -> None:
+        """Count the step, and compute coefficients."""
+        self.factor, *hyper = self.hyper
+        values = tuple(hyper[: self.rule.n_hyper])
+        self.step.add_(1)
+        steps = self.step.to(self.factor.device, torch.float64).view(-1)
+        of = bound(self.rule.coefficients, torch.float64)
+        if self.rule.scalars:
+            self.coefficients, scalars = of(values, steps, self.doubles(self.scalars))
+            self.set_scalars(scalars)
+        else:
+            self.coefficients = of(values, steps)
+        if self.grad_scale is not None:
+            self.factor = self.factor / self.grad_scale.to(self.factor.device, torch.float64)
+
+    def operands(self) -> tuple:
+        """Return p, grad, state and coefficients as the rule's functions of elements take them."""
+        # Copies, because a rule may return its inputs, which would be overwritten before they are read.
+        p, *states = (t.to(self.dtype, copy=True) for t in (self.p, *self.states))
+        factor, *coefficients = self.for_elements((self.factor, *self.coefficients))
+        return p, factor * self.grad.to(self.dtype), tuple(states), tuple(coefficients)
+
+    def measure(self, stage: Stage) -> torch.Tensor:
+        """Return the sums of a stage, float64 `[lanes, n_sums]`."""
+        terms = bound(stage.sums, self.dtype)(*self.operands())
+        # Not every device has float64.
+        device = self.factor.device
+        whole = [term if isinstance(term, torch.Tensor) else torch.full((), term) for term in terms]
+        return torch.stack(
+            [t.expand(self.p.shape).reshape(self.lanes, -1).to(device, torch.float64).sum(1) for t in whole], dim=1
+        )
+
+    def conclude(self, stage: Stage, totals: torch.Tensor) -> None:
+        """Make of the totals of a stage, float64 `[lanes, n_sums]`, what the update takes."""
+        sums = totals.unbind(1)
+        if stage.clips:
+            clip = bound(clip_factor, torch.float64)(sums[0], self.hyper[-1])
+            self.factor = self.factor * clip.to(self.dtype).to(torch.float64)
+            return
+        if stage.finish:
+            rounded = tuple(c.to(self.dtype).to(torch.float64) for c in self.coefficients)
+            sums, scalars = bound(stage.finish, torch.float64)(sums, rounded, self.doubles(self.scalars))
+            self.set_scalars(scalars)
+        like = totals[:, 0]
+        self.totals = tuple(x if isinstance(x, torch.Tensor) else torch.full_like(like, x) for x in sums)
+
+    def update(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Return p and its states after the step."""
+        totals = (self.for_elements(self.totals),) if self.rule.sums else ()
+        return bound(self.rule.update, self.dtype)(*self.operands(), *totals)
+
+    def for_elements(self, values: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return values of lanes so that elements can be computed with them."""
+        shape = (-1, *[1] * (self.p.ndim - 1)) if self.lanes > 1 else ()
+        # float64 values stay on their device: not every device has float64.
+        return tuple(v.to(self.dtype).to(self.p.device).expand(self.lanes).reshape(shape) for v in values)
+
+    def doubles(self, scalars: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(scalar.to(self.factor.device, torch.float64).view(-1) for scalar in scalars)
+
+    def set_scalars(self, values: Sequence[torch.Tensor]) -> None:
+        for tensor, value in zip(self.scalars, values, strict=True):
+            tensor.copy_(value.expand(self.lanes).view(tensor.shape))
 
 
 def launcher(table: Table) -> Launch:
     """Return the table's `Launch`. Raises: NotImplementedError if the rule calls a function that this backend lacks."""
-    rule = table.rule
+    rule, steps = table.rule, []
     check_portable(rule)
 
-    def launch(grads, grad_scale, found_inf) -> None:
+    def begin(grads, grad_scale, found_inf) -> None:
+        steps.clear()
         if found_inf is not None and found_inf.item() != 0:
             return
         table.check_memory(grads)
@@ -152,19 +201,46 @@ def launcher(table: Table) -> Launch:
             # Lanes are rows: [lanes, n] tensors in the order of memory.
             shape = (entry.lanes, entry.p.numel() // entry.lanes)
             p, grad, *states = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
-            counts = entry.step, entry.scalars
-            new_p, new_states = advance(rule, p, grad, states, *counts, hyper, entry.lanes, grad_scale)
+            step = Step(rule, p, grad, states, entry.step, entry.scalars, hyper, entry.lanes, grad_scale)
+            step.begin()
+            steps.append(step)
+
+    def measure(i: int) -> None:
+        if steps:
+            totals = table.stages[i].totals
+            found = torch.cat([step.measure(rule.stages[i]) for step in steps])
+            totals.copy_(found if table.stages[i].slot_is_row else by_lane(found, table.entries[0].lanes))
+
+    def conclude(i: int) -> None:
+        row, totals = 0, table.stages[i]
+        for step in steps:
+            rows = slice(row, row + step.lanes) if totals.slot_is_row else slice(None)
+            step.conclude(rule.stages[i], totals.totals[rows])
+            row += step.lanes
+
+    def update() -> None:
+        for entry, step in zip(table.entries, steps, strict=False):
             key = None
             if table.seed is not None:
-                step = entry.step.view(-1).to(torch.int64)
-                key = (mix(torch.full_like(step, table.seed)) + entry.parameter) & MASK
-                key = mix((mix(key) + step) & MASK).view(-1, 1)
-            for which, (tensor, value) in enumerate(zip((p, *states), (new_p, *new_states), strict=True)):
+                count = entry.step.view(-1).to(torch.int64)
+                key = (mix(torch.full_like(count, table.seed)) + entry.parameter) & MASK
+                key = mix((mix(key) + count) & MASK).view(-1, 1)
+            new_p, new_states = step.update()
+            for which, (tensor, value) in enumerate(zip((step.p, *step.states), (new_p, *new_states), strict=True)):
                 if key is not None and tensor.dtype == torch.bfloat16:
                     value = stochastic(value, key, which)
                 tensor.copy_(value)
+        steps.clear()
 
-    return launch
+    return Launch(begin, update, measure, conclude, len(rule.stages))
+
+
+def by_lane(sums: torch.Tensor, lanes: int) -> torch.Tensor:
+    """Return the totals of lanes: sums has a row for each lane of each tensor, one tensor after the other."""
+    total = torch.zeros_like(sums[:lanes])
+    for of_tensor in sums.split(lanes):
+        total = total + of_tensor
+    return total
 
 
 def in_memory_order(tensor: torch.Tensor) -> torch.Tensor:

@@ -261,28 +261,55 @@ def check(rule: Rule) -> None:
     def values(names) -> tuple:
         return tuple(Value() for _ in names)
 
-    inputs = values(rule.hyper), Value(), *([values(rule.scalars)] if rule.scalars else [])
-    results = call(rule.coefficients, "coefficients", rule.name, len(inputs), inputs, double=True)
-    if rule.scalars:
-        results, _ = results
-    if not isinstance(results, tuple):
-        kind = "float64" if isinstance(results, Value) else type(results).__name__
-        raise ValueError(f"coefficients of {rule.name} must return a tuple, not {kind}")
-    if not results or not all(isinstance(value, Value) for value in results):
-        raise ValueError(
-            f"coefficients of {rule.name} must return a tuple of one or more values that it computes from its arguments"
-        )
-    inputs = Value(), Value(), values(rule.states), values(results)
-    result = call(rule.update, "update", rule.name, len(inputs), inputs, double=False)
+    def run(what: str, *inputs, double: bool):
+        return call(getattr(rule, what), what, rule.name, len(inputs), inputs, double)
+
+    scalars = values(rule.scalars)
+    coefficients = run("coefficients", values(rule.hyper), Value(), *([scalars] if scalars else []), double=True)
+    if scalars:
+        coefficients = with_scalars("coefficients", rule, coefficients)
+    check_tuple("coefficients", rule, coefficients)
+    totals = ()
+    if rule.sums:
+        terms = run("sums", Value(), Value(), values(rule.states), coefficients, double=False)
+        check_tuple("sums", rule, terms, numbers=True)
+        totals = values(terms)
+        if rule.finish:
+            totals = with_scalars("finish", rule, run("finish", totals, coefficients, scalars, double=True))
+            check_tuple("finish", rule, totals, numbers=True)
+            totals = values(totals)
+    inputs = Value(), Value(), values(rule.states), coefficients, *([totals] if rule.sums else [])
+    result = run("update", *inputs, double=False)
     fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
     if not fits or len(result[1]) != len(rule.states):
         expected = ", ".join(rule.states) or "nothing"
         raise ValueError(f"update of {rule.name} must return (p, state), state being a tuple of {expected}")
     if not all(isinstance(value, Value) and not value._is_condition for value in (result[0], *result[1])):
         raise ValueError(f"update of {rule.name} must return values that it computes from its arguments")
-    for what, function in (("coefficients", plain(rule.coefficients)), ("update", plain(rule.update))):
-        if unread := [f.__name__ for f in helpers_of(function) if source_of(f) is None]:
+    for what, function in rule.functions.items():
+        if unread := [f.__name__ for f in helpers_of(plain(function)) if source_of(f) is None]:
             raise ValueError(
                 f"{what} of {rule.name}: the source of {unread[0]} cannot be read, and Triton compiles it: "
                 "write it with def, in a file or a notebook"
             )
+
+
+def with_scalars(what: str, rule: Rule, result) -> tuple:
+    """Return the first of a function's two results. Raises: ValueError unless the second fits the rule's scalars."""
+    fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
+    if not fits or len(result[1]) != len(rule.scalars) or not all(isinstance(x, Value) for x in result[1]):
+        expected = ", ".join(rule.scalars) or "nothing"
+        raise ValueError(f"{what} of {rule.name} must return (tuple, scalars), scalars being a tuple of {expected}")
+    return result[0]
+
+
+def check_tuple(what: str, rule: Rule, result, numbers: bool = False) -> None:
+    """Raise ValueError unless a function returns a tuple of values or, with `numbers`, also of plain numbers."""
+    if not isinstance(result, tuple):
+        kind = "float64" if isinstance(result, Value) else type(result).__name__
+        raise ValueError(f"{what} of {rule.name} must return a tuple, not {kind}")
+    good = (isinstance(x, Value) and not is_condition(x) or numbers and type(x) in (int, float) for x in result)
+    if not result or not all(good):
+        raise ValueError(
+            f"{what} of {rule.name} must return a tuple of one or more values that it computes from its arguments"
+        )

@@ -73,7 +73,7 @@ def constant(value: float, device: torch.device) -> torch.Tensor:
 
 
 def launcher(table: Table) -> Launch:
-    """Return the table's `Launch`: two kernels on the current stream, without synchronisation.
+    """Return the table's `Launch`: kernels on the current stream, without synchronisation.
 
     Hyperparameters and sizes are not compiled in: each (rule, dtypes, rounding, configuration) compiles once.
     """
@@ -90,10 +90,12 @@ def launcher(table: Table) -> Launch:
     was_measured_with_another = entry is not None and entry.get("triton") != triton.__version__
     unchecked = choice if was_measured_with_another and device.type == "cuda" else None
 
-    def launch(grads, grad_scale, found_inf) -> None:
-        nonlocal unchecked
+    def on_device() -> contextlib.AbstractContextManager:
+        return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+    def begin(grads, grad_scale, found_inf) -> None:
         table.point_at(grads)
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        with on_device():
             prologue_kernel[(triton.cdiv(n_rows, PROLOGUE_BLOCK_SIZE),)](
                 table.rows,
                 table.hyper,
@@ -105,17 +107,65 @@ def launcher(table: Table) -> Launch:
                 seed or 0,
                 **first_constants,
             )
-            if n_chunks > 0:
+
+    def update() -> None:
+        nonlocal unchecked
+        if n_chunks > 0:
+            with on_device():
                 compiled = multi_tensor_kernel[(n_chunks,)](
                     table.rows,
                     table.chunk_row,
                     table.chunk_index,
                     table.coefficients,
                     table.keys,
+                    table.clip,
+                    table.values,
                     **constants,
                 )
-                if unchecked:
-                    check_code(compiled, unchecked)
-                    unchecked = None
+            if unchecked:
+                check_code(compiled, unchecked)
+                unchecked = None
 
-    return launch
+    if not rule.stages:
+        return Launch(begin, update)
+
+    # What only rules with sums need.
+    from kernels.reductions import NUM_WARPS, sums_constants, sums_kernel, totals_constants, totals_kernel
+
+    def reduce_and_finish(stage: int, reduce: bool, finish: bool) -> None:
+        totals = table.stages[stage]
+        with on_device():
+            totals_kernel[(totals.n_slots,)](
+                table.rows,
+                table.hyper,
+                table.coefficients,
+                totals.first_piece,
+                totals.slot_rows,
+                totals.first_row,
+                totals.partials,
+                totals.totals,
+                totals.values,
+                **totals_constants(rule, rule.stages[stage], reduce, finish),
+            )
+
+    def measure(stage: int) -> None:
+        totals = table.stages[stage]
+        if len(totals.partials):
+            with on_device():
+                sums_kernel[(len(totals.partials),)](
+                    table.rows,
+                    totals.piece_row,
+                    totals.piece_index,
+                    table.coefficients,
+                    table.clip if stage else None,
+                    totals.partials,
+                    **sums_constants(rule, rule.stages[stage], *dtypes),
+                    num_warps=NUM_WARPS,
+                )
+        if totals.combined:
+            reduce_and_finish(stage, reduce=True, finish=False)
+
+    def conclude(stage: int) -> None:
+        reduce_and_finish(stage, reduce=not table.stages[stage].combined, finish=True)
+
+    return Launch(begin, update, measure, conclude, len(rule.stages))

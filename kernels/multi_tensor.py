@@ -27,7 +27,7 @@ STATES = tl.constexpr(tables.STATES)
 @triton.jit(do_not_specialize=["n_rows", "seed", "grad_scale_ptr", "found_inf_ptr"])
 def prologue_kernel(
     rows_ptr,  # int64 [n_rows, N_COLUMNS]
-    hyper_ptr,  # float64 [n_rows, 1 + N_HYPER]: the gradient's factor, then the rule's
+    hyper_ptr,  # float64 [n_rows, 1 + N_HYPER + CLIPS]: the gradient's factor, the rule's, its largest norm
     coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS], written: the gradient's factor, then the rule's
     keys_ptr,  # int32 [n_rows], written: keys of this step's stochastic rounding
     grad_scale_ptr,  # float32: gradients are divided by it
@@ -41,12 +41,13 @@ def prologue_kernel(
     N_HYPER: tl.constexpr,
     N_COEFFICIENTS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    CLIPS: tl.constexpr,
 ):
     """Advance every row's step count and scalars, and compute its coefficients."""
     row = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
     mask = row < n_rows
     apply = tl.load(found_inf_ptr) == 0.0
-    row_ptr, hyper_ptr = rows_ptr + row * N_COLUMNS, hyper_ptr + row * (1 + N_HYPER)
+    row_ptr, hyper_ptr = rows_ptr + row * N_COLUMNS, hyper_ptr + row * (1 + N_HYPER + CLIPS)
     coefficients_ptr = coefficients_ptr + row * (1 + N_COEFFICIENTS)
     step_ptr = tl.load(row_ptr + STEP, mask=mask, other=0).to(tl.pointer_type(tl.float32))
     step = tl.load(step_ptr, mask=mask, other=0.0) + 1.0
@@ -118,6 +119,7 @@ def update_block(
     STOCHASTIC: tl.constexpr,
     EVICTION: tl.constexpr,
     FULL: tl.constexpr,  # the row fills the block, and every address is a multiple of 16
+    totals=None,
 ):
     """Apply `update` to a row's elements in the block from element `start` on, in place."""
     # Without a mask and with every address a multiple of 16, loads and stores are 128 bits wide.
@@ -132,7 +134,10 @@ def update_block(
         state_ptrs = block_pointers(state_addresses[i], start, offsets, STATE_DTYPE, FULL)
         state = state + (tl.load(state_ptrs, mask=mask, other=other, eviction_policy=EVICTION).to(tl.float32),)
 
-    p, state = update(p, grad, state, coefficients)
+    if totals is None:
+        p, state = update(p, grad, state, coefficients)
+    else:
+        p, state = update(p, grad, state, coefficients, totals)
 
     store(p_ptrs, p, mask, key, 0, start, offsets, P_DTYPE, STOCHASTIC, EVICTION)
     for i in tl.static_range(len(state_addresses)):
@@ -147,6 +152,8 @@ def multi_tensor_kernel(
     chunk_index_ptr,  # int32 [n_chunks]: which of the row's chunks
     coefficients_ptr,  # float32 [n_rows, 1 + N_COEFFICIENTS]
     keys_ptr,  # int32 [n_rows]
+    clip_ptr,  # float32 [n_rows]: what gradients are multiplied by; None if they are not clipped
+    totals_ptr,  # float32 [n_rows, N_TOTALS]; None if the rule has no sums
     update: tl.constexpr,
     N_COLUMNS: tl.constexpr,
     N_STATES: tl.constexpr,
@@ -159,6 +166,7 @@ def multi_tensor_kernel(
     BLOCKS_PER_CHUNK: tl.constexpr,
     LOOP_STAGES: tl.constexpr,
     EVICTION: tl.constexpr,
+    N_TOTALS: tl.constexpr,
 ):
     """Apply `update` to a chunk of a row; parameters and states change in place."""
     chunk = tl.program_id(0)
@@ -170,6 +178,8 @@ def multi_tensor_kernel(
     factor = tl.load(coefficients_ptr + row * (1 + N_COEFFICIENTS))
     # A row whose step is skipped counts as empty.
     n_elements = tl.where(factor == 0.0, 0, tl.load(row_ptr + N_ELEMENTS))
+    if clip_ptr is not None:
+        factor *= tl.load(clip_ptr + row)
     key = tl.load(keys_ptr + row).to(tl.uint32, bitcast=True) if STOCHASTIC else 0
 
     coefficients = ()
@@ -181,14 +191,18 @@ def multi_tensor_kernel(
         address = tl.load(row_ptr + STATES + i)
         all_addresses = all_addresses | address
         state_addresses = state_addresses + (address,)
+    totals = None if totals_ptr is None else ()
+    if totals_ptr is not None:
+        for i in tl.static_range(N_TOTALS):
+            totals = totals + (tl.load(totals_ptr + row * N_TOTALS + i),)
 
     offsets = tl.arange(0, BLOCK_SIZE)
     values = (offsets, p_address, grad_address, state_addresses, factor, coefficients, key, n_elements)
     if BLOCKS_PER_CHUNK == 1:
         if (start + BLOCK_SIZE <= n_elements) & (all_addresses % 16 == 0):
-            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=True)
+            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, True, totals)
         else:
-            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
+            update_block(start, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, False, totals)
     else:
         # Clamped before the cast: in late chunks of an empty row the difference is below the range of 32 bits.
         left = tl.minimum(tl.maximum(n_elements - start, 0), BLOCK_SIZE * BLOCKS_PER_CHUNK).to(tl.int32)
@@ -197,22 +211,23 @@ def multi_tensor_kernel(
         # Two loops, because the compiler loads blocks ahead only where no branch surrounds the loads.
         for block in tl.range(0, n_full, num_stages=LOOP_STAGES):
             at = start + block * BLOCK_SIZE
-            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=True)
+            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, True, totals)
         for block in tl.range(n_full, n_blocks, num_stages=1):
             at = start + block * BLOCK_SIZE
-            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, FULL=False)
+            update_block(at, *values, update, P_DTYPE, GRAD_DTYPE, STATE_DTYPE, STOCHASTIC, EVICTION, False, totals)
 
 
 def prologue_constants(rule: Rule) -> dict:
     """Return the constants that `prologue_kernel` is compiled for."""
     return {
         "coefficients": rule.coefficients,
-        "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),
+        "N_COLUMNS": tables.n_columns(rule),
         "N_STATES": len(rule.states),
         "N_SCALARS": len(rule.scalars),
-        "N_HYPER": len(rule.hyper),
+        "N_HYPER": rule.n_hyper,
         "N_COEFFICIENTS": rule.n_coefficients,
         "BLOCK_SIZE": PROLOGUE_BLOCK_SIZE,
+        "CLIPS": int(rule.clips),
     }
 
 
@@ -227,7 +242,7 @@ def update_constants(
     """Return the constants that `multi_tensor_kernel` is compiled for."""
     return {
         "update": rule.update,
-        "N_COLUMNS": tables.STATES + len(rule.states) + len(rule.scalars),
+        "N_COLUMNS": tables.n_columns(rule),
         "N_STATES": len(rule.states),
         "N_COEFFICIENTS": rule.n_coefficients,
         "P_DTYPE": TRITON_DTYPE[p_dtype],
@@ -238,4 +253,5 @@ def update_constants(
         "BLOCKS_PER_CHUNK": config.blocks_per_chunk,
         "LOOP_STAGES": config.num_stages,
         "EVICTION": config.eviction,
+        "N_TOTALS": rule.n_totals,
     }

@@ -28,36 +28,73 @@ from kernels.rule import Rule, called, plain
 ARGUMENTS = (
     *("rows", "hyper", "coefficients", "keys", "chunk_row", "chunk_index"),
     *("n_rows", "n_chunks", "chunk_size", "seed", "grad_scale"),
+    *("clip", "values"),
 )
 """What the code is given: the address of an array of int64 that holds, in this order, the addresses of what
 `table.Table` calls so, and numbers. The bits of grad_scale are those of a float64."""
-SOURCES = ("cpu_rule.py", "cpu_storage.py", "object_code.py", "rule.py", "table.py")
+STAGE_ARGUMENTS = (
+    *("rows", "hyper", "coefficients", "clip"),
+    *("piece_row", "piece_index", "first_piece", "slot_rows", "first_row", "partials", "totals", "values"),
+    *("n_pieces", "n_slots"),
+)
+"""What the code of a stage is given in the same way: from the table, from its `pieces.Totals`, and numbers."""
+SOURCES = (
+    *("cpu_rule.py", "cpu_language.py", "cpu_storage.py", "cpu_sums.py", "object_code.py", "pieces.py"),
+    *("rule.py", "table.py"),
+)
 """Files on which the code depends, beside the rule's own functions."""
 DAYS = 90
 """Files that have not been used for so long are removed."""
 
 
+class Shared(NamedTuple):
+    """A function whose work threads share.
+
+    Attributes:
+        share: `share(arguments, share, shares)` does one of equal shares.
+        own_share: the address of `own_share(arguments)`, by which an OpenMP thread does its share.
+    """
+
+    share: Callable[[int, int, int], None]
+    own_share: int
+
+
+class StageCode(NamedTuple):
+    """A stage of a rule.
+
+    Attributes:
+        measure: adds up pieces.
+        reduce: `reduce(arguments)` adds up the pieces of each slot.
+        finish: `finish(arguments)` makes of totals what the update takes.
+    """
+
+    measure: Shared
+    reduce: Callable[[int], None]
+    finish: Callable[[int], None]
+
+
 class Code(NamedTuple):
-    """A step of the rows of a table, in two parts.
+    """A step of the rows of a table.
 
     Attributes:
         prologue: `prologue(arguments)` counts steps and computes coefficients.
-        walk: `walk(arguments, share, shares)` updates the elements of one of equal shares of the chunks.
-        walk_own_share: the address of `walk_own_share(arguments)`, by which an OpenMP thread updates its share.
+        walk: updates the elements of chunks.
+        stages: what comes in between.
         owner: what keeps the code in memory.
     """
 
     prologue: Callable[[int], None]
-    walk: Callable[[int, int, int], None]
-    walk_own_share: int
+    walk: Shared
+    stages: tuple[StageCode, ...]
     owner: object
 
 
-def link(image: bytes, symbols: dict[str, int]) -> Code:
+def link(image: bytes, symbols: dict[str, int], n_stages: int) -> Code:
     """Make the functions of an object file callable.
 
     Args:
         symbols: addresses of functions that it calls and that the process does not export.
+        n_stages: the number of the rule's stages.
 
     Raises:
         RuntimeError: it calls what there is not.
@@ -67,13 +104,17 @@ def link(image: bytes, symbols: dict[str, int]) -> Code:
     library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
     for name, address in symbols.items():
         library.import_symbol(name, address)
-    for name in ("prologue", "walk", "walk_own_share"):
+    serial = ["prologue", *(f"{name}{i}" for i in range(n_stages) for name in ("reduce", "finish"))]
+    shared = ["walk", *(f"measure{i}" for i in range(n_stages))]
+    for name in (*serial, *shared, *(f"{name}_own_share" for name in shared)):
         library.export_symbol(name)
     compiler = llvm.create_lljit_compiler()
     tracker = library.link(compiler, "rule")
-    prologue = ctypes.CFUNCTYPE(None, ctypes.c_int64)(tracker["prologue"])
-    walk = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(tracker["walk"])
-    return Code(prologue, walk, tracker["walk_own_share"], (compiler, tracker))
+    one, three = ctypes.CFUNCTYPE(None, ctypes.c_int64), ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
+    alone = {name: one(tracker[name]) for name in serial}
+    together = {name: Shared(three(tracker[name]), tracker[f"{name}_own_share"]) for name in shared}
+    stages = [StageCode(together[f"measure{i}"], alone[f"reduce{i}"], alone[f"finish{i}"]) for i in range(n_stages)]
+    return Code(alone["prologue"], together["walk"], tuple(stages), (compiler, tracker))
 
 
 @functools.cache
@@ -120,23 +161,24 @@ def path_of(rule: Rule, *kinds: object) -> Path | None:
     """
     of_numba = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
     try:
-        functions = meaning(rule.coefficients), meaning(rule.update)
+        functions = [(name, meaning(function)) for name, function in rule.functions.items()]
     except LookupError:
         return None
-    what = f"{surroundings((has_openmp(), *of_numba))}{(rule.hyper, rule.states, rule.scalars, functions, kinds)}"
+    names = rule.hyper, rule.states, rule.scalars, rule.over, rule.clips
+    what = f"{surroundings((has_openmp(), *of_numba))}{(*names, functions, kinds)}"
     name = re.sub(r"\W", "_", rule.name)[:60]
     return files.cache_folder("cpu") / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.o"
 
 
-def load(path: Path) -> Code | None:
-    """Return the code that is kept there; None if there is none that can be used."""
+def load(path: Path, n_stages: int) -> Code | None:
+    """Return the code that is kept there; None if there is none that can be used. n_stages is as in `link`."""
     image = files.kept(path)
     if image is None:
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
     try:
-        return link(image, {})
+        return link(image, {}, n_stages)
     except RuntimeError:
         return None
 

@@ -5,9 +5,16 @@ A rule is two small functions that know nothing of launches, lists or devices:
     coefficients(hyper, step) -> tuple    once per tensor, in float64
     update(p, grad, state, coefficients) -> (p, state)    once per element, in float32
 
-Both are elementwise: arithmetic, comparisons and a few `tl` functions (`elementwise` has the list, and
-refuses sums and the like), so that one text serves every backend: Triton compiles it for the GPU
-(`multi_tensor`), Numba for the CPU (`cpu`), and where Numba is missing torch runs it as it stands (`eager`).
+A rule that looks at whole tensors has one or two more, and its update takes what they find:
+
+    sums(p, grad, state, coefficients) -> tuple    once per element, in float32: terms to be added up
+    finish(totals, coefficients, scalars) -> (totals, scalars)    once per tensor, in float64; may be left out
+    update(p, grad, state, coefficients, totals) -> (p, state)
+
+All are elementwise: arithmetic, comparisons and a few `tl` functions (`elementwise` has the list, and
+refuses `tl.sum` and the like), so that one text serves every backend: Triton compiles it for the GPU
+(`multi_tensor`, `reductions`), Numba for the CPU (`cpu`), and where Numba is missing torch runs it as it stands
+(`eager`). Terms are added in float64 and in an order that depends on nothing but the shapes (`pieces`).
 
 What is subtracted from 1 is formed in `coefficients`: in float32, 1 - beta2 at
 beta2 = 0.9999 is already off by 1.7e-4 of itself. Averages forget and then learn,
@@ -17,9 +24,9 @@ The sign of `maximize` and the scale of a GradScaler are in `grad` before a rule
 """
 
 import dis
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from types import FunctionType, SimpleNamespace
 
 import numpy as np
@@ -40,10 +47,48 @@ TRIAL = {
     **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
     **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
     **{"bias_correction": 0.0, "beta3": 0.99, "clip": 1.0, "T_alpha_beta3": 0.0},
-    **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0},
+    **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0, "max_grad_norm": 1.0},
 }
 """Values of hyperparameters by name, which make steps so large that float16 and bfloat16 show every one."""
 OTHERWISE = 0.5
+OVER = ("tensor", "lane")
+"""What sums go over: a tensor (with lanes, each lane of it), or all tensors of the optimizer, lane by lane."""
+
+
+@triton.jit
+def squared_gradient(p, grad, state, coefficients):
+    return (grad * grad,)
+
+
+@triton.jit
+def clip_factor(total, max_norm):
+    """What gradients are multiplied by, as `torch.nn.utils.clip_grad_norm_` has it."""
+    factor = max_norm / (tl.sqrt(total) + 1e-6)
+    # Not tl.minimum, which drops a NaN.
+    return tl.where(factor > 1.0, 1.0, factor)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Sums that a step forms before it updates anything, and what it makes of them.
+
+    Attributes:
+        sums: `(p, grad, state, coefficients) -> tuple` of terms.
+        over: one of `OVER`.
+        finish: `(totals, coefficients, scalars) -> (totals, scalars)`, or None if totals are used as they are.
+        n_sums, n_totals: how many terms there are, and how many totals `finish` returns.
+        clips: whether it clips gradients by their norm: its only total is then what they are multiplied by.
+    """
+
+    sums: Callable
+    over: str
+    n_sums: int
+    n_totals: int
+    finish: Callable | None = None
+    clips: bool = False
+
+
+CLIP = Stage(squared_gradient, "lane", 1, 1, clips=True)
 
 
 @dataclass(frozen=True)
@@ -60,6 +105,13 @@ class Rule:
         hyper: names of the hyperparameters.
         states: names of the states that have an element for each of p's.
         scalars: names of the states that a tensor has one of, float32, beside its step.
+        sums: `@triton.jit` function `(p, grad, state, coefficients) -> tuple` of float32 terms, which are added up; a
+            term may be a number: the total of 1.0 counts elements. update then takes the totals as a fifth argument.
+        over: what totals go over, "tensor" or "lane"; see `OVER`.
+        finish: `@triton.jit` function `(totals, coefficients, scalars) -> (totals, scalars)`: makes of the totals what
+            update takes, and sets scalars for the next step; all float64, coefficients rounded to float32.
+        clips: whether gradients are clipped by their norm over all tensors of the optimizer, lane by lane, before
+            anything else; the last of hyper is then the largest norm. See `clipping`.
         trial: values of hyper with which the rule is tried out, as when a GPU is tuned; () takes those of `TRIAL`.
             No part of what tells rules apart.
     """
@@ -70,6 +122,10 @@ class Rule:
     hyper: tuple[str, ...]
     states: tuple[str, ...]
     scalars: tuple[str, ...] = ()
+    sums: Callable | None = None
+    over: str = "tensor"
+    finish: Callable | None = None
+    clips: bool = False
     trial: tuple[float, ...] = field(default=(), compare=False)
 
     @property
@@ -80,11 +136,52 @@ class Rule:
     @cached_property
     def n_coefficients(self) -> int:
         """Length of the tuple of coefficients."""
-        coefficients, half = rebind(self.coefficients, NUMPY), np.float64(0.5)
-        hyper, scalars = (half,) * len(self.hyper), (half,) * len(self.scalars)
+        coefficients, hyper, scalars = rebind(self.coefficients, NUMPY), halves(self.n_hyper), halves(self.scalars)
         with np.errstate(all="ignore"):
             step = np.float64(2)
             return len(coefficients(hyper, step, scalars)[0] if scalars else coefficients(hyper, step))
+
+    @property
+    def n_hyper(self) -> int:
+        """Number of the hyperparameters that `coefficients` takes."""
+        return len(self.hyper) - self.clips
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The sums of a step, in their order."""
+        own = ()
+        if self.sums:
+            coefficients = halves(self.n_coefficients)
+            with np.errstate(all="ignore"):
+                terms = rebind(self.sums, NUMPY)(*halves(2), halves(self.states), coefficients)
+                totals = halves(terms)
+                if self.finish:
+                    totals, _ = rebind(self.finish, NUMPY)(totals, coefficients, halves(self.scalars))
+            own = (Stage(self.sums, self.over, len(terms), len(totals), self.finish),)
+        return (*([CLIP] if self.clips else []), *own)
+
+    @property
+    def n_totals(self) -> int:
+        """Number of the totals that `update` takes."""
+        return self.stages[-1].n_totals if self.sums else 0
+
+    @property
+    def functions(self) -> dict[str, Callable]:
+        """Its functions, by their names here."""
+        named = {name: getattr(self, name) for name in ("coefficients", "update", "sums", "finish")}
+        return {name: function for name, function in named.items() if function}
+
+
+def halves(names: Sized | int) -> tuple[np.float64, ...]:
+    """Return numbers with which a function is tried out to learn what it returns."""
+    return (np.float64(0.5),) * (names if isinstance(names, int) else len(names))
+
+
+@cache
+def clipping(rule: Rule) -> Rule:
+    """Return the rule whose gradients are clipped first, to max_grad_norm, the last of its hyperparameters."""
+    trial = (*rule.trial, 1.0) if rule.trial else ()
+    return replace(rule, hyper=(*rule.hyper, "max_grad_norm"), clips=True, trial=trial)
 
 
 NUMPY = SimpleNamespace(
@@ -129,6 +226,6 @@ def missing(function: Callable) -> set[str]:
 
 def check_portable(rule: Rule) -> None:
     """Raises: NotImplementedError, by name, if the rule calls functions of `tl` that only Triton has."""
-    if names := missing(rule.coefficients) | missing(rule.update):
+    if names := set().union(*map(missing, rule.functions.values())):
         lacks, has = ", ".join(f"tl.{name}" for name in sorted(names)), ", ".join(sorted(vars(NUMPY)))
         raise NotImplementedError(f"Rule {rule.name!r} calls {lacks}, which the CPU backends lack; they have {has}")

@@ -7,10 +7,12 @@ A *row* is contiguous memory: a whole parameter, or one lane of a parameter that
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from kernels import pieces
 from kernels.config import Choice, Config, Work, rows_class
 from kernels.rule import Rule
 
@@ -36,6 +38,7 @@ class Entry:
         lanes: the number of its rows.
         group: its parameter group, whose hyperparameters it uses (see `Table.set_hyper`).
         parameter: its number in the optimizer, which stochastic rounding depends on.
+        sharded: whether p is a part of a tensor, the rest of which is in other processes.
     """
 
     p: torch.Tensor
@@ -45,6 +48,7 @@ class Entry:
     lanes: int = 1
     group: int = 0
     parameter: int = 0
+    sharded: bool = False
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -102,6 +106,7 @@ class Table:
         grad_bytes: the size of each entry's gradient in bytes.
         captured: arguments of the launch that a CUDA graph has captured, if one has; see `pin`.
         pinned: the memory that the captured launch reads and writes, even if tensors have moved since.
+        stages: the scratch of each of the rule's stages.
     """
 
     rule: Rule
@@ -125,6 +130,7 @@ class Table:
     grad_addresses: list[int] | None = None
     captured: tuple | None = None
     pinned: tuple[torch.UntypedStorage, ...] = ()
+    stages: tuple[pieces.Totals, ...] = ()
 
     @property
     def p_dtype(self) -> torch.dtype:
@@ -137,6 +143,16 @@ class Table:
     @property
     def compute_dtype(self) -> torch.dtype:
         return self.coefficients.dtype
+
+    @property
+    def clip(self) -> torch.Tensor | None:
+        """What gradients are multiplied by, [n_rows, 1]; None if the rule does not clip them."""
+        return self.stages[0].values if self.rule.clips else None
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """The totals that `update` takes, [n_rows, n_totals]; None if the rule has none."""
+        return self.stages[-1].values if self.rule.sums else None
 
     def point_at(self, grads: list[torch.Tensor]) -> None:
         """Point the rows at these gradients, one per entry, laid out like its parameter.
@@ -202,10 +218,38 @@ class Table:
         self.hyper.copy_(rows.pin_memory() if self.hyper.is_cuda and not on_device else rows, non_blocking=True)
 
 
-Launch = Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None], None]
-"""`launch(grads, grad_scale, found_inf)` advances every row of a table by one step, in place: parameters, states,
-scalars and step counts. grads has one gradient per entry, laid out like its parameter; the others come from a
-GradScaler, tensors of one element on the device, or None. Each backend's `launcher(table)` returns one."""
+def no_stage(stage: int) -> None:
+    raise IndexError(f"The rule has no stage {stage}")
+
+
+class Launch(NamedTuple):
+    """`launch(grads, grad_scale, found_inf)` advances every row of a table by one step, in place: parameters, states,
+    scalars and step counts. grads has one gradient per entry, laid out like its parameter; the others come from a
+    GradScaler, tensors of one element on the device, or None. Each backend's `launcher(table)` returns one.
+
+    Attributes:
+        begin: takes these arguments; counts the step and computes coefficients.
+        update: updates all elements, at the end.
+        measure: takes the number of a stage and adds up its terms; afterwards `table.stages[i].totals` are there, if
+            they are `combined`.
+        conclude: takes the number of a stage and makes of its totals what the update takes.
+        n_stages: the number of the rule's stages, which come between begin and update, each measured and concluded.
+    """
+
+    begin: Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None], None]
+    update: Callable[[], None]
+    measure: Callable[[int], None] = no_stage
+    conclude: Callable[[int], None] = no_stage
+    n_stages: int = 0
+
+    def __call__(
+        self, grads: list[torch.Tensor], grad_scale: torch.Tensor | None, found_inf: torch.Tensor | None
+    ) -> None:
+        self.begin(grads, grad_scale, found_inf)
+        for stage in range(self.n_stages):
+            self.measure(stage)
+            self.conclude(stage)
+        self.update()
 
 
 def capturing(device: torch.device) -> bool:
@@ -231,6 +275,11 @@ def takes_wide_path(entry: Entry, grad_dtype: torch.dtype) -> bool:
     lane_bytes = [lane_size * dtype.itemsize for dtype in (grad_dtype, *(t.dtype for t in tensors))]
     # The first lane starts where the tensor does.
     return all(n % 16 == 0 for n in ([] if entry.lanes == 1 else lane_bytes) + [t.data_ptr() for t in tensors])
+
+
+def n_columns(rule: Rule) -> int:
+    """Return the number of columns of a rule's table."""
+    return STATES + len(rule.states) + len(rule.scalars)
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -271,9 +320,8 @@ def build(
     compute_dtype = torch.float64 if p_dtype == torch.float64 else torch.float32
     lanes = np.array([entry.lanes for entry in entries])
     entry_of_row = np.repeat(np.arange(len(entries)), lanes)
-    n_columns = STATES + len(rule.states) + len(rule.scalars)
     on_gpu = device.type == "cuda"
-    host = torch.zeros(len(entry_of_row), n_columns, dtype=torch.int64, device="cpu", pin_memory=on_gpu)
+    host = torch.zeros(len(entry_of_row), n_columns(rule), dtype=torch.int64, device="cpu", pin_memory=on_gpu)
     rows, lane_offset, start = host.numpy(), np.zeros(len(entry_of_row), dtype=np.int64), 0
     for entry in entries:
         lane_rows = rows[start : start + entry.lanes]
@@ -304,7 +352,10 @@ def build(
     lanes_of_group = {entry.group: entry.lanes for entry in entries}
     first_lane = dict(zip(lanes_of_group, np.cumsum([0, *lanes_of_group.values()]), strict=False))
     lane_of_row = np.concatenate([first_lane[entry.group] + np.arange(entry.lanes) for entry in entries])
-    n_rows = len(rows)
+    n_rows, by_row = len(rows), any(entry.sharded for entry in entries)
+    stages = [
+        pieces.build(stage, rows[:, N_ELEMENTS], lanes.tolist(), by_row, compute_dtype, device) for stage in rule.stages
+    ]
     return Table(
         rule=rule,
         entries=entries,
@@ -323,4 +374,5 @@ def build(
         lane_of_row=torch.from_numpy(lane_of_row),
         seed=seed,
         grad_bytes=tuple(entry.p.numel() * grad_dtype.itemsize for entry in entries),
+        stages=tuple(stages),
     )
