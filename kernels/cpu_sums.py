@@ -58,10 +58,7 @@ def functions(
     double_tuple, scalar_tuple = (0.0,) * n_coefficients, (0.0,) * max(1, n_scalars)
     cast_terms, term_bytes = casting(n_sums, number), np.dtype(number).itemsize
     terms_of_a_piece, sums_of_a_piece = scratch(n_sums * PIECE * term_bytes), scratch(WIDTH * 8)
-    if n_states:
-        terms_of = sums
-    else:
-        terms_of = inner(lambda p, grad, state, c: sums(p, grad, (), c))
+    terms_of = sums if n_states else inner(lambda p, grad, state, c: sums(p, grad, (), c))
     factor_of = rebind(clip_factor, tl, inner)
     if clips:
         values_of = inner(lambda totals, max_norm, c, scalars: ((factor_of(totals[0], max_norm),), scalars))

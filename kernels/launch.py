@@ -159,8 +159,7 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.clip if stage else None,
                     totals.partials,
-                    **sums_constants(rule, rule.stages[stage], *dtypes),
-                    num_warps=NUM_WARPS,
+                    **{**sums_constants(rule, rule.stages[stage], *dtypes), "num_warps": NUM_WARPS},
                 )
         if totals.combined:
             reduce_and_finish(stage, reduce=True, finish=False)

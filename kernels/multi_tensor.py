@@ -119,7 +119,7 @@ def update_block(
     STOCHASTIC: tl.constexpr,
     EVICTION: tl.constexpr,
     FULL: tl.constexpr,  # the row fills the block, and every address is a multiple of 16
-    totals=None,
+    totals,
 ):
     """Apply `update` to a row's elements in the block from element `start` on, in place."""
     # Without a mask and with every address a multiple of 16, loads and stores are 128 bits wide.
@@ -134,7 +134,7 @@ def update_block(
         state_ptrs = block_pointers(state_addresses[i], start, offsets, STATE_DTYPE, FULL)
         state = state + (tl.load(state_ptrs, mask=mask, other=other, eviction_policy=EVICTION).to(tl.float32),)
 
-    if totals is None:
+    if len(totals) == 0:
         p, state = update(p, grad, state, coefficients)
     else:
         p, state = update(p, grad, state, coefficients, totals)
@@ -191,10 +191,9 @@ def multi_tensor_kernel(
         address = tl.load(row_ptr + STATES + i)
         all_addresses = all_addresses | address
         state_addresses = state_addresses + (address,)
-    totals = None if totals_ptr is None else ()
-    if totals_ptr is not None:
-        for i in tl.static_range(N_TOTALS):
-            totals = totals + (tl.load(totals_ptr + row * N_TOTALS + i),)
+    totals = ()
+    for i in tl.static_range(N_TOTALS):
+        totals = totals + (tl.load(totals_ptr + row * N_TOTALS + i),)
 
     offsets = tl.arange(0, BLOCK_SIZE)
     values = (offsets, p_address, grad_address, state_addresses, factor, coefficients, key, n_elements)

@@ -89,7 +89,7 @@ class Code(NamedTuple):
     owner: object
 
 
-def link(image: bytes, symbols: dict[str, int], n_stages: int) -> Code:
+def link(image: bytes, symbols: dict[str, int], n_stages: int = 0) -> Code:
     """Make the functions of an object file callable.
 
     Args:
@@ -170,7 +170,7 @@ def path_of(rule: Rule, *kinds: object) -> Path | None:
     return files.cache_folder("cpu") / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.o"
 
 
-def load(path: Path, n_stages: int) -> Code | None:
+def load(path: Path, n_stages: int = 0) -> Code | None:
     """Return the code that is kept there; None if there is none that can be used. n_stages is as in `link`."""
     image = files.kept(path)
     if image is None:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from types import FunctionType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ except ModuleNotFoundError:  # macOS and Windows: the rules still serve the CPU 
         function.fn = function
         return function
 
-    triton, tl = SimpleNamespace(jit=_jit), None
+    triton: Any = SimpleNamespace(jit=_jit)
+    tl: Any = None
 
 
 TRIAL = {

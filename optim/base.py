@@ -10,8 +10,8 @@ from torch._compile import _disable_dynamo
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import checks, dispatched, lanes, launches, memory, saved, watch
-from optim.arguments import Value, accepted
+from optim import checks, dispatched, lanes, launches, memory, saved, totals, watch
+from optim.arguments import Value, accepted, check_non_negative
 from optim.backends import check_name
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
@@ -36,6 +36,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             parameters) for new states, and for loaded ones the dtype in which they were saved.
         rounding: "nearest" or "stochastic", for everything that is stored in bfloat16.
         seed: seed of stochastic rounding, an int in [0, 2^31).
+        max_grad_norm: the largest norm of the gradients of all groups that have one (of all their parameters together;
+            with lanes of each lane's, and a `[K]` tensor may give each its own): larger ones are scaled down to it
+            first, as by `torch.nn.utils.clip_grad_norm_`, but `p.grad` stays as it is. None does not clip.
     Raises: ValueError if a hyperparameter is out of range, or lanes and shapes do not fit.
     """
 
@@ -64,6 +67,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         state_dtype: torch.dtype | None = None,
         rounding: str = "nearest",
         seed: int = 0,
+        max_grad_norm: Value | None = None,
     ):
         check_name(backend)
         accepted(state_dtype, "state_dtype", (*STATE_DTYPES, None))
@@ -72,6 +76,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"Invalid seed: {seed!r} (an int in [0, 2^31))")
         self.backend, self.state_dtype, self.rounding, self.seed = backend, state_dtype, rounding, seed
         self._forget_tables()
+        if max_grad_norm is not None:  # Groups have it only then: torch's checkpoints lack it.
+            defaults = {**defaults, "max_grad_norm": max_grad_norm}
         self.check_group(defaults)
         super().__init__(params, defaults)
         self.state = watch.States.of(self.state)
@@ -89,6 +95,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def check_group(self, group: dict) -> None:
         """Raise ValueError if a hyperparameter of the group is out of range; subclasses add checks."""
+        if group.get("max_grad_norm") is not None:
+            check_non_negative(group, "max_grad_norm")
         if group.get("fused") and group.get("differentiable"):
             raise RuntimeError("`fused` does not support `differentiable`")
         if group.get("fused") and group.get("foreach"):
@@ -110,6 +118,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             group = self.param_groups[-1]
             self.check_group(group)
             checks.lanes_of(self, group)
+            checks.check_sums(self)
             lanes.adopt(self, group)
         except (ValueError, RuntimeError):
             self.param_groups.pop()
@@ -181,7 +190,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         groups = self.param_groups
         params = [*chain.from_iterable([group["params"] for group in groups])]
         grads = [p.grad for p in params]
-        hyper = [(-1.0 if group.get("maximize") else 1.0, *self.hyper(group)) for group in groups]
+        hyper = [(-1.0 if group.get("maximize") else 1.0, *totals.hyper_of(self, group)) for group in groups]
         if watch.in_a_mode() or watch.in_a_transform():
             dispatched.step(self, params, grads, hyper)
             return
@@ -193,7 +202,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             lanes_of = [*map(watch.lanes, hyper)]
         structure = [
             (self.backend, self.state_dtype, self.rounding, self.seed),
-            *[(self.rule(group), len(group["params"])) for group in groups],
+            *[(totals.rule_of(self, group), len(group["params"])) for group in groups],
             *(lanes_of if any(lanes_of) else []),
         ]
         if self._seen is None or not self._seen.same(structure, params, grads, self.state):
@@ -210,17 +219,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         if len(taken) > 1:  # Before the first: each launch checks only its own.
             for part, own in zip(self._parts, taken, strict=True):
                 part.table.check_memory(own)
-        for (table, launch, _, _, gaps), own in zip(self._parts, taken, strict=True):
-            for copy, p in gaps:
-                copy.copy_(p)
-            scaler = (grad_scale, found_inf)
-            if grad_scale is not None or found_inf is not None:
-                scaler = (*(t if t is None else t.to(table.rows.device, non_blocking=True) for t in scaler),)
-            launch(own, *scaler)
-            if tables.capturing(table.rows.device):
-                table.pin(own, *scaler)
-            for copy, p in gaps:
-                p.copy_(copy)
+        scaler = grad_scale, found_inf
+        scalers = [[memory.moved(t, part.table.rows.device) for t in scaler] for part in self._parts]
+        if any(part.launch.n_stages for part in self._parts):
+            totals.run(self._parts, taken, scalers)
+        else:
+            for part, own, scaler in zip(self._parts, taken, scalers, strict=True):
+                part.fill()
+                part.launch(own, *scaler)
+                part.empty()
+        for part, own, scaler in zip(self._parts, taken, scalers, strict=True):
+            if tables.capturing(part.table.rows.device):
+                part.table.pin(own, *scaler)
         # As torch's operations do, so that autograd notices changes of tensors that it saved for a backward pass.
         torch.autograd.graph.increment_version(self._seen.written)
         if not self._seen.is_untold(self.state):
@@ -235,7 +245,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._forget_tables()
             return
         names = [
-            ("step", *(rule := self.rule(group)).states, *rule.scalars)
+            ("step", *(rule := totals.rule_of(self, group)).states, *rule.scalars)
             for group in self.param_groups
             for _ in group["params"]
         ]
@@ -311,6 +321,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, value in saved.ABSENT.items():
                 if name in self.defaults:
                     group.setdefault(name, value)
+            if "max_grad_norm" in self.defaults:  # which torch's checkpoints lack
+                group.setdefault("max_grad_norm", self.defaults["max_grad_norm"])
         self._forget_tables()
 
 

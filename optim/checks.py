@@ -2,16 +2,25 @@
 
 import torch
 
-from optim import memory, watch
+from optim import memory, totals, watch
 from optim.backends import backend_of
 
 
 def check(optimizer, params: list, grads: list) -> None:
     """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `launches.build`."""
     lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
+    check_sums(optimizer)
     for i, grad in enumerate(grads):
         if grad is not None:
             check_tensors(optimizer, params[i], grad, lanes[i], i)
+
+
+def check_sums(optimizer) -> None:
+    """Raise ValueError if sums go over lanes and groups have different numbers of them."""
+    groups = optimizer.param_groups
+    rules = [totals.rule_of(optimizer, group) for group in groups]
+    if any(rule.stages for rule in rules):
+        totals.check_lanes(rules, [lanes_of(optimizer, group) for group in groups])
 
 
 def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i: int) -> None:
@@ -64,9 +73,8 @@ def lanes_of(optimizer, group: dict) -> int:
 
     Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
     """
-    values = dict(zip(optimizer.rule(group).hyper, optimizer.hyper(group), strict=True)) | dict(
-        optimizer.initial(group)
-    )
+    names, hyper = totals.rule_of(optimizer, group).hyper, totals.hyper_of(optimizer, group)
+    values = dict(zip(names, hyper, strict=True)) | dict(optimizer.initial(group))
     hyper = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
     for name, value in hyper.items():
         for p in group["params"]:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from kernels import elementwise
-from kernels.rule import TRIAL, Rule, missing, triton
+from kernels.rule import OVER, TRIAL, Rule, missing, triton
 from optim.arguments import Value, check, check_betas
 from optim.base import RuleOptimizer
 
 TAKEN = (
     *("self", "params", "param_names", "maximize", "fused", "foreach", "capturable", "differentiable"),
-    *("backend", "state_dtype", "rounding", "seed"),
+    *("backend", "state_dtype", "rounding", "seed", "max_grad_norm"),
     *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
 )
 """Names that groups and constructors already use, including those of torch's schedulers."""
@@ -26,7 +26,11 @@ def from_rule(
     update: Callable,
     coefficients: Callable,
     *,
+    sums: Callable | None = None,
+    over: str = "tensor",
+    finish: Callable | None = None,
     states: Iterable[str] | Mapping[str, Value] = (),
+    scalars: Iterable[str] | Mapping[str, Value] = (),
     defaults: Mapping[str, Any],
     name: str | None = None,
 ) -> "type[CustomOptimizer]":
@@ -35,10 +39,19 @@ def from_rule(
     Args:
         update: `(p, grad, state, coefficients) -> (p, state)`, for one element; state is a tuple in the order of
             `states`, coefficients is what `coefficients` returned, all float32 (float64 for float64 parameters).
-            Made by def, of the operations in `kernels.elementwise`; a sum over elements is refused.
+            Made by def, of the operations in `kernels.elementwise`. With `sums` it takes their totals, a tuple, as a
+            fifth argument.
         coefficients: `(hyper, step) -> tuple`, in float64, once per tensor and step; hyper is a tuple of the defaults
-            in their order, betas one after the other, and step counts from 1.
+            in their order, betas one after the other, and step counts from 1. With `scalars` it is
+            `(hyper, step, scalars) -> (tuple, scalars)`.
+        sums: `(p, grad, state, coefficients) -> tuple` of terms, for one element, which are added up before any
+            element is updated. A term may be a number: the total of 1.0 is the number of elements.
+        over: what terms are added up over: "tensor", each parameter (with lanes, each lane of it), or "lane", all
+            parameters (with lanes, those of one lane).
+        finish: `(totals, coefficients, scalars) -> (totals, scalars)`, in float64, once per tensor: makes of the totals
+            what update takes, and sets scalars for the next step.
         states: names of the states, zeros at first, or a mapping of names to initial values.
+        scalars: names, or initial values too, of float32 states of which each parameter (each lane of it) has one.
         defaults: names and default values of the hyperparameters, the arguments of the class; lr is one of them.
             Numbers or tuples of numbers; all have to be 0 or more, betas less than 1.
         name: name of the class; by default update's name.
@@ -47,18 +60,24 @@ def from_rule(
         states and hyperparameters.
     """
     name = name or str(getattr(update, "__name__", "the rule"))
-    initial, defaults = initial_values(name, states), dict(defaults)
+    initial, of_scalars, defaults = initial_values(name, states), initial_values(name, scalars), dict(defaults)
+    if both := initial.keys() & of_scalars.keys():
+        raise ValueError(f"{name} has a state and a scalar of one name: {', '.join(both)}")
+    check_sums(name, sums, over, finish)
     hyper = hyper_names(name, defaults)
     # A step with the default lr may be too small to change 16-bit parameters.
     trial = tuple(TRIAL["lr"] if key == "lr" else v for key, v in zip(hyper, flat(defaults.values()), strict=True))
-    rule = Rule(name, coefficients, update, hyper, tuple(initial), trial=trial)
+    of_sums = {"sums": sums, "over": over, "finish": finish}
+    rule = Rule(name, coefficients, update, hyper, tuple(initial), tuple(of_scalars), **of_sums, trial=trial)
     elementwise.check(rule)
-    if names := missing(coefficients):
-        raise ValueError(f"coefficients of {name} may not call tl.{', tl.'.join(sorted(names))}")
-    own = replace(rule, coefficients=jit(coefficients), update=jit(update))
+    for what, function in rule.functions.items():
+        if what in ("coefficients", "finish") and (names := missing(function)):
+            raise ValueError(f"{what} of {name} may not call tl.{', tl.'.join(sorted(names))}")
+    own = replace(rule, **{what: jit(function) for what, function in rule.functions.items()})
 
     class Custom(CustomOptimizer):
-        state_names, own_rule, own_defaults, own_initial = own.states, own, defaults, initial
+        state_names, own_rule, own_defaults = own.states + own.scalars, own, defaults
+        own_initial = initial | of_scalars
         __module__, __doc__ = update.__module__, update.__doc__
 
         def __init__(self, params, *args, maximize: bool = False, **options):
@@ -128,6 +147,14 @@ def check_values(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         else:
             for one in value if isinstance(value, (tuple, list)) else (value,):
                 check("learning rate" if key == "lr" else f"{key} value", one, lambda v: v >= 0)
+
+
+def check_sums(name: str, sums, over, finish) -> None:
+    """Raise ValueError unless the arguments that concern sums fit together."""
+    if over not in OVER:
+        raise ValueError(f"over of {name} must be one of {', '.join(map(repr, OVER))}, not {over!r}")
+    if sums is None and (finish is not None or over != OVER[0]):
+        raise ValueError(f"{name} has {'finish' if finish is not None else 'over'}, which is for rules that have sums")
 
 
 def check_name(what: str, name, taken: Iterable[str]) -> None:

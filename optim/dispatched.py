@@ -5,13 +5,14 @@ operation. This step is slow, and visible to all of them.
 """
 
 import contextlib
+from collections import defaultdict
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import eager
-from kernels.rule import check_portable
-from optim import checks, launches, memory, watch
+from kernels.rule import CLIP, Stage, check_portable
+from optim import checks, launches, memory, totals, watch
 
 
 def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
@@ -40,16 +41,36 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
         for rule in {member.rule for member in members}:
             check_portable(rule)
         launches.keep(optimizer, members)
+        steps = []
         for _, p, grad, group, rule, lanes, state in members:
             # Not every device has float64.
             device = "cpu" if p.device.type == "mps" else p.device
             values = [torch.as_tensor(v, dtype=torch.float64, device=device).reshape(-1) for v in hyper[group]]
-            states = [state[name] for name in rule.states]
-            real = [memory.real(t) for t in (p, grad, *states)]
+            real = [memory.real(t) for t in (p, grad, *(state[name] for name in rule.states))]
             scalars = [state[name] for name in rule.scalars]
-            new_p, new_states = eager.advance(
-                rule, real[0], real[1], real[2:], state["step"], scalars, values, lanes, grad_scale
-            )
-            for tensor, value in zip((p, *states), (new_p, *new_states), strict=True):
-                value = value.to(tensor.dtype.to_real())
-                tensor.copy_(torch.view_as_complex(value.contiguous()) if tensor.is_complex() else value)
+            step = eager.Step(rule, real[0], real[1], real[2:], state["step"], scalars, values, lanes, grad_scale)
+            step.begin()
+            steps.append(step)
+        clipped = [i for i, member in enumerate(members) if member.rule.clips]
+        for i, sums in zip(clipped, measure(steps, members, clipped, CLIP), strict=True):
+            steps[i].conclude(CLIP, sums)
+        by_rule = defaultdict(list)
+        for i, member in enumerate(members):
+            over_lanes = member.rule.sums and member.rule.over == "lane"
+            by_rule[member.rule.name if over_lanes else i].append(i)
+        for together in by_rule.values():
+            if (rule := members[together[0]].rule).sums:
+                stage = rule.stages[-1]
+                for i, sums in zip(together, measure(steps, members, together, stage), strict=True):
+                    steps[i].conclude(stage, sums)
+            for i in together:
+                new_p, new_states = steps[i].update()
+                states = [members[i].state[name] for name in members[i].rule.states]
+                for tensor, value in zip((members[i].p, *states), (new_p, *new_states), strict=True):
+                    value = value.to(tensor.dtype.to_real())
+                    tensor.copy_(torch.view_as_complex(value.contiguous()) if tensor.is_complex() else value)
+
+
+def measure(steps: list, members: list, which: list[int], stage: Stage) -> list[torch.Tensor]:
+    """Return the totals of a stage for some of the members; see `totals.measure`."""
+    return totals.measure([steps[i] for i in which], [members[i].p for i in which], stage)

@@ -9,7 +9,7 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import backends, checks, memory, watch
+from optim import backends, checks, memory, totals, watch
 
 LOG = logging.getLogger("optim")
 
@@ -23,6 +23,7 @@ class Part(NamedTuple):
         special: (position in index, buffer) of gradients that are complex, or not laid out like their parameter:
             the latter are copied into the buffer first.
         gaps: (copy, parameter) of parameters with gaps in memory, whose copies are updated.
+        spread: (rows of the table, process groups) of parameters of which other processes have a share.
     """
 
     table: tables.Table
@@ -30,6 +31,17 @@ class Part(NamedTuple):
     index: list[int]
     special: list[tuple[int, torch.Tensor | None]]
     gaps: list[tuple[torch.Tensor, torch.Tensor]]
+    spread: list[tuple[torch.Tensor, list]]
+
+    def fill(self) -> None:
+        """Copy parameters with gaps, before they are read."""
+        for copy, p in self.gaps:
+            copy.copy_(p)
+
+    def empty(self) -> None:
+        """Copy what was updated back."""
+        for copy, p in self.gaps:
+            p.copy_(copy)
 
     def taken(self, grads: list) -> list:
         """Return those of all gradients that the launch reads. Raises: RuntimeError if one to be copied was freed."""
@@ -88,11 +100,12 @@ def build(optimizer, params: list, grads: list) -> list[Part]:
             lanes=lanes,
             group=group,
             parameter=i,
+            sharded=bool(rule.stages and totals.shards(p)),
         )
-        buckets[(wave, rule.name, p.device, *dtypes, backend)].append((member, entry, copy))
+        buckets[(wave, rule.name, rule.clips, p.device, *dtypes, backend)].append((member, entry, copy))
 
     parts = []
-    for (_, _, _, _, grad_dtype, _, backend), bucket in sorted(buckets.items(), key=lambda item: item[0][0]):
+    for (*_, grad_dtype, _, backend), bucket in sorted(buckets.items(), key=lambda item: item[0][0]):
         entries, rule = [entry for _, entry, _ in bucket], bucket[0][0].rule
         seed = optimizer.seed if optimizer.rounding == "stochastic" else None
         table = backend.build(rule, entries, grad_dtype, seed)
@@ -105,9 +118,20 @@ def build(optimizer, params: list, grads: list) -> list[Part]:
                 special.append((position, torch.empty_like(entry.p, dtype=grad_dtype) if moved else None))
             if copy is not None:
                 gaps.append((copy, memory.local(member.p)))
-        parts.append(Part(table, backend.launcher(table), [member.i for member, *_ in bucket], special, gaps))
+        index = [member.i for member, *_ in bucket]
+        parts.append(Part(table, backend.launcher(table), index, special, gaps, spread_of(bucket)))
+    totals.mark(parts)
     keep(optimizer, members)
     return parts
+
+
+def spread_of(bucket: list) -> list[tuple[torch.Tensor, list]]:
+    """Return the rows of a launch whose parameters are spread over the same processes, with the process groups."""
+    found = defaultdict(list)
+    for row, (member, entry, _) in enumerate(bucket):  # Shards have no lanes: each is a row.
+        if entry.sharded:
+            found[tuple(totals.shards(member.p))].append(row)
+    return [(torch.tensor(rows, device=bucket[0][1].p.device), [*groups]) for groups, rows in found.items()]
 
 
 class Member(NamedTuple):
@@ -133,7 +157,7 @@ def members_of(optimizer, params: list, grads: list) -> list[Member]:
     """
     groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
     lanes_of_group = [checks.lanes_of(optimizer, group) for group in optimizer.param_groups]
-    rules = [optimizer.rule(group) for group in optimizer.param_groups]
+    rules = [totals.rule_of(optimizer, group) for group in optimizer.param_groups]
     members, states = [], {}
     for i in (i for i, grad in enumerate(grads) if grad is not None):
         p, g = params[i], groups[i]
@@ -154,7 +178,7 @@ def make_states(optimizer) -> None:
     """Make all states before the first step."""
     i = 0
     for group in optimizer.param_groups:
-        rule, lanes = optimizer.rule(group), checks.lanes_of(optimizer, group)
+        rule, lanes = totals.rule_of(optimizer, group), checks.lanes_of(optimizer, group)
         for p in group["params"]:
             watch.own(optimizer.state, p).update(state_of(optimizer, p, group, rule, lanes, i))
             i += 1

@@ -94,6 +94,11 @@ def state_dtype(p_dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype
     return wanted or (torch.float64 if p_dtype == torch.float64 else torch.float32)
 
 
+def moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """Return the tensor on a device, if there is one."""
+    return None if tensor is None else tensor.to(device, non_blocking=True)
+
+
 def waves(tensors: list[torch.Tensor]) -> list[int]:
     """Return which of several successive launches updates each tensor: 0 unless it shares memory with an earlier one.
 
