@@ -138,7 +138,7 @@ class Rule:
     @cached_property
     def n_coefficients(self) -> int:
         """Length of the tuple of coefficients."""
-        coefficients, hyper, scalars = rebind(self.coefficients, NUMPY), halves(self.n_hyper), halves(self.scalars)
+        coefficients, hyper, scalars = rebind(self.coefficients, Counting()), halves(self.n_hyper), halves(self.scalars)
         with np.errstate(all="ignore"):
             step = np.float64(2)
             return len(coefficients(hyper, step, scalars)[0] if scalars else coefficients(hyper, step))
@@ -155,10 +155,10 @@ class Rule:
         if self.sums:
             coefficients = halves(self.n_coefficients)
             with np.errstate(all="ignore"):
-                terms = rebind(self.sums, NUMPY)(*halves(2), halves(self.states), coefficients)
+                terms = rebind(self.sums, Counting())(*halves(2), halves(self.states), coefficients)
                 totals = halves(terms)
                 if self.finish:
-                    totals, _ = rebind(self.finish, NUMPY)(totals, coefficients, halves(self.scalars))
+                    totals, _ = rebind(self.finish, Counting())(totals, coefficients, halves(self.scalars))
             own = (Stage(self.sums, self.over, len(terms), len(totals), self.finish),)
         return (*([CLIP] if self.clips else []), *own)
 
@@ -172,6 +172,15 @@ class Rule:
         """Its functions, by their names here."""
         named = {name: getattr(self, name) for name in ("coefficients", "update", "sums", "finish")}
         return {name: function for name, function in named.items() if function}
+
+
+class Counting:
+    """What `tl` is while a function is tried out to learn how many values it returns: all functions return 0.5."""
+
+    static_range = range
+
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *_: np.float64(0.5)
 
 
 def halves(names: Sized | int) -> tuple[np.float64, ...]:

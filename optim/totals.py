@@ -33,7 +33,11 @@ def check_lanes(rules: Sequence[Rule], lanes: Sequence[int]) -> None:
     for rule, n in zip(rules, lanes, strict=True):
         for stage in rule.stages:
             if stage.over == "lane":
-                what = "max_grad_norm is for a lane of all tensors" if stage.clips else f"{rule.name} adds up lanes"
+                what = (
+                    "max_grad_norm clips each lane of all tensors"
+                    if stage.clips
+                    else f"{rule.name} adds up each lane of all tensors"
+                )
                 found[what].add(n)
     for what, counts in found.items():
         if len(counts) > 1:

@@ -155,6 +155,18 @@ def real(accepts: str, fits: Callable[[float], bool] = lambda value: True) -> Ki
     return Kind(accepts, take)
 
 
+def extended(accepts: str, fits: Callable[[float], bool]) -> Kind:
+    """Accept numbers for which `fits` is true, infinity too."""
+
+    def take(value: Any) -> float:
+        found = number(value)
+        if not fits(found):
+            raise ValueError
+        return found
+
+    return Kind(accepts, take)
+
+
 POSITIVE = real("positive numbers", lambda value: value > 0)
 SECONDS = real("seconds above 0", lambda value: value > 0)
 

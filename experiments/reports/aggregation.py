@@ -72,7 +72,7 @@ def short(value: Any) -> str:
         return value
     if value is None or np.isnan(value):
         return "-"
-    if value == int(value) and 1 <= abs(value) < 1e7:
+    if 1 <= abs(value) < 1e7 and value == int(value):
         return f"{value:.0f}"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
     return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
@@ -191,13 +191,13 @@ def held(order: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 def best_on_edge(order: pd.DataFrame, axis: str) -> bool:
     """Return whether the best value of `axis` ends its grid, and a better one may lie beyond.
 
-    Nothing lies below zero, words have no order, and more data or steps are no discovery.
+    Nothing lies below zero or beyond infinity, words have no order, and more data or steps are no discovery.
 
     order: as of `ranked`, of one optimizer.
     """
     if axis not in varied_axes(order) or order[axis].dtype.kind == "O" or axis in LONGER_IS_BETTER:
         return False
-    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0, SMALLEST.get(axis)}
+    best, edges = order.iloc[0], {order[axis].min(), order[axis].max()} - {0.0, np.inf, SMALLEST.get(axis)}
     return bool(np.isfinite(best["eval_loss_median"])) and best[axis] in edges
 
 

@@ -114,7 +114,8 @@ def panels(curves: pd.DataFrame, loss_name: str) -> dict[str, str]:
 def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
     """Return positions of values on the axis of a figure, by its scale (see `axes.scale_of`).
 
-    They are log10(value), with 0 left of the grid, -log10(1 - value), the value itself, or the place of a word.
+    They are log10(value), with 0 left and infinity right of the grid, -log10(1 - value), the value itself, or the place
+    of a word.
     """
     scale = scale_of(axis, grid)
     if scale == WORDS:
@@ -124,6 +125,8 @@ def positions(values: Any, axis: str, grid: np.ndarray) -> np.ndarray:
         return values
     if scale == BETA:
         return -np.log10(1 - values)
-    positive = np.log10(grid[grid > 0])
-    slot = positive.min(initial=0.0) - (np.diff(positive).mean() if len(positive) > 1 else 1.0)
-    return np.log10(values, where=values > 0, out=np.full(values.shape, slot))
+    positive = np.log10(grid[(grid > 0) & np.isfinite(grid)])
+    gap = np.diff(positive).mean() if len(positive) > 1 else 1.0
+    left, right = (positive.min() - gap, positive.max() + gap) if len(positive) else (-gap, gap)
+    found = np.log10(values, where=values > 0, out=np.full(values.shape, left))
+    return np.where(np.isinf(values), right, found)

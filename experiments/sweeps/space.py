@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -139,7 +140,11 @@ def accepted(known: Mapping[str, Mapping[str, Axis]]) -> str:
 def as_typed(grid: Grid) -> dict[str, list | str]:
     """Return a grid as provenance.json holds it: lists of values, or words that say how they came about."""
     given = {axis: values for axis, values in grid.items() if values != [axis.default] or axis.name not in RUN}
-    return {axis.name: values if isinstance(values, list) else str(values) for axis, values in given.items()}
+    # JSON has no infinity.
+    return {
+        axis.name: ["inf" if v == math.inf else v for v in values] if isinstance(values, list) else str(values)
+        for axis, values in given.items()
+    }
 
 
 def grid_configurations(grid: Grid) -> pd.DataFrame:

@@ -63,6 +63,14 @@ NAMED = {
 """The hyperparameters with an option of their own, with the defaults of an optimizer that has none."""
 AXES = {name: axis.default for name, axis in NAMED.items()}
 
+OURS = {
+    axis.name: axis
+    for axis in (
+        Axis("max_grad_norm", values.extended("numbers >= 0, or inf", lambda value: value >= 0), LOG, math.inf),
+    )
+}
+"""The arguments that our optimizers have beside those that their constructors name."""
+
 RUN = {
     axis.name: axis
     for axis in (

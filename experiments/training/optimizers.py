@@ -11,7 +11,7 @@ import torch
 
 from experiments.common.errors import OptionError, first_line
 from experiments.common.values import Kind, imported, reference_to, several, shown, taken
-from experiments.training.axes import COLUMNS, FLAG, NAMED, NUMBER, RUN, Axis, of_argument
+from experiments.training.axes import COLUMNS, FLAG, NAMED, NUMBER, OURS, RUN, Axis, of_argument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,8 @@ HOW = ("foreach", "fused", "capturable", "differentiable")
 
 def constructor(entry: Entry) -> dict[str, Any]:
     """Return the arguments of the constructor after the parameters, betas one by one, and their defaults, by name."""
+    from optim.base import RuleOptimizer  # see `Entry.lanes`
+
     _, *parameters = inspect.signature(entry.lanes).parameters.items()
     found = {
         name: parameter.default
@@ -122,6 +124,9 @@ def constructor(entry: Entry) -> dict[str, Any]:
     betas = found.pop("betas", None)
     if isinstance(betas, tuple):
         found |= {f"beta{i}": beta for i, beta in enumerate(betas, 1)}
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for _, parameter in parameters)
+    if passes_on and issubclass(entry.lanes, RuleOptimizer):
+        found |= {name: axis.default for name, axis in OURS.items()}
     return found
 
 
@@ -137,7 +142,9 @@ def axes(entry: Entry) -> dict[str, Axis]:
     found = {}
     for name in [*(name for name in NAMED if name in free), *(name for name in free if name not in NAMED)]:
         default = free[name]
-        if axis := NAMED.get(name):
+        if name in OURS and default == OURS[name].default:
+            found[name] = OURS[name]
+        elif axis := NAMED.get(name):
             found[name] = axis._replace(default=float(default) if is_number(default) else axis.default)
         elif default is inspect.Parameter.empty:
             found[name] = Axis(name, NUMBER)
@@ -167,7 +174,7 @@ def arguments(entry: Entry, values: Mapping[str, Any]) -> dict[str, Any]:
         is_default = bool(same.all()) if isinstance(same, torch.Tensor) else same
         if name == "lr" or not is_default:
             chosen[name] = value
-    betas = [name for name in own if name not in inspect.signature(entry.lanes).parameters]
+    betas = [name for name in own if name not in inspect.signature(entry.lanes).parameters and name not in OURS]
     if any(name in chosen for name in betas):
         # All are tensors, or none.
         chosen["betas"] = tuple(values.get(name, own[name].default) for name in betas)

@@ -45,7 +45,11 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     options = optimizers.arguments(optimizers.resolve(optimizer), config)
     if fuses:
         options["fused"] = True
-    return module, torchs(module.parameters(), **options)
+    max_norm = options.pop("max_grad_norm", None)
+    made = torchs(module.parameters(), **options)
+    if max_norm is not None:
+        made.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(module.parameters(), max_norm) and None)
+    return module, made
 
 
 def step_(

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -156,6 +157,7 @@ def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
     """Compare our defaults with those of torch's constructors, or of papers."""
     choice = optimizers.OPTIMIZERS[name]
     found = {axis.name: axis.default for axis in optimizers.axes(choice).values()}
+    assert found.pop("max_grad_norm") == math.inf
     assert set(found) == HAS[name]
     if choice.alone:
         theirs = {key: parameter.default for key, parameter in inspect.signature(choice.alone).parameters.items()}
