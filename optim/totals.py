@@ -38,10 +38,12 @@ def check_lanes(rules: Sequence[Rule], lanes: Sequence[int]) -> None:
                     if stage.clips
                     else f"{rule.name} adds up each lane of all tensors"
                 )
-                found[what].add(n)
+                found["max_grad_norm clips" if stage.clips else f"{rule.name} adds up"].add(n)
     for what, counts in found.items():
         if len(counts) > 1:
-            raise ValueError(f"{what}: groups must have as many lanes as each other, not {sorted(counts)}")
+            raise ValueError(
+                f"{what} each lane of all tensors: groups must have as many lanes as each other, not {sorted(counts)}"
+            )
 
 
 def shards(p: torch.Tensor) -> list:

@@ -48,8 +48,13 @@ def make(problem: Problem, config: dict, seed: int = 0, optimizer: str = "adam",
     max_norm = options.pop("max_grad_norm", None)
     made = torchs(module.parameters(), **options)
     if max_norm is not None:
-        made.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(module.parameters(), max_norm) and None)
+        made.register_step_pre_hook(lambda *_: clip_(module, max_norm))
     return module, made
+
+
+def clip_(module: nn.Module, max_norm: float) -> None:
+    """Scale the gradients of a module down to this norm, as our optimizers do within a step."""
+    nn.utils.clip_grad_norm_(module.parameters(), max_norm)
 
 
 def step_(

@@ -23,14 +23,14 @@ def coefficients(hyper, step, scalars):
 
 def averaged(p, grad, state, coefficients):
     (average,) = state
-    lr, weight, largest = coefficients
+    _, weight, _ = coefficients
     average = average + weight * (grad - average)
     return (average * average, grad * grad, 1.0)
 
 
 def finish(totals, coefficients, scalars):
     squares, gradients, n = totals
-    largest, size = scalars
+    largest, _ = scalars
     mean = gradients / tl.maximum(n, 1.0)
     scale = tl.where(squares > 0.0, 1.0 / tl.sqrt(tl.where(squares > 0.0, squares, 1.0)), 0.0)
     return (scale, mean), (tl.maximum(largest, mean), n)
@@ -39,7 +39,7 @@ def finish(totals, coefficients, scalars):
 def update(p, grad, state, coefficients, totals):
     (average,) = state
     lr, weight, largest = coefficients
-    scale, mean = totals
+    scale, _ = totals
     average = average + weight * (grad - average)
     return p - lr * scale * average - lr * largest, (average,)
 
@@ -213,6 +213,6 @@ def test_an_operation_that_the_cpu_lacks_is_named_and_nothing_moves():
     p = torch.nn.Parameter(torch.zeros(3))
     p.grad = torch.ones(3)
     for backend in ("cpu", "eager"):
-        with pytest.raises(NotImplementedError, match="Rule 'erfs' calls tl.erf, which the CPU backends lack"):
+        with pytest.raises(NotImplementedError, match=r"Rule 'erfs' calls tl\.erf, which the CPU backends lack"):
             made([p], backend=backend).step()
     assert not p.any()
