@@ -146,7 +146,8 @@ def sums(rule: Rule, stage: int, target: str, dtypes: Dtypes):
     pointers = {"rows_ptr": "*i64", "piece_row_ptr": "*i32", "piece_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= given(clip_ptr=rule.clips and stage > 0) | {"partials_ptr": "*fp64"}
     constants = reductions.sums_constants(rule, rule.stages[stage], *dtypes)
-    return compile_kernel(reductions.sums_kernel, target, pointers, constants, reductions.NUM_WARPS)
+    num_warps = default(parse_target(target).warp_size).num_warps
+    return compile_kernel(reductions.sums_kernel, target, pointers, constants, num_warps)
 
 
 def totals(rule: Rule, stage: int, target: str, reduce: bool = True, finish: bool = True):
