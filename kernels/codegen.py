@@ -111,7 +111,8 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
         fn=kernel,
         signature={**arguments, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs=dict.fromkeys(pointers, promises) | {index: [] for index in described},
+        # In the order of arguments, on which the key of Triton's cache depends.
+        attrs=dict(sorted((dict.fromkeys(pointers, promises) | {index: [] for index in described}).items())),
     )
     return triton.compile(source, target=gpu, options={"num_warps": num_warps})
 
