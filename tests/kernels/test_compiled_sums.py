@@ -100,8 +100,9 @@ def step(lanes, off, config, combined=False):
     backend.launcher(table, target, config)(grad, None, None)
     clip, own = table.stages
     of_rows = [x.view(2, lanes, -1)[i] for x in (clip.values, own.totals, own.values) for i in range(2)]
-    # A piece of the clip's partial sums is a lane's, and of the rule's own a tensor's first.
-    of_pieces = [clip.partials.view(lanes, -1), *(x.view(lanes, -1) for x in own.partials.split([lanes * 3, lanes * 2]))]
+    # Partial sums of the clip are in the order of lanes, and those of the rule in the order of tensors.
+    of_tensors = own.partials.split([lanes * 3, lanes * 2])
+    of_pieces = [clip.partials.view(lanes, -1), *(x.view(lanes, -1) for x in of_tensors)]
     return [clip.totals, *of_rows, *of_pieces, *(t for entry in entries for t in (entry.p, *entry.states))]
 
 def bits(x):
@@ -208,3 +209,34 @@ print(totals.totals.tolist() == [[9.0 * PIECE, PIECE]], totals.values.tolist() =
 @pytest.mark.parametrize("target", TARGETS)
 def test_pieces_beyond_2_31_elements_are_added_up(target):
     assert printed(LARGE, target).split() == ["True", "True"]
+
+
+OPTIMIZER = """
+import sys
+import torch, optim
+
+results = []
+for module in (optim, torch.optim):
+    ours, dtype = module is optim, torch.float32 if module is optim else torch.float64
+    params = [torch.linspace(-1, 1, n, dtype=dtype).requires_grad_() for n in (3000, 1, 4096)]
+    # A group with a largest norm, and one without.
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.01}]
+    if ours:
+        groups[0]["max_grad_norm"] = 2.0
+    optimizer = module.AdamW(groups, lr=0.1, eps=1.0, **({"backend": "compiled:" + sys.argv[1]} if ours else {}))
+    for step in range(3):
+        for i, p in enumerate(params):
+            p.grad = torch.cos(torch.arange(float(p.numel())) + step + i).to(dtype)
+        if not ours:
+            torch.nn.utils.clip_grad_norm_(params[:2], 2.0)
+        optimizer.step()
+    results.append([p.detach().double() for p in params])
+start = [torch.linspace(-1, 1, n).double() for n in (3000, 1, 4096)]
+ours, theirs = ([p - old for p, old in zip(result, start, strict=True)] for result in results)
+torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.parametrize("target", ONE_QUICK)
+def test_an_optimizer_clips_as_torch_does(target):
+    printed(OPTIMIZER, target)
