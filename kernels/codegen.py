@@ -2,8 +2,9 @@
 
     python -m kernels.codegen sm_90 gfx942 --rule adam nadam --dtype float32 --run
 
-prints one JSON object for each target, rule and dtype, by default for all rules and dtypes; with --run the compiled
-step is also simulated on the CPU and compared with the eager formulas. Nothing is timed.
+prints one JSON object for each target, rule and dtype, by default for all rules and dtypes. Of rules with sums, or with
+--clip, it has the kernels that add them up in its list of stages. With --run the compiled step is also simulated on the
+CPU and compared with the eager formulas. Nothing is timed.
 TRITON_INTERPRET must not be set: it replaces the compiler.
 """
 
@@ -28,7 +29,7 @@ from kernels import multi_tensor, reductions, rules
 from kernels.commands import command
 from kernels.config import Config, Dtypes, default
 from kernels.occupancy import LIMITS
-from kernels.rule import Rule
+from kernels.rule import Rule, clipping
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
 TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
@@ -110,7 +111,8 @@ def compile_kernel(kernel, target: str, arguments: dict[str, str], constants: di
         fn=kernel,
         signature={**arguments, **dict.fromkeys(constants, "constexpr")},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs=dict.fromkeys(pointers, promises) | {index: [] for index in described},
+        # In the order of arguments, on which the key of Triton's cache depends.
+        attrs=dict(sorted((dict.fromkeys(pointers, promises) | {index: [] for index in described}).items())),
     )
     return triton.compile(source, target=gpu, options={"num_warps": num_warps})
 
@@ -146,7 +148,8 @@ def sums(rule: Rule, stage: int, target: str, dtypes: Dtypes):
     pointers = {"rows_ptr": "*i64", "piece_row_ptr": "*i32", "piece_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
     pointers |= given(clip_ptr=rule.clips and stage > 0) | {"partials_ptr": "*fp64"}
     constants = reductions.sums_constants(rule, rule.stages[stage], *dtypes)
-    return compile_kernel(reductions.sums_kernel, target, pointers, constants, reductions.NUM_WARPS)
+    num_warps = default(parse_target(target).warp_size).num_warps
+    return compile_kernel(reductions.sums_kernel, target, pointers, constants, num_warps)
 
 
 def totals(rule: Rule, stage: int, target: str, reduce: bool = True, finish: bool = True):
@@ -169,6 +172,14 @@ def compile_update(rule: Rule, target: str, dtype: str = "float32", config: Conf
     config = config or default(parse_target(target).warp_size)
     kernel = compiled(rule, target, dtype, config)
     return MachineCode(target, rule.name, dtype, config, kernel.metadata.shared, **facts(kernel.asm))
+
+
+def compile_stages(rule: Rule, target: str, dtype: str = "float32") -> list[dict[str, dict]]:
+    """Return facts about the two kernels of each of a rule's stages: "sums" and "totals" of `reductions`."""
+    p_dtype, state_dtype, _ = VARIANTS[dtype]
+    stages = range(len(rule.stages))
+    kernels = [(sums(rule, i, target, (p_dtype, p_dtype, state_dtype)), totals(rule, i, target)) for i in stages]
+    return [{"sums": facts(adds.asm), "totals": facts(finishes.asm)} for adds, finishes in kernels]
 
 
 def facts(asm: dict) -> dict:
@@ -246,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_argument("targets", nargs="*", default=["sm_90"], metavar="TARGET", help="sm_NN or gfx9NN (default sm_90)")
     cli.add_argument("--rule", nargs="+", choices=rules.RULES, default=[*rules.RULES], help="default: all")
     cli.add_argument("--dtype", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="default: all")
+    cli.add_argument("--clip", action="store_true", help="have the rules clip gradients by their norm")
     cli.add_argument("--run", action="store_true", help="simulate the compiled step, and compare what it updates")
     args = cli.parse_args(argv)
     if not isinstance(multi_tensor.multi_tensor_kernel, triton.JITFunction):
@@ -265,10 +277,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{cli.prog}: --run: {error}", file=sys.stderr)
             return 2
     failed = False
-    for target, rule, dtype in itertools.product(args.targets, args.rule, args.dtype):
-        found = asdict(compile_update(rules.RULES[rule], target, dtype))
+    chosen = [clipping(rules.RULES[name]) if args.clip else rules.RULES[name] for name in args.rule]
+    for target, rule, dtype in itertools.product(args.targets, chosen, args.dtype):
+        found = asdict(compile_update(rule, target, dtype))
+        if rule.stages:
+            found["stages"] = compile_stages(rule, target, dtype)
         if compare:
-            result = compare(rules.RULES[rule], target, dtype)
+            result = compare(rule, target, dtype)
             found["run"] = result._asdict()
             failed |= not result.passed
         print(json.dumps(found), flush=True)

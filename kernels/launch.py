@@ -130,7 +130,9 @@ def launcher(table: Table) -> Launch:
         return Launch(begin, update)
 
     # What only rules with sums need.
-    from kernels.reductions import NUM_WARPS, sums_constants, sums_kernel, totals_constants, totals_kernel
+    from kernels.reductions import sums_constants, sums_kernel, totals_constants, totals_kernel
+
+    num_warps = lookup.default_of(device).num_warps
 
     def reduce_and_finish(stage: int, reduce: bool, finish: bool) -> None:
         totals = table.stages[stage]
@@ -159,7 +161,7 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.clip if stage else None,
                     totals.partials,
-                    **{**sums_constants(rule, rule.stages[stage], *dtypes), "num_warps": NUM_WARPS},
+                    **{**sums_constants(rule, rule.stages[stage], *dtypes), "num_warps": num_warps},
                 )
         if totals.combined:
             reduce_and_finish(stage, reduce=True, finish=False)

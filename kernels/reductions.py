@@ -14,7 +14,6 @@ from kernels.pieces import PIECE
 from kernels.rule import Rule, Stage, clip_factor
 from kernels.table import n_columns
 
-NUM_WARPS = 8
 BLOCK_SIZE = 1024
 """Sums of pieces, or rows, that a program of `totals_kernel` takes at a time."""
 
@@ -49,7 +48,7 @@ def sums_kernel(
     STATE_DTYPE: tl.constexpr,
     PIECE: tl.constexpr,
 ):
-    """Add up the terms of a piece."""
+    """Add up the terms of a piece. Launched with as many warps as the default configuration has: 256 threads."""
     piece = tl.program_id(0)
     row = tl.load(piece_row_ptr + piece)
     start = tl.load(piece_index_ptr + piece).to(tl.int64) * PIECE

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kernels.simulator.faults import Fault, refuse
+from kernels.simulator.faults import refuse
 from kernels.simulator.values import both, dtype_of, fma, from_bytes, signed, to_bytes, unsigned
+from kernels.simulator.warps import barrier, butterfly, first_lane, read_lane, update_dpp, warps
 
 
 def flushed(x: np.ndarray) -> np.ndarray:
@@ -29,6 +30,15 @@ def double(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 def ldexp(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     return np.ldexp(x, signed(exponent))
+
+
+def classes(x: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return whether numbers are of a class whose bit is set in wanted (llvm.is.fpclass)."""
+    tiny = np.finfo(x.dtype).tiny
+    # Two bits of NaNs, then infinities, normal and subnormal numbers and zeros, from -inf to inf.
+    rank = np.select([np.isinf(x), abs(x) >= tiny, x != 0], [0, 1, 2], 3)
+    bit = np.where(np.isnan(x), 0b11, 1 << np.where(np.signbit(x), 2 + rank, 9 - rank))
+    return (bit & wanted) != 0
 
 
 FUNCTIONS = {
@@ -56,6 +66,7 @@ FUNCTIONS = {
     "llvm.exp": np.exp,
     "llvm.log": np.log,
     "llvm.ldexp": ldexp,
+    "llvm.is.fpclass": classes,
     "llvm.frexp": lambda x: (lambda fraction, power: (fraction, unsigned(power.astype(np.int32))))(*np.frexp(x)),
     "llvm.smax": of_signed(np.maximum),
     "llvm.smin": of_signed(np.minimum),
@@ -73,22 +84,6 @@ SUFFIX = re.compile(r"(\.(ftz|f|d|[if](16|32|64)|v\d+[if](16|32|64)))*$")
 def plain(name: str) -> str:
     """Strip the suffixes for types and for the treatment of subnormal numbers from a name."""
     return SUFFIX.sub("", name)
-
-
-def warps(launch, mask: np.ndarray | None, *operands: np.ndarray, what: str) -> list[np.ndarray]:
-    """Return operands as [programs, warps, threads of a warp]. Raises: Fault if only a part of a warp is active."""
-    shape = (launch.shape[0], launch.shape[1] // launch.warp_size, launch.warp_size)
-    if mask is not None:
-        here = np.broadcast_to(mask, launch.shape).reshape(shape)
-        if (here.any(axis=2) & ~here.all(axis=2)).any():
-            raise Fault(f"some threads of a warp come to {what}, and others do not")
-    return [np.broadcast_to(x, launch.shape).reshape(shape) for x in operands]
-
-
-def first_lane(launch, mask, value: np.ndarray) -> np.ndarray:
-    """Give all threads of a warp the first one's value (llvm.amdgcn.readfirstlane)."""
-    (value,) = warps(launch, mask, value, what="readfirstlane")
-    return np.broadcast_to(value[..., :1], value.shape).reshape(launch.shape)
 
 
 def matrix_places(launch, mask, address: np.ndarray, n: int, transposed: bool, what: str) -> list[list[np.ndarray]]:
@@ -213,10 +208,16 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
             return lambda launch, mask: (launch.shared.commit(mask), launch.shared.wait(0, mask))[1]
         case "amdgcn.readfirstlane.i32":
             return first_lane
+        case "amdgcn.readlane.i32" | "amdgcn.readlane.f64":
+            return read_lane
+        case "amdgcn.update.dpp.i32" | "amdgcn.update.dpp.i64":
+            return update_dpp
+        case "nvvm.shfl.sync.bfly.i32":
+            return butterfly
         case "amdgcn.make.buffer.rsrc.p8.p1":
             return lambda _launch, _mask, start, _stride, length, _flags: (start, length.astype(np.uint64))
         case "nvvm.bar.warp.sync" | "amdgcn.wave.barrier":
-            return lambda launch, mask, *_: warps(launch, mask, what="a barrier of warps") and None
+            return barrier
         case "amdgcn.s.waitcnt" | "assume":
             return nothing
     if name.startswith("llvm.amdgcn.raw.ptr.buffer.load."):

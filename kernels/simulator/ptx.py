@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kernels.simulator.intrinsics import asynchronous_copy
-from kernels.simulator.values import both, dtype_of, from_bytes, merge, to_bytes
+from kernels.simulator.values import both, dtype_of, from_bytes, merge, to_bytes, undefined
 
 CODE = re.compile(r'asm (?:sideeffect )?(?:alignstack )?"((?:[^"\\]|\\.)*)", "([^"]*)"')
 STATEMENT = re.compile(r"(?:@(!?)\$(\d+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
@@ -46,7 +46,9 @@ class Registers:
 
     def set(self, text: str, value: np.ndarray, mask: np.ndarray | None) -> None:
         i = int(text.strip()[1:])
-        self.results[i] = merge(mask, value, self.results[i])
+        # A register that a thread has not set holds anything.
+        before = undefined(value.dtype) if self.results[i] is None else self.results[i]
+        self.results[i] = merge(mask, value, before)
 
 
 def operands(text: str) -> list[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ import torch
 from kernels import codegen, eager
 from kernels import table as tables
 from kernels.config import Config, default
+from kernels.pieces import PIECE
 from kernels.rule import Rule
 from kernels.simulator import backend
 from kernels.table import Entry, Launch, Table
@@ -33,9 +34,12 @@ class Trial(NamedTuple):
         return self.deviation <= 1 and self.left_out
 
 
-def sizes(config: Config) -> list[tuple[int, int, int]]:
-    """Return (lanes, elements per lane, misalignment in elements) for whole and partial chunks and blocks."""
+def sizes(rule: Rule, config: Config) -> list[tuple[int, int, int]]:
+    """Return (lanes, elements per lane, misalignment in elements) for whole and partial chunks, blocks and pieces."""
     block, chunk = config.block_size, config.chunk_size
+    if rule.stages:
+        # Sums over lanes want as many lanes in every tensor.
+        return [(3, chunk + 2 * PIECE + 16, 0), (3, PIECE + 3, 1), (3, 48, 0), (3, 41, 1), (3, 1, 1), (3, 0, 0)]
     return [(1, 2 * chunk + block + 3, 0), (1, chunk + 3, 1), (3, 48, 0), (3, 41, 1), (1, 1, 1), (1, 0, 0)]
 
 
@@ -50,13 +54,14 @@ def entries(rule: Rule, dtype: str, config: Config) -> tuple[list[Entry], list[t
         return flat[start : start + lanes * n].view(lanes, n)
 
     made, grads = [], []
-    for i, (count, n, off) in enumerate(sizes(config)):
+    for i, (count, n, off) in enumerate(sizes(rule, config)):
         states = tuple(tensor(count, n, off, state_dtype, 0.25, 0.5) for _ in rule.states)
         scalars = tuple(torch.full((count,), 0.5) for _ in rule.scalars)
         step = torch.arange(3.0, 3.0 + count)
         made.append(Entry(tensor(count, n, off, p_dtype, -1, 1), states, step, scalars, count, group=i, parameter=i))
         grads.append(tensor(count, n, off, p_dtype, -1, 1))
-    grads[1][0, 1], grads[1][0, 2] = math.nan, math.inf
+    # In the last lane alone: totals over it are NaN then.
+    grads[1][-1, 1], grads[1][-1, 2] = math.nan, math.inf
     return made, grads
 
 

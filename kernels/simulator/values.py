@@ -30,11 +30,16 @@ def dtype_of(kind: str) -> tuple[np.dtype, int]:
     return np.dtype(DTYPES[kind]), 0
 
 
+def undefined(dtype: np.dtype) -> np.generic:
+    """Return a 0-dimensional undefined value."""
+    return np.bool_(True) if dtype.kind == "b" else np.frombuffer(bytes([GARBAGE] * dtype.itemsize), dtype)[0]
+
+
 def scalar(kind: str, text: str) -> np.generic:
     """Return the 0-dimensional value of a literal."""
     dtype, _ = dtype_of(kind)
     if text in ("poison", "undef"):
-        return np.frombuffer(bytes([GARBAGE] * dtype.itemsize), dtype)[0] if dtype.kind != "b" else np.bool_(True)
+        return undefined(dtype)
     if text in ("true", "false", "zeroinitializer", "null", "none"):
         return dtype.type(text == "true")
     if text.startswith(("0xH", "0xR")):  # the bits of a half, or of a bfloat

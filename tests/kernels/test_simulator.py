@@ -219,3 +219,79 @@ def test_a_barrier_of_a_warp_orders_no_other_warp():
     program = Program(declared + LOAD + PUT + sync + GET + STORE + "ret void\n}\n", n_threads=N, n_shared=4 * N)
     with pytest.raises(Fault, match="is read after another warp wrote it"):
         program.launch(1, (x, y), read=[x], written=[y])
+
+
+LANES = """
+declare i32 @llvm.nvvm.shfl.sync.bfly.i32(i32, i32, i32, i32)
+declare i32 @llvm.amdgcn.readlane.i32(i32, i32)
+declare i32 @llvm.amdgcn.update.dpp.i32(i32, i32, i32 immarg, i32 immarg, i32 immarg, i1 immarg)
+define ptx"""
+
+
+def lanes(call: str, warp_size: int, body: str = "{}") -> list[int]:
+    """What each thread gets from a call; %t is its number and %hundred 100 more."""
+    x, y = torch.zeros(1), torch.zeros(N)
+    body = body.format(f"%got = call i32 @llvm.{call}\n%w = uitofp i32 %got to float\n{STORE}")
+    text = HEAD.replace("define ptx", LANES) + "%hundred = add i32 %t, 100\n" + body + "ret void\n}\n"
+    Program(text, n_threads=N, warp_size=warp_size).launch(1, (x, y), read=[x], written=[y])
+    return [int(value) for value in y]
+
+
+BUTTERFLY = "nvvm.shfl.sync.bfly.i32(i32 -1, i32 %t, i32 4, i32 31)"
+READ_LANE = "amdgcn.readlane.i32(i32 %t, i32 5)"
+MOVED = "amdgcn.update.dpp.i32(i32 %hundred, i32 %t, i32 {}, i32 {}, i32 {}, i1 {})"
+ALL = range(N)
+
+
+@pytest.mark.parametrize(
+    ("call", "warp_size", "expected"),
+    [
+        (BUTTERFLY, 32, [t ^ 4 for t in ALL]),
+        (READ_LANE, 64, [5] * N),
+        (READ_LANE, 32, [5] * 32 + [37] * 32),
+        # Without a lane to take from: 0 with bound_control, else the old value.
+        (MOVED.format(0x111, 15, 15, "true"), 64, [t - 1 if t % 16 >= 1 else 0 for t in ALL]),
+        (MOVED.format(0x118, 15, 15, "false"), 64, [t - 8 if t % 16 >= 8 else t + 100 for t in ALL]),
+        (MOVED.format(0x104, 15, 15, "true"), 64, [t + 4 if t % 16 < 12 else 0 for t in ALL]),
+        (MOVED.format(0x128, 15, 15, "true"), 64, [t ^ 8 for t in ALL]),
+        (MOVED.format(0x121, 15, 15, "true"), 64, [t - 1 if t % 16 else t + 15 for t in ALL]),
+        (MOVED.format(0x4E, 15, 15, "true"), 64, [t ^ 2 for t in ALL]),
+        (MOVED.format(0xB1, 15, 15, "true"), 64, [t ^ 1 for t in ALL]),
+        # The last lane of the row before in rows 1 and 3, and of the first half in the second.
+        (MOVED.format(0x142, 10, 15, "true"), 64, [t // 16 * 16 - 1 if t // 16 % 2 else t + 100 for t in ALL]),
+        (MOVED.format(0x143, 12, 15, "true"), 64, [31 if t >= 32 else t + 100 for t in ALL]),
+        # Banks of four lanes that are masked out keep the old value.
+        (MOVED.format(0x114, 15, 10, "false"), 64, [t - 4 if t // 4 % 2 else t + 100 for t in ALL]),
+    ],
+    ids=str,
+)
+def test_lanes_see_each_others_values(call, warp_size, expected):
+    assert lanes(call, warp_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "warp_size", "what"),
+    [
+        (BUTTERFLY, 32, "shfl.sync"),
+        (READ_LANE, 64, "readlane"),
+        (MOVED.format(0x111, 15, 15, "true"), 64, "update.dpp"),
+    ],
+)
+def test_lanes_that_part_before_they_do_are_a_fault(call, warp_size, what):
+    parted = "%early = icmp ult i32 %t, 7\nbr i1 %early, label %some, label %all\nsome:\n{}br label %all\nall:\n"
+    with pytest.raises(Fault, match=f"some threads of a warp come to {what}, and others do not"):
+        lanes(call, warp_size, parted)
+    # Whole warps may part.
+    assert lanes(BUTTERFLY, 32, parted.replace("7", "32"))[:32] == [t ^ 4 for t in range(32)]
+
+
+def test_what_a_predicate_keeps_from_being_loaded_is_not_zero():
+    code = (
+        "%some = icmp ult i32 %t, 7\n"
+        '%r = call i32 asm sideeffect "@$2 ld.global.b32 $0, [ $1 + 0 ];", "=r,l,b"'
+        "(ptr addrspace(1) %from, i1 %some)\n%w = bitcast i32 %r to float\n"
+    )
+    x = torch.arange(1.0, 8.0)
+    found = run(code + STORE, x)
+    assert torch.equal(found[:7], x)
+    assert (found[7:] != 0).all()
