@@ -10,6 +10,7 @@ CASES = (
     OptimizerCase("Adam", {}, torch.bfloat16),
     OptimizerCase("AdamW", {}),
     OptimizerCase("AdamW", {}, torch.bfloat16),
+    OptimizerCase("AdamW", {"max_grad_norm": 1.0}),
     OptimizerCase("NAdam", {}),
     OptimizerCase("RAdam", {}),
     OptimizerCase("SGD", {}),
@@ -17,17 +18,18 @@ CASES = (
     OptimizerCase("Adagrad", {}),
     OptimizerCase("RMSprop", {}),
     OptimizerCase("Adadelta", {}),
+    OptimizerCase("LAMB", {}),
+    OptimizerCase("Muon", {}),
     # The default eps, 1e-8, is 0 in float16, and torch divides by it except in its fused step.
     OptimizerCase("Adam", {"eps": 1e-4}, torch.float16),
     # The Triton kernel has no float64.
     OptimizerCase("Adam", {}, torch.float64),
 )
-MODEL_CASES = CASES[:4]
+MODEL_CASES = CASES[:5]
 
-SIZES: dict[str, list[networks.Shape]] = {f"2^{power}": [(2**power,)] for power in range(10, 31)} | {
-    "ResNet-50": networks.resnet50()
-}
 MODELS = {name: make() for name, make in networks.LISTS.items()}
+SIZES: dict[str, list[networks.Shape]] = {f"2^{power}": [(2**power,)] for power in range(10, 31)} | MODELS
+SIZES["ViT-B/16 matrices"] = [shape for shape in networks.vit_b16() if len(shape) == 2]
 
 CPU_SIZES = ["2^16", "2^20", "2^22", "2^24", "ResNet-50"]
 CUDA_SIZES = [f"2^{power}" for power in (27, 20, 24, 28, 29, 30, 16, 22, 12, 26, 18, 10, 14, 25)]

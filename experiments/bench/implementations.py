@@ -32,9 +32,10 @@ class OptimizerCase(NamedTuple):
     @property
     def rule(self) -> Rule:
         import optim
+        from optim import totals
 
-        optimizer = getattr(optim, self.name)([torch.zeros(1, requires_grad=True)], **self.arguments)
-        return optimizer.rule(optimizer.param_groups[0])
+        optimizer = getattr(optim, self.name)([torch.zeros(1, 1, requires_grad=True)], **self.arguments)
+        return totals.rule_of(optimizer, optimizer.param_groups[0])
 
     @property
     def n_states(self) -> int:
@@ -65,7 +66,22 @@ class Implementation(NamedTuple):
 
 
 def of_torch(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
-    return lambda case, params: getattr(torch.optim, case.name)(params, **case.arguments, **flags)
+    """Return a function that makes torch's class, whose steps clip gradients first if the case has a max_grad_norm."""
+
+    def make(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
+        arguments = {name: value for name, value in case.arguments.items() if name != "max_grad_norm"}
+        optimizer = getattr(torch.optim, case.name)(params, **arguments, **flags)
+        if (max_norm := case.arguments.get("max_grad_norm")) is not None:
+            step = optimizer.step
+
+            def clipped_step() -> None:
+                torch.nn.utils.clip_grad_norm_(params, max_norm)
+                step()
+
+            optimizer.step = clipped_step
+        return optimizer
+
+    return make
 
 
 def ours(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
@@ -75,6 +91,11 @@ def ours(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
         return getattr(optim, case.name)(params, **case.arguments, **flags)
 
     return make
+
+
+def our_adamw(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
+    """Make our AdamW, whatever the case, for rules to be compared with it."""
+    return ours()(OptimizerCase("AdamW", {}), params)
 
 
 def of_package(module: str, name: str, **flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
@@ -98,7 +119,7 @@ def apex_like(module: str) -> Callable[[OptimizerCase, Params], torch.optim.Opti
 
 def compiled(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
     """Make an optimizer of `torch.optim` whose step is compiled when it is first called."""
-    optimizer = getattr(torch.optim, case.name)(params, **case.arguments)
+    optimizer = of_torch()(case, params)
     # Without a reset, the ninth optimizer of a process would silently run uncompiled.
     torch.compiler.reset()
     optimizer.step = torch.compile(optimizer.step)
@@ -152,6 +173,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         ours(state_dtype=torch.bfloat16), in_bfloat16, BOTH, (torch.float32,), captures=True
     ),
     "ours, float32 states": Implementation(ours(state_dtype=torch.float32), in_float32, BOTH, BFLOAT16, captures=True),
+    "ours, AdamW": Implementation(our_adamw, in_float32, BOTH, (torch.float32,), captures=True),
     "torch foreach": Implementation(of_torch(foreach=True), like_parameter, BOTH, scratch=2),
     "torch for-loop": Implementation(of_torch(foreach=False), like_parameter, BOTH, scratch=2),
     "apex FusedAdam": Implementation(apex_like("apex.optimizers"), in_float32),
@@ -163,8 +185,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "ours eager": Implementation(functools.partial(ours_like_torch, backend="eager"), like_ours, ("cpu",), scratch=4),
 }
 """Most informative first, because the last ones are left out where memory is short."""
-DEFAULT = [name for name in IMPLEMENTATIONS if name != "ours eager"]
-"""The implementations that are timed by default. Eager formulas on a CPU take longer than all others together."""
+DEFAULT = [name for name in IMPLEMENTATIONS if name not in ("ours eager", "ours, AdamW")]
+"""The implementations that are timed by default. Eager formulas on a CPU take longer than all others together, and our
+AdamW is for rules that torch lacks."""
 
 
 def missing(name: str, case: OptimizerCase, device: torch.device, compile: bool) -> str | None:
@@ -184,14 +207,21 @@ def missing(name: str, case: OptimizerCase, device: torch.device, compile: bool)
 def step_bytes(name: str, case: OptimizerCase, n_elements: list[int]) -> float:
     """Return the bytes that a step has to move: parameters and states are read and written, gradients are read.
 
+    A rule that has sums reads all of them once more, and gradients to be clipped are read once more.
+
     This is the least for any code that keeps such states. The temporary tensors of foreach and for-loop come on top,
     as does our address table, 8 bytes for each block of a thousand elements.
 
     Args:
         n_elements: number of elements of each parameter.
     """
-    n_states, state_bytes = case.n_states, IMPLEMENTATIONS[name].state_bytes
-    return sum(n * (3 * case.dtype.itemsize + 2 * n_states * state_bytes(case.dtype, n)) for n in n_elements)
+    state_bytes, rule = (
+        IMPLEMENTATIONS[name].state_bytes,
+        OptimizerCase("AdamW", {}).rule if name == "ours, AdamW" else case.rule,
+    )
+    passes = 1 if rule.sums else 0
+    tensors, states = 3 + 2 * passes + rule.clips, len(rule.states) * (2 + passes)
+    return sum(n * (tensors * case.dtype.itemsize + states * state_bytes(case.dtype, n)) for n in n_elements)
 
 
 def make(name: str, case: OptimizerCase, params: Params) -> torch.optim.Optimizer:

@@ -34,7 +34,7 @@ def groups(device: torch.device, sizes: dict[str, list], cases: tuple[OptimizerC
 
 @functools.cache
 def flops_of(rule: Rule) -> int:
-    """Count the operations of a rule's update of one element; a function counts as one operation."""
+    """Count the operations of a rule on one element, sums included; a function counts as one operation."""
     count = itertools.count()
 
     def operation(*_) -> "Operand":
@@ -43,9 +43,12 @@ def flops_of(rule: Rule) -> int:
 
     names = ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "rtruediv", "neg", "gt", "lt", "ge", "le", "eq")
     Operand = type("Operand", (), {f"__{name}__": operation for name in names})
-    update = rebind(rule.update, SimpleNamespace(**dict.fromkeys(vars(NUMPY), operation)))
-    states, coefficients = ((Operand(),) * n for n in (len(rule.states), rule.n_coefficients))
-    update(Operand(), Operand(), states, coefficients)
+    language = SimpleNamespace(**dict.fromkeys(vars(NUMPY), operation))
+    update = rebind(rule.update, language)
+    states, coefficients, totals = ((Operand(),) * n for n in (len(rule.states), rule.n_coefficients, rule.n_totals))
+    update(Operand(), Operand(), states, coefficients, *([totals] if rule.sums else []))
+    for stage in rule.stages:
+        rebind(stage.sums, language)(Operand(), Operand(), states, coefficients)
     return next(count)
 
 
