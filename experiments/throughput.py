@@ -26,7 +26,7 @@ from experiments.common.errors import DataError, OptionError
 from experiments.common.values import SECONDS, checked, optional, whole
 from kernels.commands import command
 
-CLASSES = list(dict.fromkeys(case.name for case in cases.CASES))
+CLASSES = list(dict.fromkeys(case.name for case in (*cases.CASES, *cases.MORE_CASES)))
 MODEL_CLASSES = list(dict.fromkeys(case.name for case in cases.MODEL_CASES))
 SIZES, MODELS = list(cases.SIZES), list(cases.MODELS)
 

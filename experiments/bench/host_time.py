@@ -54,8 +54,8 @@ def nothing(*_, **__) -> None:
 def drop_launches_(optimizer: optim.AdamW) -> None:
     """Reduce the launches of an optimizer that has taken a step to their work on the address table."""
 
-    def only_point(table: tables.Table) -> Callable:
-        return lambda grads, *_: table.point_at(grads)
+    def only_point(table: tables.Table) -> tables.Launch:
+        return tables.Launch(begin=lambda grads, *_: table.point_at(grads), update=nothing)
 
     optimizer._parts = [part._replace(launch=only_point(part.table)) for part in optimizer._parts]
 

@@ -93,11 +93,6 @@ def ours(**flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
     return make
 
 
-def our_adamw(case: OptimizerCase, params: Params) -> torch.optim.Optimizer:
-    """Make our AdamW, whatever the case, for rules to be compared with it."""
-    return ours()(OptimizerCase("AdamW", {}), params)
-
-
 def of_package(module: str, name: str, **flags) -> Callable[[OptimizerCase, Params], torch.optim.Optimizer]:
     """Return a function that makes the class `name` of a package, where {} stands for Adam or AdamW."""
     return lambda case, params: getattr(importlib.import_module(module), name.format(case.name))(
@@ -173,7 +168,6 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         ours(state_dtype=torch.bfloat16), in_bfloat16, BOTH, (torch.float32,), captures=True
     ),
     "ours, float32 states": Implementation(ours(state_dtype=torch.float32), in_float32, BOTH, BFLOAT16, captures=True),
-    "ours, AdamW": Implementation(our_adamw, in_float32, BOTH, (torch.float32,), captures=True),
     "torch foreach": Implementation(of_torch(foreach=True), like_parameter, BOTH, scratch=2),
     "torch for-loop": Implementation(of_torch(foreach=False), like_parameter, BOTH, scratch=2),
     "apex FusedAdam": Implementation(apex_like("apex.optimizers"), in_float32),
@@ -185,9 +179,8 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "ours eager": Implementation(functools.partial(ours_like_torch, backend="eager"), like_ours, ("cpu",), scratch=4),
 }
 """Most informative first, because the last ones are left out where memory is short."""
-DEFAULT = [name for name in IMPLEMENTATIONS if name not in ("ours eager", "ours, AdamW")]
-"""The implementations that are timed by default. Eager formulas on a CPU take longer than all others together, and our
-AdamW is for rules that torch lacks."""
+DEFAULT = [name for name in IMPLEMENTATIONS if name != "ours eager"]
+"""The implementations that are timed by default. Eager formulas on a CPU take longer than all others together."""
 
 
 def missing(name: str, case: OptimizerCase, device: torch.device, compile: bool) -> str | None:

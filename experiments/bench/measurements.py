@@ -118,9 +118,9 @@ tables were written or built in all {args.rounds * (host_time.STEPS + 1)} steps 
 
 
 def step(args: argparse.Namespace, device: torch.device) -> list[step_plan.Group]:
-    """Return the groups of command `step`: single tensors, and ResNet-50's."""
+    """Return the groups of command `step`: single tensors, and those of networks."""
     sizes = args.sizes or (cases.CPU_SIZES if device.type == "cpu" else cases.CUDA_SIZES)
-    chosen = tuple(case for case in cases.CASES if case.name in args.only)
+    chosen = tuple(case for case in (*cases.CASES, *cases.MORE_CASES) if case.name in args.only)
     return step_time.groups(device, {size: cases.SIZES[size] for size in sizes}, chosen)
 
 

@@ -14,6 +14,9 @@ from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 FLOAT32 = "ours, all float32"
 """The contender that 16-bit parameters are compared with: ours with parameters and states in float32."""
 
+ADAMW = "our AdamW"
+"""The contender that optimizers which torch lacks are compared with."""
+
 MOST_COPY = 2**32
 GPU_RESERVE = 2**30
 
@@ -99,6 +102,8 @@ def plan(group: Group, names: list[str], device: torch.device, compile: bool) ->
             wanted.append(Wanted(name, name, case))
         if name == "ours" and case.dtype.itemsize == 2:
             wanted.append(Wanted(FLOAT32, name, case._replace(dtype=torch.float32)))
+        if name == "ours" and not hasattr(torch.optim, case.name):
+            wanted.append(Wanted(ADAMW, name, OptimizerCase("AdamW", {}, case.dtype)))
     sets = max(
         (gpu_timing.n_sets(int(footprint(name, case, n_elements)), device) for _, name, case in wanted), default=1
     )

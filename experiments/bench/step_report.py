@@ -14,13 +14,13 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from experiments.bench import timing
 from experiments.bench.contenders import DEFINITIONS
 from experiments.bench.implementations import IMPLEMENTATIONS
-from experiments.bench.step_plan import FLOAT32
+from experiments.bench.step_plan import ADAMW, FLOAT32
 from experiments.common import intervals, tables
 from experiments.common.figure_style import STYLE
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "0.7", "C6")
-NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:]]
-LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H"[i]) for i, name in enumerate(NAMES)}
+NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:], ADAMW]
+LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H12"[i]) for i, name in enumerate(NAMES)}
 """Colour and marker of each implementation, the same in all figures."""
 
 

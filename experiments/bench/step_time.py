@@ -18,7 +18,7 @@ import torch
 from experiments.bench import gpu_info, gpu_timing, implementations, step_plan, timing
 from experiments.bench.contenders import DEFINITIONS, LEAST_ROUNDS, Contender, ready_on_gpu, time_contenders
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
-from experiments.bench.step_plan import FLOAT32, MOST_COPY, Group, NotEnoughMemory, Wanted
+from experiments.bench.step_plan import ADAMW, FLOAT32, MOST_COPY, Group, NotEnoughMemory, Wanted
 from experiments.common import tables
 from kernels.rule import NUMPY, Rule, rebind
 
@@ -182,7 +182,7 @@ def make_rows(group: Group, contenders: list[Contender], seconds: pd.DataFrame, 
             row["datasheet GB/s"] = datasheet / 1e9
             row["share of datasheet"] = row["GB/s"] / row["datasheet GB/s"]
         others = [("baseline", baseline)]
-        others += [(FLOAT32, FLOAT32)] if (FLOAT32, "step") in seconds else []
+        others += [(other, other) for other in (FLOAT32, ADAMW) if (other, "step") in seconds]
         for name, (label, other) in itertools.product(("step", "kernel"), others):
             if name in own and other and other != contender.name:
                 row |= ratio(f"{name}: {label} / this", seconds[other, name] / own[name])

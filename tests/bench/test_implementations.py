@@ -7,12 +7,13 @@ import torch
 
 import optim
 from experiments.bench import implementations
-from experiments.bench.cases import CASES
+from experiments.bench.cases import CASES, MORE_CASES
 from experiments.bench.implementations import IMPLEMENTATIONS, OptimizerCase
 from tests.bench.steps import CPU, SHAPES, with_grads
 
 ON_CPU = [name for name, known in IMPLEMENTATIONS.items() if "cpu" in known.devices and not known.compiles]
 QUICK = [case for case in CASES if case.name == "Adam"]
+QUICK += MORE_CASES[:1]  # with clipping
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK]
 
 
@@ -70,6 +71,13 @@ def test_bytes_of_a_step_are_those_of_its_tensors(name, case, bytes_of_element):
     assert moved == bytes_of_element * 137
 
 
+def test_sums_and_clipping_read_more():
+    clipped = OptimizerCase("AdamW", {"max_grad_norm": 1.0})
+    assert implementations.step_bytes("ours", clipped, [100]) == (28 + 4) * 100
+    # Parameter, gradient and two states once more.
+    assert implementations.step_bytes("ours", OptimizerCase("LAMB", {}), [100]) == (28 + 16) * 100
+
+
 def test_states_of_8_bits_are_a_byte_and_a_scale_except_in_small_tensors():
     case, small, large = OptimizerCase("Adam", {}), [4095], [4096]
     assert implementations.step_bytes("bitsandbytes 8-bit", case, small) == 28 * 4095
@@ -80,7 +88,9 @@ def test_states_of_8_bits_are_a_byte_and_a_scale_except_in_small_tensors():
 
 
 def test_every_class_of_torch_is_timed():
-    assert {case.name for case in CASES} == {name for name in optim.__all__ if hasattr(torch.optim, name)}
+    assert {case.name for case in (*CASES, *MORE_CASES)} - {"LAMB"} == {
+        name for name in optim.__all__ if hasattr(torch.optim, name)
+    }
 
 
 @pytest.mark.parametrize("name", list(IMPLEMENTATIONS))
