@@ -191,16 +191,18 @@ def digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def read_cubin(cubin: bytes) -> dict:
-    """Read registers, spills and access widths of an NVIDIA binary with the cuobjdump that Triton ships."""
-    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+def cuobjdump(cubin: bytes, what: str) -> str:
+    """Return what the cuobjdump that Triton ships prints of an NVIDIA binary: `--dump-sass` has its instructions."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, sass = (
-            subprocess.run([cuobjdump, flag, file.name], capture_output=True, text=True, check=True).stdout
-            for flag in ("--dump-resource-usage", "--dump-sass")
-        )
+        return subprocess.run([tool, what, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def read_cubin(cubin: bytes) -> dict:
+    """Read registers, spills and access widths of an NVIDIA binary."""
+    usage, sass = (cuobjdump(cubin, what) for what in ("--dump-resource-usage", "--dump-sass"))
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
 
     def widths(opcode: str) -> dict[int, int]:

@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false
+# Triton compiles these functions: a call of one gives a tuple there.
 """Rules with sums that tests make up, in a file because Triton reads the source of what it compiles."""
 
 from kernels import rules

@@ -59,6 +59,23 @@ def test_they_are_so_on_every_target():
     check_all([name for name in LIMITS if name not in ("sm_90", "gfx942", "sm_110")], SOME)
 
 
+ADDITIONS = """
+import re, sys, torch
+from kernels import codegen
+from tests.kernels.summing import RULES
+
+asm = codegen.sums(RULES["lamb"], 0, sys.argv[1], (torch.float32,) * 3).asm
+text = codegen.cuobjdump(asm["cubin"], "--dump-sass") if "cubin" in asm else asm["amdgcn"]
+print(len(re.findall(r"\\b(?:DADD|v_add_f64)\\b", text)))
+"""
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_full_and_masked_pieces_are_added_up_by_the_same_instructions(target):
+    """Each of two sums takes 7 additions of a thread's 8 elements and, in steps that halve, 8 of 256 threads'."""
+    assert compiler.printed(ADDITIONS, target) == "30\n"
+
+
 def test_the_command_prints_what_a_rule_with_clipping_launches():
     (line,) = compiler.printed(MAIN, "sm_90", "--rule", "sgd", "--dtype", "float32", "--clip").splitlines()
     ((stage),) = json.loads(line)["stages"]
