@@ -20,8 +20,8 @@ ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8}
 """Values of groups with use_muon=False that set none; lr and weight_decay are those of the optimizer."""
 ADJUST_LR = ("original", "match_rms_adamw", None)
 NS_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
-LARGEST_BATCH = 32 * 2**20
-"""Bytes of matrices that are multiplied at once: enough for a GPU; glibc maps larger blocks anew each time."""
+CPU_BATCH, GPU_BATCH = 2 * 2**20, 256 * 2**20
+"""Bytes of matrices that are multiplied at once, unless one is larger: to stay in a cache, or keep a GPU busy."""
 
 
 class Muon(RuleOptimizer):
@@ -140,6 +140,7 @@ class Muon(RuleOptimizer):
         if dtype == torch.float32 and self.ns_dtype == torch.bfloat16 and seed is None:
             dtype = torch.bfloat16  # to which directions are rounded in any case, to nearest
         batches, directions = in_batches(entries, dtype)
+        parts = [(group, part) for group, batch in batches for part in batch.split(n_at_once(batch, self.ns_dtype))]
         written = [replace(entry, p=direction) for entry, direction in zip(entries, directions, strict=True)]
         updated = [
             # Each launch counts a step.
@@ -156,10 +157,8 @@ class Muon(RuleOptimizer):
         def launch(grads, grad_scale, found_inf) -> None:
             torch._foreach_copy_(counts, steps)  # pyright: ignore[reportPrivateImportUsage]
             average(grads, grad_scale, found_inf)
-            for group, matrices in batches:
-                most = LARGEST_BATCH // max(1, matrices[0].numel() * optimizer.ns_dtype.itemsize)
-                for part in matrices.split(max(1, most)):
-                    part.copy_(optimizer.orthogonal(group, part))
+            for group, matrices in parts:
+                matrices.copy_(optimizer.orthogonal(group, matrices))
             update(directions, None, found_inf)
             if tables.capturing(device):
                 second.pin(directions, None, found_inf)
@@ -211,6 +210,12 @@ def in_batches(
             direction = part if p.ndim == 3 else part[0]
             directions[i] = direction if p.is_contiguous() else direction.mT
     return batches, directions
+
+
+def n_at_once(batch: torch.Tensor, dtype: torch.dtype) -> int:
+    """Return how many matrices of a batch `[n, rows, columns]` are multiplied at once in this dtype."""
+    largest = CPU_BATCH if batch.device.type == "cpu" else GPU_BATCH
+    return max(1, largest // max(1, batch[0].numel() * dtype.itemsize))
 
 
 def check_newton_schulz(coefficients: tuple[float, float, float], eps: float, steps: int) -> None:

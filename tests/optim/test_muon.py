@@ -141,8 +141,8 @@ def test_64_lanes_are_one_to_the_last_digits(shape, dtype, rtol):
 
 def test_batches_that_are_cut_give_the_same(monkeypatch):
     results = []
-    for largest in (muon.LARGEST_BATCH, 400):
-        monkeypatch.setattr(muon, "LARGEST_BATCH", largest)
+    for largest in (muon.CPU_BATCH, 250):
+        monkeypatch.setattr(muon, "CPU_BATCH", largest)
         params = make_params([(5, 9, 6), (5, 4, 3)])
         train(optim.Muon(params, lr=torch.full((5,), 0.1), backend="eager"), params, 3)
         results.append([p.detach() for p in params])
