@@ -136,7 +136,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             checks.lanes_of(self, group)
             checks.check_sums(self)
             lanes.adopt(self, group)
-        except (ValueError, RuntimeError):
+        except (ValueError, TypeError, RuntimeError):
             self.param_groups.pop()
             raise
         self._forget_tables()

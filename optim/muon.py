@@ -89,8 +89,7 @@ class Muon(RuleOptimizer):
         if not uses_muon(group):
             return lr, *group["betas"], group["eps"], weight_decay, 0.0
         matches = group["adjust_lr_fn"] == "match_rms_adamw"
-        flags = map(float, (group["nesterov"], matches, bool(group.get("maximize"))))
-        return lr, group["momentum"], weight_decay, *flags
+        return lr, group["momentum"], weight_decay, float(group["nesterov"]), float(matches)
 
     def check_group(self, group: dict) -> None:
         super().check_group(group)
@@ -133,7 +132,7 @@ class Muon(RuleOptimizer):
         self, backend: ModuleType, rule: rules.Rule, entries: list[tables.Entry], grad_dtype: torch.dtype, seed
     ) -> tuple[tables.Table, tables.Launch]:
         """Return the table of the momentum's launch, and what takes the whole step."""
-        if rule is not rules.muon_momentum:
+        if rule.update is not rules.muon_momentum.update:
             return super().make_launch(backend, rule, entries, grad_dtype, seed)
         p_dtype, device = entries[0].p.dtype, entries[0].p.device
         dtype = torch.float64 if p_dtype == torch.float64 else torch.float32
@@ -142,37 +141,46 @@ class Muon(RuleOptimizer):
         batches, directions = in_batches(entries, dtype)
         parts = [(group, part) for group, batch in batches for part in batch.split(n_at_once(batch, self.ns_dtype))]
         written = [replace(entry, p=direction) for entry, direction in zip(entries, directions, strict=True)]
+        # Each launch counts a step.
         updated = [
-            # Each launch counts a step.
             replace(entry, states=(), step=torch.empty_like(entry.step), scalars=sizes(entry.p, entry.step))
             for entry in entries
         ]
         first, second = backend.build(rule, written, grad_dtype, seed), backend.build(rules.muon, updated, dtype, seed)
-        second.hyper = first.hyper
-        average, update = backend.launcher(first), backend.launcher(second)
+        second.hyper[:, 0] = 1.0  # the factor of gradients, which is in directions already
+        momentum, update = backend.launcher(first), backend.launcher(second)
         steps, counts = [entry.step for entry in entries], [entry.step for entry in updated]
         # The launch belongs to the optimizer, and would keep it alive.
-        optimizer = weakref.proxy(self)
+        optimizer, n_hyper, skips = weakref.proxy(self), 1 + len(rules.muon.hyper), None
 
-        def launch(grads, grad_scale, found_inf) -> None:
+        def begin(grads, grad_scale, found_inf) -> None:
+            nonlocal skips
+            skips = found_inf
             torch._foreach_copy_(counts, steps)  # pyright: ignore[reportPrivateImportUsage]
-            average(grads, grad_scale, found_inf)
+            second.hyper[:, 1:].copy_(first.hyper[:, 1:n_hyper])
+            momentum.begin(grads, grad_scale, found_inf)
+
+        def finish() -> None:
+            momentum.update()
             for group, matrices in parts:
                 matrices.copy_(optimizer.orthogonal(group, matrices))
-            update(directions, None, found_inf)
+            update(directions, None, skips)
             if tables.capturing(device):
-                second.pin(directions, None, found_inf)
+                second.pin(directions, None, skips)
 
-        return first, launch
+        return first, momentum._replace(begin=begin, update=finish)
 
-    def advance(self, group: int, rule: rules.Rule, *args) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        if rule is not rules.muon_momentum:
-            return super().advance(group, rule, *args)
-        p, _, _, step, _, hyper, lanes, _ = args
-        direction, states = eager.advance(rule, *args)
-        orthogonal = self.orthogonal(group, direction)
-        new, _ = eager.advance(rules.muon, p, orthogonal, (), step - 1, sizes(p, step), hyper, lanes)
-        return new, states
+    def advance(self, group: int, step: eager.Step) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        new, states = step.update()
+        if step.rule.update is not rules.muon_momentum.update:
+            return new, states
+        factor, *hyper = step.hyper[: 1 + len(rules.muon.hyper)]
+        hyper, scalars = (torch.ones_like(factor), *hyper), sizes(step.p, step.step)
+        second = eager.Step(
+            rules.muon, step.p, self.orthogonal(group, new), (), step.step - 1, scalars, hyper, step.lanes
+        )
+        second.begin()
+        return second.update()[0], states
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "ns_dtype": self.ns_dtype}

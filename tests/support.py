@@ -101,7 +101,7 @@ move every element as torch's class does in float64; those of Muon in float32 to
 
 Numbers of tests that passed. Classes that torch.optim lacks are compared with their papers' algorithms
 in float64; `tests/optim/test_papers.py` has further tests of them, and of ADOPT, whose first step moves nothing;
-`tests/optim/test_muon.py` and `test_muon_steps.py` have those of Muon.
+the files `tests/optim/test_muon*.py` have those of Muon.
 
 {table(["class", *FEATURES], features)}
 

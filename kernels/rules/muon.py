@@ -1,21 +1,20 @@
 """Muon, whose step is two launches around products of matrices: `optim.muon` has those, and these are its two rules.
 
-Both have the same hyperparameters, so that the two launches share them: nesterov, match_rms_adamw and maximize are 0
-or 1.
+Both have the same hyperparameters, so that the two launches share them; nesterov and match_rms_adamw are 0 or 1.
 """
 
 from kernels.rule import Rule, tl, triton
 from kernels.rules.shared import average
 
-HYPER = ("lr", "momentum", "weight_decay", "nesterov", "match_rms_adamw", "maximize")
-TRIAL = (1.0, 0.9, 0.01, 1.0, 1.0, 0.0)
+HYPER = ("lr", "momentum", "weight_decay", "nesterov", "match_rms_adamw")
+TRIAL = (1.0, 0.9, 0.01, 1.0, 1.0)
 
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; match_rms_adamw: Liu et al. 2025, arXiv:2502.16982.
 
 
 @triton.jit
 def muon_momentum_coefficients(hyper, step):
-    _, momentum, _, nesterov, _, _ = hyper
+    _, momentum, _, nesterov, _ = hyper
     of_grad = nesterov * (1.0 - momentum)
     return 1.0 - momentum, of_grad, 1.0 - of_grad
 
@@ -30,13 +29,11 @@ def muon_momentum_update(direction, grad, state, coefficients):
 
 @triton.jit
 def muon_coefficients(hyper, step, scalars):
-    lr, _, weight_decay, _, match_rms_adamw, maximize = hyper
+    lr, _, weight_decay, _, match_rms_adamw = hyper
     rows, columns = scalars
     original = tl.sqrt(tl.where(rows > columns, rows / columns, 1.0))
     ratio = tl.where(match_rms_adamw != 0.0, 0.2 * tl.sqrt(tl.maximum(rows, columns)), original)
-    # The first launch has turned the gradient already, and the second turns what it is given again.
-    sign = 1.0 - 2.0 * maximize
-    return (1.0 - lr * weight_decay, sign * lr * ratio), scalars
+    return (1.0 - lr * weight_decay, lr * ratio), scalars
 
 
 @triton.jit
