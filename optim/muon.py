@@ -20,7 +20,7 @@ ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8}
 """Values of groups with use_muon=False that set none; lr and weight_decay are those of the optimizer."""
 ADJUST_LR = ("original", "match_rms_adamw", None)
 NS_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
-CPU_BATCH, GPU_BATCH = 2 * 2**20, 256 * 2**20
+CPU_BATCH, GPU_BATCH = 2 * 2**20, 64 * 2**20
 """Bytes of matrices that are multiplied at once, unless one is larger: to stay in a cache, or keep a GPU busy."""
 
 
