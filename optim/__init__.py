@@ -8,6 +8,7 @@ from optim.adaptive import Adadelta, Adagrad, RMSprop
 from optim.adopt import ADOPT, LaProp
 from optim.custom import from_rule
 from optim.lion import Lion, Signum
+from optim.muon import Muon
 from optim.schedule_free import AdamWScheduleFree
 from optim.sgd import SGD
 
@@ -25,6 +26,7 @@ __all__ = [
     "Adan",
     "LaProp",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",

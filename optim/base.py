@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Mapping
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch._compile import _disable_dynamo
 
+from kernels import eager
 from kernels import table as tables
 from kernels.rule import Rule
 from optim import checks, dispatched, lanes, launches, memory, saved, totals, watch
@@ -111,6 +113,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Return the initial values of states, by name, if they are not 0."""
         return {}
 
+    def check_shapes(self, group: dict, lanes: int) -> None:
+        """Raise ValueError or TypeError for parameters that the group's rule cannot update in so many lanes."""
+
+    def make_launch(
+        self, backend: ModuleType, rule: Rule, entries: list[tables.Entry], grad_dtype: torch.dtype, seed: int | None
+    ) -> tuple[tables.Table, tables.Launch]:
+        """Return the table of these entries, and what updates them; a subclass may do more than launch the rule."""
+        table = backend.build(rule, entries, grad_dtype, seed)
+        return table, backend.launcher(table)
+
+    def advance(self, group: int, step: eager.Step) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Return p and its states after a step of torch's operations, which has begun; group is its group's number."""
+        return step.update()
+
     def add_param_group(self, param_group: dict) -> None:
         """Add a group as torch does; check its values and lanes."""
         without_compiler(super().add_param_group)(param_group)
@@ -120,7 +136,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             checks.lanes_of(self, group)
             checks.check_sums(self)
             lanes.adopt(self, group)
-        except (ValueError, RuntimeError):
+        except (ValueError, TypeError, RuntimeError):
             self.param_groups.pop()
             raise
         self._forget_tables()

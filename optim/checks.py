@@ -71,8 +71,15 @@ def name_of(optimizer, p: torch.Tensor, i: int) -> str:
 def lanes_of(optimizer, group: dict) -> int:
     """Return the number of lanes of a group: 1 if all its hyperparameters are single values.
 
-    Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly.
+    Raises: ValueError if lane counts differ, or a parameter is not stacked accordingly; as `check_shapes`.
     """
+    lanes = n_lanes(optimizer, group)
+    optimizer.check_shapes(group, lanes)
+    return lanes
+
+
+def n_lanes(optimizer, group: dict) -> int:
+    """Return and raise what `lanes_of` does, whatever shapes the rule needs."""
     names, hyper = totals.rule_of(optimizer, group).hyper, totals.hyper_of(optimizer, group)
     values = dict(zip(names, hyper, strict=True)) | dict(optimizer.initial(group))
     hyper = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}

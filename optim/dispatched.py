@@ -64,7 +64,7 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
                 for i, sums in zip(together, measure(steps, members, together, stage), strict=True):
                     steps[i].conclude(stage, sums)
             for i in together:
-                new_p, new_states = steps[i].update()
+                new_p, new_states = optimizer.advance(members[i].group, steps[i])
                 states = [members[i].state[name] for name in members[i].rule.states]
                 for tensor, value in zip((members[i].p, *states), (new_p, *new_states), strict=True):
                     value = value.to(tensor.dtype.to_real())

@@ -108,7 +108,7 @@ def build(optimizer, params: list, grads: list) -> list[Part]:
     for (*_, grad_dtype, _, backend), bucket in sorted(buckets.items(), key=lambda item: item[0][0]):
         entries, rule = [entry for _, entry, _ in bucket], bucket[0][0].rule
         seed = optimizer.seed if optimizer.rounding == "stochastic" else None
-        table = backend.build(rule, entries, grad_dtype, seed)
+        table, launch = optimizer.make_launch(backend, rule, entries, grad_dtype, seed)
         if table.choice:
             debug_once(f"{rule.name} on {entries[0].p.device}: {table.choice}")
         special, gaps = [], []
@@ -119,7 +119,7 @@ def build(optimizer, params: list, grads: list) -> list[Part]:
             if copy is not None:
                 gaps.append((copy, memory.local(member.p)))
         index = [member.i for member, *_ in bucket]
-        parts.append(Part(table, backend.launcher(table), index, special, gaps, spread_of(bucket)))
+        parts.append(Part(table, launch, index, special, gaps, spread_of(bucket)))
     totals.mark(parts)
     keep(optimizer, members)
     return parts

@@ -93,14 +93,15 @@ def page(outcomes: dict[str, str]) -> str:
 
 runs the tests and writes this page; `make test-all` runs the same tests. Without a GPU, triton is Triton's interpreter.
 Every option here is one of PyTorch's own test inputs (`torch.testing._internal.common_optimizers`); yes: five steps
-move every element as torch's class does in float64.
+move every element as torch's class does in float64; those of Muon in float32 to 2^-8, because it rounds to bfloat16.
 
 {table(head, options)}
 
 ## Dtypes, states and the rest
 
 Numbers of tests that passed. Classes that torch.optim lacks are compared with their papers' algorithms
-in float64; `tests/optim/test_papers.py` has further tests of them, and of ADOPT, whose first step moves nothing.
+in float64; `tests/optim/test_papers.py` has further tests of them, and of ADOPT, whose first step moves nothing;
+the files `tests/optim/test_muon*.py` have those of Muon.
 
 {table(["class", *FEATURES], features)}
 

@@ -10,8 +10,10 @@ WORDS = ["regression", "--model", "linear", "--lr", "1e-3", "1e-2", "--steps", "
 AXES = {
     **{"clip": ("true", "false"), "T_alpha_beta3": ("0", "8")},
     **{"warmup_steps": ("0", "4"), "bias_correction": ("true", "false")},
+    "adjust_lr_fn": ("original", "match_rms_adamw"),
 }
 RUNS = {"signum": 2, "laprop": 2, "adopt": 4, "adan": 2, "ademamix": 4, "schedule-free": 4, "adamw": 4}
+RUNS["muon"] = 4
 
 
 def test_the_command_line_sweeps_each_with_its_own_axes(tmp_path, monkeypatch):
@@ -30,6 +32,7 @@ def test_the_command_line_sweeps_each_with_its_own_axes(tmp_path, monkeypatch):
         ("ademamix", "T_alpha_beta3", {0, 8}),
         ("schedule-free", "warmup_steps", {0, 4}),
         ("adamw", "bias_correction", {"true", "false"}),
+        ("muon", "adjust_lr_fn", {"original", "match_rms_adamw"}),
     ):
         assert set(runs.loc[runs["optimizer"] == optimizer, axis]) == values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,11 +24,13 @@ class Entry(NamedTuple):
         of: name of its class in `optim` and, if torch has one, in `torch.optim`; or a user's class.
         fixed: arguments of the constructor that are not axes.
         defaults: default values of axes that replace the constructor's.
+        groups: makes groups of a population's parameters, `[K, ...]`, for a class that does not take them all alike.
     """
 
     of: str | type[torch.optim.Optimizer]
     fixed: Mapping[str, Any] = {}
-    defaults: Mapping[str, float] = {}
+    defaults: Mapping[str, float | str] = {}
+    groups: Callable[[list[torch.Tensor]], list[dict]] | None = None
 
     @property
     def lanes(self) -> type[torch.optim.Optimizer]:
@@ -39,8 +41,16 @@ class Entry(NamedTuple):
 
     @property
     def alone(self) -> type[torch.optim.Optimizer] | None:
-        """torch's own class, for ordinary runs; None if torch has none."""
+        """torch's own class, for ordinary runs; None if torch has none that takes all parameters."""
+        if self.groups:
+            return None
         return getattr(torch.optim, self.of, None) if isinstance(self.of, str) else None
+
+
+def matrices_apart(params: list[torch.Tensor]) -> list[dict]:
+    """Return two groups for Muon: matrices `[K, out, in]`, and all others, which AdamW trains with the same lr."""
+    matrices, others = ([p for p in params if (p.ndim == 3) is wanted] for wanted in (True, False))
+    return [{"params": matrices}, {"params": others, "use_muon": False}]
 
 
 OPTIMIZERS = {
@@ -63,6 +73,8 @@ OPTIMIZERS = {
     "adan": Entry("Adan"),
     "ademamix": Entry("AdEMAMix"),
     "schedule-free": Entry("AdamWScheduleFree"),
+    # What lanes cannot differ in is no axis, unless it is a word.
+    "muon": Entry("Muon", {"eps": 1e-7, "ns_steps": 5}, {"adjust_lr_fn": "original"}, matrices_apart),
 }
 GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
 """Optimizers that were given as classes, for example in a notebook, by their names in results."""
@@ -195,7 +207,7 @@ def over_lanes(configs: pd.DataFrame, times: int, device: str = "cpu") -> dict[s
 def make(name: str, params: list[torch.Tensor], configs: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return the optimizer of a population. configs: a tensor over lanes, or a word, for each axis."""
     entry = resolve(name)
-    return entry.lanes(params, **arguments(entry, configs))
+    return entry.lanes(entry.groups(params) if entry.groups else params, **arguments(entry, configs))
 
 
 def words_of(configs: pd.DataFrame) -> list[str]:

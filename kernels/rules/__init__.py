@@ -21,6 +21,7 @@ from kernels.rules.classic import (
     rmsprop_momentum,
     sgd,
 )
+from kernels.rules.muon import muon, muon_momentum
 from kernels.rules.newer import adan, ademamix, adopt, laprop, schedule_free_adamw
 from kernels.rules.sign import lion, signum
 
@@ -30,6 +31,7 @@ RULES = {
         *(adam, amsgrad, nadam, radam, sgd, momentum, adagrad, adadelta, lion),
         *(signum, laprop, adopt, adan, ademamix, schedule_free_adamw),
         *(adam_uncorrected, amsgrad_uncorrected, adam_cautious, amsgrad_cautious),
+        *(muon_momentum, muon),
         *(rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_centered_momentum),
     )
 }
@@ -52,6 +54,8 @@ __all__ = [
     "laprop",
     "lion",
     "momentum",
+    "muon",
+    "muon_momentum",
     "nadam",
     "radam",
     "rmsprop",

@@ -186,7 +186,7 @@ for lanes, n, dtype in sizes:
 
 FAMILY = """
 classes = [(name, {}) for name in ("Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "SGD")]
-classes += [(name, {}) for name in ("Signum", "LaProp", "ADOPT", "Adan", "AdEMAMix", "AdamWScheduleFree")]
+classes += [(name, {}) for name in ("Signum", "LaProp", "ADOPT", "Adan", "AdEMAMix", "AdamWScheduleFree", "Muon")]
 momentum, centered = {"momentum": 0.9}, {"centered": True}
 uncorrected, cautious = {"bias_correction": False}, {"cautious_weight_decay": True}
 classes += [("AdamW", {**options, "amsgrad": a}) for options in (uncorrected, cautious) for a in (False, True)]
@@ -194,7 +194,7 @@ classes += [("Adam", {"amsgrad": True}), ("SGD", momentum), ("SGD", {**momentum,
 classes += [("RMSprop", options) for options in (momentum, centered, {**momentum, **centered})]
 for lr, n in ((1.0, 7), (1e-3, 5000)):
     for name, options in classes:
-        p = torch.zeros(n, requires_grad=True)
+        p = torch.zeros((n, 1) if name == "Muon" else n, requires_grad=True)
         optimizer = getattr(optim, name)([p], lr=lr, **options, backend="triton")
         p.grad = torch.ones_like(p)
         optimizer.step()

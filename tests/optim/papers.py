@@ -159,6 +159,34 @@ def schedule_free_adamw(
     return (1 - betas[0]) * z + betas[0] * x
 
 
+def muon(
+    p: Tensor,
+    grad: Tensor,
+    state: State,
+    t: int,
+    *,
+    lr=1e-3,
+    weight_decay=0.1,
+    momentum=0.95,
+    nesterov=True,
+    ns_coefficients=(3.4445, -4.7750, 2.0315),
+    eps=1e-7,
+    ns_steps=5,
+    adjust_lr_fn=None,
+) -> Tensor:
+    """Muon of https://kellerjordan.github.io/posts/muon, with equation 4 of arXiv:2502.16982, all of it in float64."""
+    m = averaged(state, "m", momentum, grad)
+    x = momentum * m + (1 - momentum) * grad if nesterov else m
+    x = x / x.square().sum().sqrt().clamp_min(eps)
+    a, b, c = ns_coefficients
+    for _ in range(ns_steps):
+        square = x @ x.T
+        x = a * x + b * square @ x + c * square @ square @ x
+    rows, columns = p.shape
+    ratio = 0.2 * max(rows, columns) ** 0.5 if adjust_lr_fn == "match_rms_adamw" else max(1, rows / columns) ** 0.5
+    return p - lr * (weight_decay * p + ratio * x)
+
+
 OF = {
     "AdamW": adamw,
     "Lion": lion,
@@ -168,5 +196,6 @@ OF = {
     "Adan": adan,
     "AdEMAMix": ademamix,
     "AdamWScheduleFree": schedule_free_adamw,
+    "Muon": muon,
 }
 """The oracle of each class, by its name in `optim`."""

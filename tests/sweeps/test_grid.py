@@ -126,6 +126,7 @@ HAS = {
     "adan": ALL | BETAS | {"beta3", "eps"},
     "ademamix": ALL | BETAS | {"beta3", "eps", "alpha", "T_alpha_beta3"},
     "schedule-free": ALL | BETAS | {"eps", "warmup_steps", "r", "weight_lr_power"},
+    "muon": ALL | {"momentum", "nesterov", "adjust_lr_fn"},
 }
 PAPERS = {
     "lion": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99},
@@ -148,8 +149,9 @@ PAPERS = {
         **{"lr": 2.5e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
         **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0},
     },
+    "muon": {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "nesterov": "true", "adjust_lr_fn": "original"},
 }
-"""Defaults of papers and of their authors' code, beside a weight decay of 0."""
+"""Defaults of papers and of their authors' code, beside a weight decay of 0; those of Muon are torch's."""
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
@@ -166,7 +168,7 @@ def test_every_optimizer_has_its_axes_and_torchs_defaults(name):
         words = {False: "false", True: "true"}
         assert found == {axis: words[theirs[axis]] if type(theirs[axis]) is bool else theirs[axis] for axis in found}
     else:
-        assert found == {**PAPERS[name], "weight_decay": 0.0, "maximize": "false"}
+        assert found == {"weight_decay": 0.0, "maximize": "false", **PAPERS[name]}
 
 
 def test_axes_do_not_multiply_the_optimizers_without_them():
