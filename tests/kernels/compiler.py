@@ -73,3 +73,40 @@ def printed(script: str, *arguments: str) -> str:
     done = python(script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+MAIN = "import sys; from kernels import codegen; sys.exit(codegen.main(sys.argv[1:]))"
+"""The command, to be run with arguments."""
+OFFLINE = """
+import json, sys
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+class Offline:
+    get_current_target = staticmethod(lambda: GPUTarget(*json.loads(sys.argv[1])))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+    get_active_torch_device = staticmethod(lambda: torch.device("cpu"))
+
+driver.set_active(Offline())
+import optim
+from kernels import launch
+
+kernels = {name: getattr(launch, name) for name in ("prologue_kernel", "multi_tensor_kernel")}
+
+launched = []
+
+class Warm:
+    def __init__(self, kernel): self.kernel = kernel
+    def __getitem__(self, grid):
+        return lambda *args, **kw: launched.append(self.kernel.warmup(*args, grid=grid, **kw))
+
+for name, kernel in kernels.items():
+    setattr(launch, name, Warm(kernel))
+"""
+
+
+def offline(script: str, *target) -> dict:
+    """What the script prints, in a process whose driver is that of a GPU which is not there. Nothing is launched."""
+    return json.loads(printed(OFFLINE + script, json.dumps(target or ("cuda", 90, 32))))

@@ -9,9 +9,7 @@ from experiments import autotune
 from kernels import codegen, rules
 from kernels.codegen import VARIANTS
 from tests.kernels import compiler
-from tests.kernels.compiler import SOME
-
-MAIN = "import sys; from kernels import codegen; sys.exit(codegen.main(sys.argv[1:]))"
+from tests.kernels.compiler import MAIN, SOME, offline
 
 N_STATES = {name: len(rule.states) for name, rule in rules.RULES.items()}
 
@@ -88,11 +86,6 @@ def test_a_target_that_this_triton_is_too_old_for_is_named(monkeypatch, capsys):
     assert "--target accepts sm_110 from Triton 3.7 on" in capsys.readouterr().err
 
 
-def offline(script: str, *target) -> dict:
-    """What the script prints, in a process whose driver is that of a GPU which is not there. Nothing is launched."""
-    return json.loads(compiler.printed(OFFLINE + script, json.dumps(target or ("cuda", 90, 32))))
-
-
 def counts(script: str) -> dict:
     """How many kernels were compiled for sm_90 by what the script does with optimizers."""
     return offline(script + REPORT)
@@ -127,35 +120,6 @@ def test_every_rule_compiles_once_its_prologue_included():
 
 
 # A driver that knows its target and nothing else: launches are compiled and not made.
-OFFLINE = """
-import json, sys
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.driver import driver
-
-class Offline:
-    get_current_target = staticmethod(lambda: GPUTarget(*json.loads(sys.argv[1])))
-    get_current_device = staticmethod(lambda: 0)
-    get_current_stream = staticmethod(lambda device: 0)
-    get_active_torch_device = staticmethod(lambda: torch.device("cpu"))
-
-driver.set_active(Offline())
-import optim
-from kernels import launch
-
-kernels = {name: getattr(launch, name) for name in ("prologue_kernel", "multi_tensor_kernel")}
-
-launched = []
-
-class Warm:
-    def __init__(self, kernel): self.kernel = kernel
-    def __getitem__(self, grid):
-        return lambda *args, **kw: launched.append(self.kernel.warmup(*args, grid=grid, **kw))
-
-for name, kernel in kernels.items():
-    setattr(launch, name, Warm(kernel))
-"""
-
 FOUND = """
 from kernels import codegen, rules, table
 from kernels.config import Choice, default

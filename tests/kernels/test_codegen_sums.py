@@ -10,9 +10,8 @@ import triton
 from kernels.codegen import VARIANTS
 from kernels.occupancy import LIMITS
 from tests.kernels import compiler
-from tests.kernels.compiler import SOME
+from tests.kernels.compiler import MAIN, SOME, offline
 from tests.kernels.summing import RULES
-from tests.kernels.test_codegen import MAIN, offline
 
 STAGES = """
 import json, sys

@@ -3,17 +3,11 @@ and checkpoints between them."""
 
 import copy
 import itertools
-import os
-import sys
-import time
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,98 +19,28 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
 from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 import optim
-from kernels.rule import tl
 from optim import memory
+from tests.optim.ranks import (
+    N_RANKS,
+    RECIPES,
+    alone,
+    assert_same,
+    full,
+    launch,
+    make,
+    make_model,
+    sharded,
+    train,
+)
 
-N_RANKS, TIMEOUT = 2, 120
-RECIPES = {
-    "AdamW": {"lr": 0.05, "weight_decay": 0.1},
-    "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
-}
 CLASSES = [name for name in optim.__all__ if name not in ("from_rule", "Muon")]  # Muon has tests of its own
 ONE_PROCESS = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninit:UserWarning")
-
-
-def make_model(dtype=torch.float64, seed=0) -> torch.nn.Sequential:
-    """7 rows and 3 rows make shards of unequal sizes; 1 row leaves the second rank with nothing."""
-    torch.manual_seed(seed)
-    layers = torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)
-    return torch.nn.Sequential(*layers).to(dtype)
-
-
-def make(module, name: str, model: torch.nn.Module, **options) -> torch.optim.Optimizer:
-    # Every rule that a process compiles takes it two seconds, so only one does.
-    backend = {"backend": "eager"} if module is optim and name == "SGD" else {}
-    return getattr(module, name)(model.parameters(), **(RECIPES[name] | options), **backend)
-
-
-def train(model, optimizer, steps: range, rank: int | None = None, clip: float | None = None) -> None:
-    """On the rank's half of each step's batch, or on all of it."""
-    for step in steps:
-        x = torch.randn(4 * N_RANKS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
-        x = x if rank is None else x.chunk(N_RANKS)[rank]
-        optimizer.zero_grad()
-        (model(x.to(next(model.parameters()).dtype)) - x.sum(1, keepdim=True)).square().mean().backward()
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-
-
-def alone(name: str, steps: int, clip: float | None = None) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """What one process makes of it with torch's optimizer."""
-    model = make_model()
-    optimizer = make(torch.optim, name, model)
-    train(model, optimizer, range(steps), clip=clip)
-    return model, optimizer
-
-
-def sharded(model: torch.nn.Sequential, **options) -> torch.nn.Sequential:
-    for layer in (model[0], model[2], model[4]):
-        fully_shard(layer, **options)
-    fully_shard(model, **options)
-    return model
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def assert_same(model, reference, rtol=1e-11) -> None:
-    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(full(p), full(q), rtol=rtol, atol=rtol / 10)
-
-
-def launch(folder: Path, *workers: Callable[[int, Path], None]) -> None:
-    """Call each `worker(rank, folder)` in every process; fail if one of them does, or if they hang."""
-    context = start_processes(member, (workers, folder), N_RANKS, join=False, start_method="spawn")
-    assert context
-    deadline = time.monotonic() + TIMEOUT
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"The processes hang: {workers}"
-    finally:
-        for process in context.processes:
-            # torch makes the list of None, and fills it in.
-            process.kill()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def member(rank: int, workers: tuple[Callable[[int, Path], None], ...], folder: Path) -> None:
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        # What the machine's name resolves to need not be reachable.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = FileStore(str(folder / "store"), N_RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS, timeout=timedelta(seconds=TIMEOUT))
-    for worker in workers:
-        worker(rank, folder)
-    dist.destroy_process_group()
 
 
 def replicate(rank: int, folder: Path) -> None:
@@ -146,61 +70,9 @@ def shard(rank: int, folder: Path) -> None:
             assert [memory.local(p).numel() for p in model[4].parameters()] == [0, 0]
 
 
-def shard_and_clip(rank: int, folder: Path) -> None:
-    """The norm is that of all shards, and of parameters that are not sharded."""
-    model = make_model()
-    for layer in (model[0], model[4]):
-        fully_shard(layer)
-    optimizer = make(optim, "AdamW", model, max_grad_norm=0.3)
-    for step in range(5):
-        train(model, Averaging(optimizer, model[2]), range(step, step + 1), rank)
-    assert_same(model, alone("AdamW", 5, clip=0.3)[0])
-
-
-class Averaging:
-    """An optimizer that averages the gradients of a layer that nobody shards before each step."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, layer: torch.nn.Module):
-        self.optimizer, self.layer, self.zero_grad = optimizer, layer, optimizer.zero_grad
-
-    def step(self) -> None:
-        for p in self.layer.parameters():
-            assert p.grad is not None
-            dist.all_reduce(p.grad)
-            p.grad /= N_RANKS
-        self.optimizer.step()
-
-
-def shard_and_sum(rank: int, folder: Path) -> None:
-    """Totals of a tensor, and of a lane, are those of all shards."""
-    for over, backend in itertools.product(("tensor", "lane"), ("cpu", "eager")):
-        made = optim.from_rule(normalised, rate, sums=squares, over=over, defaults={"lr": 0.1}, name=f"by_{over}")
-        model, reference = sharded(make_model()), make_model()
-        train(model, made(model.parameters(), backend=backend), range(5), rank)
-        train(reference, made(reference.parameters(), backend=backend), range(5))
-        assert_same(model, reference)
-
-
-def rate(hyper, step):
-    return hyper
-
-
-def squares(p, grad, state, coefficients):
-    return (grad * grad, 1.0)
-
-
-def normalised(p, grad, state, coefficients, totals):
-    return p - coefficients[0] * tl.sqrt(totals[1] / totals[0]) * grad, state
-
-
 @pytest.mark.slow
 def test_ddp_and_fsdp_end_where_one_process_ends(tmp_path):
     launch(tmp_path, replicate, shard)
-
-
-@pytest.mark.slow
-def test_norms_and_totals_are_those_of_all_shards(tmp_path):
-    launch(tmp_path, shard_and_clip, shard_and_sum)
 
 
 def shard_in_mixed_precision(rank: int, folder: Path) -> None:
