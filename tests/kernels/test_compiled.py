@@ -18,9 +18,9 @@ from kernels import rules
 from kernels.codegen import VARIANTS
 from kernels.config import Config, candidates, default
 from tests.kernels.compiler import CLEAN, SOME, printed
+from tests.kernels.simulated import ONE_QUICK, TARGETS, WARP_SIZE, parses
 
-TARGETS = ("sm_90", "gfx942")
-WARP_SIZE = {"sm_90": 32, "gfx942": 64}
+__all__ = ["parses"]
 
 SCRIPT = """
 import json, sys
@@ -38,21 +38,6 @@ for rule, target, dtype, config in json.loads(sys.argv[1]):
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def parses():
-    """Skip all where llvmlite's LLVM cannot read this Triton's IR: that of another Triton, or llvmlite, perhaps can."""
-    pytest.importorskip("llvmlite", reason="the simulator reads LLVM IR by llvmlite")
-    script = (
-        "import llvmlite.binding as llvm; from kernels import codegen, rules\n"
-        "for target in ('sm_90', 'gfx942'):\n"
-        "    ir = codegen.compiled(rules.RULES['sgd'], target).asm['llir']\n"
-        "    try: llvm.parse_assembly(ir)\n"
-        "    except RuntimeError as error: print(str(error).splitlines()[0]); break"
-    )
-    if reason := printed(script):
-        pytest.skip(f"llvmlite cannot parse this Triton's IR: {reason}")
-
-
 def check_all(cases: list[tuple[str, str, str, Config]]) -> None:
     """Assert of all cases, in one process, that what they update agrees."""
     given = [(rule, target, dtype, list(vars(config).values())) for rule, target, dtype, config in cases]
@@ -67,9 +52,6 @@ def check_all(cases: list[tuple[str, str, str, Config]]) -> None:
 
 def walk(target: str, stages: int = 3, eviction: str = "") -> Config:
     return Config(512, 512 // (4 * WARP_SIZE[target]), 4, stages, eviction)
-
-
-ONE_QUICK = [TARGETS[0], pytest.param(TARGETS[1], marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("target", ONE_QUICK)

@@ -6,8 +6,8 @@ import pytest
 
 from kernels.codegen import VARIANTS
 from tests.kernels.compiler import SOME, printed
+from tests.kernels.simulated import ONE_QUICK, TARGETS, WARP_SIZE, parses
 from tests.kernels.summing import RULES
-from tests.kernels.test_compiled import ONE_QUICK, TARGETS, WARP_SIZE, parses
 
 __all__ = ["parses"]
 
