@@ -49,6 +49,8 @@ TRIAL = {
     **{"lr": 1.0, "eps": 1e-8, "weight_decay": 0.01, "l2": 0.01, "lr_decay": 0.0, "momentum_decay": 4e-3},
     **{"beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "rho": 0.9, "momentum": 0.9, "dampening": 0.0, "nesterov": 0.0},
     **{"bias_correction": 0.0, "beta3": 0.99, "clip": 1.0, "T_alpha_beta3": 0.0},
+    **{"trust_coefficient": 0.1, "d0": 0.1, "d_coef": 1.0, "growth_rate": 10.0},
+    **{"use_bias_correction": 0.0, "safeguard_warmup": 0.0},
     **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0, "max_grad_norm": 1.0},
 }
 """Values of hyperparameters by name, which make steps so large that float16 and bfloat16 show every one."""

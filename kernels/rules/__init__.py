@@ -11,6 +11,7 @@ from kernels.rules.adam_like import (
     nadam,
     radam,
 )
+from kernels.rules.cautious import cautious_adamw, cautious_lion
 from kernels.rules.classic import (
     adadelta,
     adagrad,
@@ -23,6 +24,8 @@ from kernels.rules.classic import (
 )
 from kernels.rules.muon import muon, muon_momentum
 from kernels.rules.newer import adan, ademamix, adopt, laprop, schedule_free_adamw
+from kernels.rules.norms import adam_mini, lamb, lars, stable_adamw
+from kernels.rules.prodigy import prodigy
 from kernels.rules.sign import lion, signum
 
 RULES = {
@@ -30,6 +33,7 @@ RULES = {
     for rule in (
         *(adam, amsgrad, nadam, radam, sgd, momentum, adagrad, adadelta, lion),
         *(signum, laprop, adopt, adan, ademamix, schedule_free_adamw),
+        *(lamb, lars, stable_adamw, adam_mini, cautious_adamw, cautious_lion, prodigy),
         *(adam_uncorrected, amsgrad_uncorrected, adam_cautious, amsgrad_cautious),
         *(muon_momentum, muon),
         *(rmsprop, rmsprop_momentum, rmsprop_centered, rmsprop_centered_momentum),
@@ -44,6 +48,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adam_cautious",
+    "adam_mini",
     "adam_uncorrected",
     "adan",
     "ademamix",
@@ -51,12 +56,17 @@ __all__ = [
     "amsgrad",
     "amsgrad_cautious",
     "amsgrad_uncorrected",
+    "cautious_adamw",
+    "cautious_lion",
+    "lamb",
     "laprop",
+    "lars",
     "lion",
     "momentum",
     "muon",
     "muon_momentum",
     "nadam",
+    "prodigy",
     "radam",
     "rmsprop",
     "rmsprop_centered",
@@ -65,4 +75,5 @@ __all__ = [
     "schedule_free_adamw",
     "sgd",
     "signum",
+    "stable_adamw",
 ]
