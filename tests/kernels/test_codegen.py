@@ -115,11 +115,16 @@ def test_every_rule_compiles_once_its_prologue_included():
     """For all classes and options, twice, with other values and sizes."""
     family = rules.RULES.values()
     prologues = {(rule.coefficients, len(rule.states) + len(rule.scalars)) for rule in family}
-    # Rules that differ in their coefficients alone share a traversal.
-    assert counts(FAMILY) == {"prologue_kernel": len(prologues), "multi_tensor_kernel": len({r.update for r in family})}
+    n_sums = len([rule for rule in family if rule.sums])
+    assert counts(FAMILY) == {
+        "prologue_kernel": len(prologues),
+        # Rules that differ in their coefficients alone share a traversal.
+        "multi_tensor_kernel": len({rule.update for rule in family}),
+        "sums_kernel": n_sums,
+        "totals_kernel": n_sums,
+    }
 
 
-# A driver that knows its target and nothing else: launches are compiled and not made.
 FOUND = """
 from kernels import codegen, rules, table
 from kernels.config import Choice, default
@@ -149,8 +154,16 @@ for lanes, n, dtype in sizes:
 """
 
 FAMILY = """
+from kernels import reductions
+
+for name in ("sums_kernel", "totals_kernel"):
+    kernels[name] = getattr(reductions, name)
+    setattr(reductions, name, Warm(kernels[name]))
+
 classes = [(name, {}) for name in ("Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop", "SGD")]
 classes += [(name, {}) for name in ("Signum", "LaProp", "ADOPT", "Adan", "AdEMAMix", "AdamWScheduleFree", "Muon")]
+classes += [(name, {}) for name in ("LAMB", "LARS", "StableAdamW", "AdamMini", "CautiousAdamW", "CautiousLion")]
+classes += [("Prodigy", {})]
 momentum, centered = {"momentum": 0.9}, {"centered": True}
 uncorrected, cautious = {"bias_correction": False}, {"cautious_weight_decay": True}
 classes += [("AdamW", {**options, "amsgrad": a}) for options in (uncorrected, cautious) for a in (False, True)]
