@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels import rules
+from optim import watch
 from optim.arguments import Value, check, check_betas, check_non_negative, options
 from optim.base import RuleOptimizer
 
@@ -77,12 +78,11 @@ class Prodigy(RuleOptimizer):
         return group["lr"], *group["betas"], beta3, group["eps"], *decays, *estimate, *flags
 
     def initial(self, group: dict) -> Mapping[str, Value]:
-        if states := self._counted():
-            return {name: latest(states)[name] for name in SCALARS}
         return {"d": group["d0"], "d_max": group["d0"]}
 
     def check_group(self, group: dict) -> None:
-        check_non_negative(group, "lr", "eps", "weight_decay", "d_coef", "growth_rate")
+        check_non_negative(group, "lr", "weight_decay", "d_coef", "growth_rate")
+        check("epsilon value", group["eps"], lambda v: v > 0)
         check("d0 value", group["d0"], lambda v: v > 0)
         check_betas(group["betas"], 2)
         if group["beta3"] is not None:
@@ -95,31 +95,26 @@ class Prodigy(RuleOptimizer):
             )
         super().check_group(group)
 
-    def _counted(self) -> list[dict]:
-        """Return the states of all parameters that have taken a step."""
-        states = [dict.get(self.state, p) or {} for group in self.param_groups for p in group["params"]]
-        return [state for state in states if all(isinstance(state.get(name), torch.Tensor) for name in SCALARS)]
-
     def _lay_out(self, params: list, grads: list) -> None:
-        # A parameter that had no gradient for a while has missed the steps of d.
-        if states := self._counted():
-            newest = latest(states)
-            for state in states:
-                for name in SCALARS:
-                    state[name].copy_(newest[name])
         super()._lay_out(params, grads)
-
-
-def latest(states: list[dict]) -> dict:
-    """Return the state that has counted the most steps."""
-    return max(states, key=lambda state: float(state["k"].sum()))
+        # A parameter that has its first gradient, or had none for a while, has missed steps of d.
+        states = [dict.get(self.state, p) or {} for p in params]
+        states = [state for state in states if "k" in state]
+        latest = max(states, key=lambda state: float(state["k"].sum()), default={})
+        for name in latest.keys() & SCALARS:
+            for state in states:
+                if state[name].shape == latest[name].shape:  # otherwise loaded with other lanes, and without gradient
+                    state[name].copy_(latest[name])
 
 
 def same(a, b) -> bool:
-    """Return whether two options have the same values."""
+    """Return whether two options have the same values; so have those whose values cannot be read."""
     if isinstance(a, tuple | list):
         return len(a) == len(b) and all(map(same, a, b))
     if a is None or b is None:
         return a is b
-    a, b = (torch.as_tensor(value, dtype=torch.float64, device="cpu") for value in (a, b))
-    return bool((a == b).all())
+    tensors = [value for value in (a, b) if isinstance(value, torch.Tensor)]
+    if tensors and (watch.in_a_mode() or not all(map(watch.is_plain, tensors))):
+        return True
+    a, b = (torch.as_tensor(value, dtype=torch.float64, device="cpu").reshape(-1) for value in (a, b))
+    return (1 in (len(a), len(b)) or len(a) == len(b)) and bool((a == b).all())

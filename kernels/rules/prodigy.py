@@ -15,11 +15,12 @@ def prodigy_coefficients(hyper, step, scalars):
     # Without a learning rate a tensor neither moves nor counts.
     counts = tl.where(lr > 0.0, 1.0, 0.0)
     distance_size = counts * d / d0 * step_size
-    s_size = counts * d / d0 * tl.where(safeguards > 0.0, d, step_size)
+    # s is a sum that decays: the average of what is added to it, divided by 1 - beta3.
+    s_size = tl.where(safeguards > 0.0, d, step_size) / (d0 * (1.0 - beta3))
     return (
         tl.where(step == 1.0, 1.0, 0.0),
         l2,
-        1.0 - step_size * weight_decay,
+        weight_decay,
         d,
         counts * (1.0 - beta1),
         counts * (1.0 - beta2),
@@ -39,10 +40,11 @@ def prodigy_coefficients(hyper, step, scalars):
 def prodigy_states(p, grad, state, coefficients):
     exp_avg, exp_avg_sq, s, p0 = state
     first, l2, _, d, weight1, weight2, weight3, _, s_size, _, _, _, _, _, _ = coefficients
-    grad = grad + l2 * p
-    exp_avg = average(exp_avg, weight1, d * grad)
-    exp_avg_sq = average(exp_avg_sq, weight2, d * grad * (d * grad))
-    return exp_avg, exp_avg_sq, s - weight3 * s + s_size * grad, tl.where(first > 0.0, p, p0)
+    # Everything but the distance takes d * grad.
+    grad = d * (grad + l2 * p)
+    exp_avg = average(exp_avg, weight1, grad)
+    exp_avg_sq = average(exp_avg_sq, weight2, grad * grad)
+    return exp_avg, exp_avg_sq, average(s, weight3, s_size * grad), tl.where(first > 0.0, p, p0)
 
 
 @triton.jit
@@ -56,7 +58,7 @@ def prodigy_sums(p, grad, state, coefficients):
 def prodigy_finish(totals, coefficients, scalars):
     added, denominator = totals
     d, d_max, d_numerator, k = scalars
-    _, _, _, _, _, _, _, _, _, _, eps, one_minus_beta3, d0, d_coef, growth_rate = coefficients
+    _, _, _, _, _, _, _, _, _, step_size, eps, one_minus_beta3, d0, d_coef, growth_rate = coefficients
     # No gradient has been more than 0 yet, or no learning rate is.
     moves = tl.where(denominator == 0.0, 0.0, 1.0)
     numerator = d_numerator - one_minus_beta3 * d_numerator + added
@@ -73,16 +75,16 @@ def prodigy_finish(totals, coefficients, scalars):
         tl.where(kept, d_numerator, numerator),
         k + moves,
     )
-    return (moves, new_d * eps), new
+    return (moves * step_size, new_d * eps), new
 
 
 @triton.jit
 def prodigy_update(p, grad, state, coefficients, totals):
-    _, _, decay, _, _, _, _, _, _, step_size, _, _, _, _, _ = coefficients
-    moves, eps = totals
+    _, _, weight_decay, _, _, _, _, _, _, _, _, _, _, _, _ = coefficients
+    step_size, eps = totals
     exp_avg, exp_avg_sq, s, p0 = prodigy_states(p, grad, state, coefficients)
-    moved = decay * p - step_size * tl.div_rn(exp_avg, tl.sqrt_rn(exp_avg_sq) + eps)
-    return tl.where(moves > 0.0, moved, p), (exp_avg, exp_avg_sq, s, p0)
+    direction = tl.div_rn(exp_avg, tl.sqrt_rn(exp_avg_sq) + eps) + weight_decay * p
+    return p - step_size * direction, (exp_avg, exp_avg_sq, s, p0)
 
 
 prodigy = Rule(

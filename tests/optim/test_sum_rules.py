@@ -1,0 +1,335 @@
+"""Classes whose rules have sums: over the borders of pieces, tensors and lanes; see `test_papers` for all else."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import optim
+from kernels import lookup
+from kernels.config import Choice, CpuConfig
+from kernels.pieces import PIECE
+from tests.conftest import device_of
+from tests.optim import papers_sums
+from tests.oracle import assert_same_updates, make_params
+
+SHAPES = ((PIECE - 1,), (0,), (PIECE,), (), (3, 5), (PIECE + 1,), (2, 2500))
+"""Around the border of a piece, empty, a single number, and of several pieces."""
+OPTIONS = {
+    "LAMB": {"lr": 0.02, "weight_decay": 0.1},
+    "LARS": {"weight_decay": 0.1, "trust_coefficient": 0.02},
+    "StableAdamW": {"lr": 0.02, "weight_decay": 0.1},
+    "AdamMini": {"lr": 0.02, "weight_decay": 0.1},
+    "CautiousAdamW": {"lr": 0.02, "weight_decay": 0.1},
+    "CautiousLion": {"lr": 0.02, "weight_decay": 0.1},
+}
+ALL = {**OPTIONS, "Prodigy": {"d0": 1e-2, "weight_decay": 0.1}}
+PRODIGIES = [
+    {"d0": 1e-2},
+    {"d0": 1e-2, "weight_decay": 0.1, "growth_rate": 1.3, "use_bias_correction": True},
+    {"d0": 1e-2, "weight_decay": 0.1, "decouple": False, "lr": 0.5, "safeguard_warmup": True},
+    {"d0": 1e-2, "betas": (0.8, 0.99), "beta3": 0.9, "d_coef": 2.0, "maximize": True},
+]
+STEPS = 10
+RTOL = 3e-6
+
+every_class = pytest.mark.parametrize(("name", "options"), ALL.items(), ids=ALL)
+
+
+def gradient(p: torch.Tensor, i: int, step: int) -> torch.Tensor:
+    """Return float64 gradients that agree enough from step to step for Prodigy's d to grow."""
+    of_all, of_step = torch.Generator().manual_seed(i), torch.Generator().manual_seed(1000 * (step + 1) + i)
+    grad = torch.randn(p.shape, generator=of_all) + 0.5 * torch.randn(p.shape, generator=of_step)
+    return grad.to(p.dtype).double()
+
+
+def descend(optimizer, params: list[torch.Tensor], steps: range, without: tuple = ()) -> None:
+    """Take steps with these gradients. without: which parameters have none."""
+    for step in steps:
+        for i, p in enumerate(params):
+            p.grad = None if i in without else gradient(p, i, step).to(p.device, p.dtype)
+        optimizer.step()
+
+
+def followed(name: str, params: list[torch.Tensor], steps: range, lane: int | None = None, **options) -> list:
+    """Return float64 parameters, or a lane of them, after steps of the oracle."""
+    own, sign = ... if lane is None else lane, -1.0 if options.pop("maximize", False) else 1.0
+    found, states, state = [p.detach().double().cpu()[own] for p in params], [{} for _ in params], {}
+    for step in steps:
+        grads = [sign * gradient(p, i, step)[own] for i, p in enumerate(params)]
+        if name == "Prodigy":
+            found = papers_sums.prodigy(found, grads, state, **options)
+        else:
+            one = papers_sums.OF[name]
+            found = [one(p, g, s, step + 1, **options) for p, g, s in zip(found, grads, states, strict=True)]
+    return found
+
+
+def start_of(params: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [p.detach().double().cpu() for p in params]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*OPTIONS.items(), *(("Prodigy", options) for options in PRODIGIES)], ids=str
+)
+def test_totals_are_those_of_whole_tensors(backend, name, options):
+    ours = make_params(SHAPES, device=device_of(backend))
+    before = start_of(ours)
+    expected = followed(name, ours, range(STEPS), **options)
+    descend(getattr(optim, name)(ours, **options, backend=backend), ours, range(STEPS))
+    # p0 - p has the digits that p has moved by.
+    assert_same_updates(ours, expected, before, STEPS, RTOL if name != "Prodigy" else 1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from([*ALL]),
+    shapes=st.lists(st.lists(st.integers(0, 40), max_size=3).map(tuple), min_size=1, max_size=4),
+    lanes=st.integers(1, 3),
+)
+def test_any_shapes_and_lanes(name, shapes, lanes):
+    if lanes > 1:
+        shapes = [(lanes, *shape) for shape in shapes]
+    ours, options = make_params(shapes), ALL[name]
+    before = start_of(ours)
+    lrs = [options.get("lr", 1.0) * (k + 1) / lanes for k in range(lanes)]
+    lr = torch.tensor(lrs, dtype=torch.float64) if lanes > 1 else lrs[0]
+    optimizer = getattr(optim, name)(ours, **{**options, "lr": lr}, backend="eager")
+    descend(optimizer, ours, range(3))
+    for k in range(lanes):
+        own = k if lanes > 1 else ...
+        lane = None if lanes == 1 else k
+        expected = followed(name, ours_at(before), range(3), lane, **{**options, "lr": lrs[k]})
+        assert_same_updates([p[own] for p in ours], expected, [p[own] for p in before], 3, 1e-5)
+
+
+def ours_at(start: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return float32 parameters of these values."""
+    return [p.float() for p in start]
+
+
+INTERPRETED_SLOWLY = pytest.mark.parametrize(
+    "backend", [pytest.param("triton", marks=pytest.mark.slow), "cpu", "eager"], indirect=True
+)
+
+
+@INTERPRETED_SLOWLY
+@every_class
+def test_64_lanes_have_the_bits_of_one(backend, name, options):
+    many = make_params([(64, 9), (64, PIECE // 2 + 1)], device=device_of(backend))
+    alone = [[p[k].detach().clone().requires_grad_() for p in many] for k in (0, 17, 63)]
+    lr = options.get("lr", 1.0)
+    optimizer = getattr(optim, name)(
+        many, **{**options, "lr": torch.full((64,), lr, dtype=torch.float64)}, backend=backend
+    )
+    descend(optimizer, many, range(3))
+    for k, one in zip((0, 17, 63), alone, strict=True):
+        single = getattr(optim, name)(one, **{**options, "lr": lr}, backend=backend)
+        for step in range(3):
+            for i, (p, whole) in enumerate(zip(one, many, strict=True)):
+                p.grad = gradient(whole, i, step)[k].to(p.device, p.dtype)
+            single.step()
+        assert all(torch.equal(p, whole[k]) for p, whole in zip(one, many, strict=True))
+
+
+@every_class
+def test_neither_chunks_nor_threads_change_a_bit_on_the_cpu(monkeypatch, name, options):
+    pytest.importorskip("numba", reason="the cpu backend needs Numba")
+    stored, of_torch = [], torch.get_num_threads()
+    try:
+        for threads, chunk_size in ((1, 1024), (2, 4096), (3, 2**15)):
+            torch.set_num_threads(threads)
+            config = CpuConfig(chunk_size=chunk_size, threads=threads)
+            monkeypatch.setattr(lookup, "choose_on_cpu", lambda *_, config=config: Choice(config, "test", "asked for"))
+            params = make_params(((3,), (PIECE + 1,), (3, 20011)))
+            descend(getattr(optim, name)(params, **options, backend="cpu"), params, range(3))
+            stored.append(torch.cat([p.detach().flatten() for p in params]))
+    finally:
+        torch.set_num_threads(of_torch)
+    assert all(torch.equal(stored[0], other) for other in stored)
+
+
+@pytest.mark.parametrize("name", ["LAMB", "LARS"])
+def test_a_norm_of_zero_leaves_the_ratio_at_one(backend, name):
+    still, flat = (torch.zeros(5, device=device_of(backend), requires_grad=True) for _ in range(2))
+    with torch.no_grad():
+        flat.fill_(2.0)
+    options = {"lr": 0.1, "weight_decay": 0.0}
+    optimizer = getattr(optim, name)([still, flat], **options, backend=backend)
+    still.grad, flat.grad = torch.full_like(still, 3.0), torch.zeros_like(flat)
+    optimizer.step()
+    # Without a ratio LAMB moves by lr, as Adam does, and LARS by lr times the gradient.
+    torch.testing.assert_close(still.detach(), torch.full_like(still, -0.1 if name == "LAMB" else -0.3))
+    assert (flat == 2.0).all()
+
+
+def test_masks_do_not_underflow(backend):
+    (p,) = make_params(((4,),), device=device_of(backend))
+    optimizer, start = optim.CautiousLion([p], lr=0.5, backend=backend), p.detach().clone()
+    p.grad = torch.full_like(p, 1e-30)
+    optimizer.step()
+    torch.testing.assert_close(start - p.detach(), torch.full_like(p, 0.5))
+
+
+@every_class
+def test_a_nan_reaches_every_parameter_that_its_total_does(name, options):
+    """NaN in a gradient is seen, not dropped by a comparison."""
+    params = make_params(((5,), (6,)))
+    optimizer = getattr(optim, name)(params, **options, backend="eager")
+    descend(optimizer, params, range(2))
+    params[0].grad = torch.full_like(params[0], math.nan)
+    optimizer.step()
+    assert params[0].isnan().all()
+    assert params[1].isfinite().all()
+
+
+def test_adam_mini_keeps_one_second_moment_for_each_lane_of_each_tensor():
+    params = make_params(((3, 7), (3, 2, 2)))
+    optimizer = optim.AdamMini(params, lr=torch.tensor([0.1, 0.2, 0.3]), betas=(0.9, 0.99), backend="eager")
+    descend(optimizer, params, range(1))
+    for i, p in enumerate(params):
+        square = gradient(p, i, 0).reshape(3, -1).square().mean(1)
+        torch.testing.assert_close(optimizer.state[p]["exp_avg_sq"].double(), 0.01 * square, rtol=1e-6, atol=0)
+
+
+def d_of(optimizer: optim.Prodigy) -> list[float]:
+    return [float(state["d"]) for state in optimizer.state.values()]
+
+
+def test_prodigy_finds_one_d_for_all_tensors(backend):
+    params = make_params(SHAPES, device=device_of(backend))
+    # Of two dtypes: two launches share the sums.
+    params[0] = params[0].detach().bfloat16().requires_grad_()
+    optimizer, state = optim.Prodigy(params, d0=1e-3, backend=backend), {}
+    found = start_of(params)
+    for step in range(6):
+        grads = [gradient(p, i, step) for i, p in enumerate(params)]
+        found = papers_sums.prodigy(found, grads, state, d0=1e-3)
+        descend(optimizer, params, range(step, step + 1))
+        found[0] = params[0].detach().double().cpu()  # as it is stored
+    assert len(set(d_of(optimizer))) == 1
+    assert state["d"] > 5e-3
+    assert d_of(optimizer)[0] == pytest.approx(state["d"], rel=1e-3)
+
+
+def test_prodigy_waits_for_a_gradient_and_for_a_learning_rate(backend):
+    params = make_params(((5,), (2, 3)), device=device_of(backend))
+    optimizer = optim.Prodigy(params, d0=1e-2, weight_decay=0.5, backend=backend)
+    start = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.0
+    descend(optimizer, params, range(2))
+    assert all(torch.equal(p, q) for p, q in zip(params, start, strict=True))
+    assert all(float(optimizer.state[p]["k"]) == 0 for p in params)
+    optimizer.param_groups[0]["lr"] = 1.0
+    expected = followed("Prodigy", params, range(5), d0=1e-2, weight_decay=0.5)
+    before = start_of(params)
+    descend(optimizer, params, range(5))
+    assert_same_updates(params, expected, before, 5, 1e-5)
+
+
+def test_groups_of_prodigy_share_d_and_one_without_learning_rate_rests():
+    params = make_params(((5,), (6,), (7,)))
+    before, state, found = start_of(params), {}, start_of(params)
+    groups = [
+        {"params": params[:1], "weight_decay": 0.2},
+        {"params": params[1:2], "lr": 0.0},
+        {"params": params[2:], "lr": 0.5},
+    ]
+    optimizer = optim.Prodigy(groups, d0=1e-2, backend="eager")
+    for step in range(STEPS):
+        grads = [gradient(p, i, step) for i, p in enumerate(params)]
+        options = {"lr": [1.0, 0.0, 0.5], "weight_decay": [0.2, 0.0, 0.0], "d0": 1e-2}
+        found = papers_sums.prodigy(found, grads, state, **options)
+    descend(optimizer, params, range(STEPS))
+    assert torch.equal(params[1].double(), before[1])
+    assert_same_updates(params[::2], found[::2], before[::2], STEPS, 1e-5)
+    assert len(set(d_of(optimizer))) == 1
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"], indirect=True)
+def test_a_parameter_that_missed_steps_takes_d_from_the_others(backend):
+    """Of the three one rests for a while, and one gets its first gradient late."""
+    params = make_params(((50,), (60,), (70,)))
+    before, state, found = start_of(params), {}, start_of(params)
+    optimizer = optim.Prodigy(params, d0=1e-2, backend=backend)
+    for step in range(9):
+        without = {0: (2,), 1: (0, 2)}.get(step // 3, ())
+        grads = [None if i in without else gradient(p, i, step) for i, p in enumerate(params)]
+        found = papers_sums.prodigy(found, grads, state, d0=1e-2)
+        descend(optimizer, params, range(step, step + 1), without)
+        if step == 4:  # The one that counts the newest d is found in a checkpoint, too.
+            saved, optimizer = optimizer.state_dict(), optim.Prodigy(params, d0=1e-2, backend=backend)
+            optimizer.load_state_dict(copy.deepcopy(saved))
+    assert len(set(d_of(optimizer))) == 1
+    assert d_of(optimizer)[0] == pytest.approx(state["d"], rel=1e-4)
+    assert_same_updates(params, found, before, 9, 1e-5)
+
+
+def test_prodigy_keeps_its_distance_where_a_scaler_skips_a_step(backend):
+    ours, others = (make_params(((40,), (3,)), device=device_of(backend)) for _ in range(2))
+    first, second = (optim.Prodigy(params, d0=1e-2, backend=backend) for params in (ours, others))
+    descend(first, ours, range(4))
+    for step in range(4):
+        second.found_inf = torch.ones(1, device=device_of(backend))
+        descend(second, others, range(9, 10))
+        second.found_inf = torch.zeros(1, device=device_of(backend))
+        descend(second, others, range(step, step + 1))
+    assert all(torch.equal(p, q) for p, q in zip(ours, others, strict=True))
+    assert d_of(first) == d_of(second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_state_of_prodigy_goes_on_with_the_same_bits(tmp_path, dtype):
+    straight, moved = (make_params(((40,), (3, 3), ()), dtype) for _ in range(2))
+    descend(optim.Prodigy(straight, backend="eager"), straight, range(8))
+    first = optim.Prodigy(moved, backend="eager")
+    descend(first, moved, range(4))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = optim.Prodigy(moved, lr=5.0, d0=1.0, backend="eager")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    descend(second, moved, range(4, 8))
+    assert all(torch.equal(p, q) for p, q in zip(straight, moved, strict=True))
+    assert min(d_of(second)) > 1e-6
+
+
+P = torch.zeros(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("LAMB", {"eps": -1.0}, "Invalid epsilon value: -1.0"),
+        ("LAMB", {"betas": (0.9, 0.9, 0.9)}, "Invalid betas: .* .2 values"),
+        ("LARS", {"trust_coefficient": -0.1}, "Invalid trust_coefficient value: -0.1"),
+        ("LARS", {"momentum": 1.0}, "Invalid momentum value: 1.0"),
+        ("StableAdamW", {"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+        ("AdamMini", {"weight_decay": -1.0}, "Invalid weight_decay value: -1.0"),
+        ("CautiousLion", {"lr": -1.0}, "Invalid learning rate: -1.0"),
+        ("Prodigy", {"d0": 0.0}, "Invalid d0 value: 0.0"),
+        ("Prodigy", {"eps": 0.0}, "Invalid epsilon value: 0.0"),
+        ("Prodigy", {"beta3": 1.0}, "Invalid beta3 value: 1.0"),
+        ("Prodigy", {"growth_rate": torch.tensor([1.0, -2.0])}, "Invalid growth_rate value: -2.0"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused_by_name(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(optim, name)([P], **options)
+
+
+@pytest.mark.parametrize("option", [{"d0": 1e-3}, {"betas": (0.9, 0.99)}, {"beta3": 0.5}, {"d_coef": 2.0}], ids=str)
+def test_groups_of_prodigy_that_would_find_another_d_are_refused(option):
+    q, (name, value) = torch.zeros(3, requires_grad=True), *option.items()
+    with pytest.raises(ValueError, match=f"{name} of Prodigy must be the same in all groups"):
+        optim.Prodigy([{"params": [P]}, {"params": [q], **option}])
+    optimizer = optim.Prodigy([P], **option)
+    with pytest.raises(ValueError, match=f"{name} of Prodigy must be the same"):
+        optimizer.add_param_group({"params": [q], name: 0.25 if name != "betas" else (0.5, 0.5)})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [q], "lr": 0.0, name: value})
