@@ -14,6 +14,7 @@ AXES = {
 }
 RUNS = {"signum": 2, "laprop": 2, "adopt": 4, "adan": 2, "ademamix": 4, "schedule-free": 4, "adamw": 4}
 RUNS["muon"] = 4
+SUMS = ["lamb", "lars", "stable-adamw", "adam-mini", "cautious-adamw", "cautious-lion", "prodigy"]
 
 
 def test_the_command_line_sweeps_each_with_its_own_axes(tmp_path, monkeypatch):
@@ -35,6 +36,24 @@ def test_the_command_line_sweeps_each_with_its_own_axes(tmp_path, monkeypatch):
         ("muon", "adjust_lr_fn", {"original", "match_rms_adamw"}),
     ):
         assert set(runs.loc[runs["optimizer"] == optimizer, axis]) == values
+
+
+def test_the_command_line_sweeps_optimizers_with_sums(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "has_numba", lambda: False)
+    monkeypatch.setattr(writer, "write", lambda *_: [])
+    own = ["--lr", "1e-3", "1e-2", "lars=3", "10", "prodigy=0.5", "1"]
+    axes = ["--axis", "d0", "1e-3", "1e-2", "--axis", "trust_coefficient", "1e-3", "1e-2"]
+    words = [*WORDS, *own, "--optimizer", *SUMS, *axes, "--seeds", "2", "--out", str(tmp_path / "out")]
+    assert sweep.main(words) == 0
+    runs = pd.read_parquet(tmp_path / "out" / "runs.parquet")
+    assert runs.groupby("optimizer").size().to_dict() == {
+        name: 8 if name in ("lars", "prodigy") else 4 for name in SUMS
+    }
+    assert (runs["status"] == "ok").all()
+    assert runs["eval_loss"].nunique() == len(runs)
+    assert (runs["eval_loss"] < runs["initial_eval_loss"]).mean() > 0.9
+    for name, axis in (("lars", "trust_coefficient"), ("prodigy", "d0")):
+        assert set(runs.loc[runs["optimizer"] == name, axis]) == {1e-3, 1e-2}
 
 
 def test_a_value_that_an_optimizer_refuses_is_named(capsys):

@@ -22,7 +22,7 @@ BAD = [
     (["regression", "--momentum", "1"], "--momentum accepts numbers in [0, 1)"),
     (["regression", "--momentum", "0.9"], "--momentum goes with none of the optimizers chosen: adam accepts lr, "),
     (["regression", "--optimizer"], "--optimizer needs at least one of adam"),
-    (["regression", "--optimizer", "adam", "lyon"], "schedule-free or MODULE:CLASS, not 'lyon'"),
+    (["regression", "--optimizer", "adam", "lyon"], "prodigy or MODULE:CLASS, not 'lyon'"),
     (["regression", "--optimizer", "nowhere:Adam"], "nowhere cannot be (ModuleNotFoundError"),
     (
         ["regression", "--optimizer", "optim:Nobody"],

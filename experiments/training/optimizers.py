@@ -75,6 +75,13 @@ OPTIMIZERS = {
     "schedule-free": Entry("AdamWScheduleFree"),
     # What lanes cannot differ in is no axis, unless it is a word.
     "muon": Entry("Muon", {"eps": 1e-7, "ns_steps": 5}, {"adjust_lr_fn": "original"}, matrices_apart),
+    "lamb": Entry("LAMB"),
+    "lars": Entry("LARS"),
+    "stable-adamw": Entry("StableAdamW"),
+    "adam-mini": Entry("AdamMini"),
+    "cautious-adamw": Entry("CautiousAdamW"),
+    "cautious-lion": Entry("CautiousLion"),
+    "prodigy": Entry("Prodigy"),
 }
 GIVEN: dict[str, type[torch.optim.Optimizer]] = {}
 """Optimizers that were given as classes, for example in a notebook, by their names in results."""

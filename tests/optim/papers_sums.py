@@ -4,6 +4,7 @@ All but `prodigy` take a step of one tensor. `prodigy` takes one of all tensors 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -99,7 +100,7 @@ def cautious_lion(
 
 def prodigy(
     params: list[Tensor],
-    grads: list[Tensor | None],
+    grads: Sequence[Tensor | None],
     state: State,
     *,
     lr=1.0,

@@ -127,6 +127,15 @@ HAS = {
     "ademamix": ALL | BETAS | {"beta3", "eps", "alpha", "T_alpha_beta3"},
     "schedule-free": ALL | BETAS | {"eps", "warmup_steps", "r", "weight_lr_power"},
     "muon": ALL | {"momentum", "nesterov", "adjust_lr_fn"},
+    "lamb": ALL | BETAS | {"eps", "bias_correction"},
+    "lars": ALL | {"momentum", "trust_coefficient", "eps"},
+    "stable-adamw": ALL | BETAS | {"eps"},
+    "adam-mini": ALL | BETAS | {"eps"},
+    "cautious-adamw": ALL | BETAS | {"eps"},
+    "cautious-lion": ALL | BETAS,
+    "prodigy": ALL
+    | BETAS
+    | {"eps", "decouple", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "growth_rate"},
 }
 PAPERS = {
     "lion": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99},
@@ -150,6 +159,18 @@ PAPERS = {
         **{"warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0},
     },
     "muon": {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "nesterov": "true", "adjust_lr_fn": "original"},
+    "lamb": {
+        **{"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "bias_correction": "true"},
+    },
+    "lars": {"lr": 1.0, "momentum": 0.9, "trust_coefficient": 1e-3, "eps": 1e-8},
+    "stable-adamw": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.01},
+    "adam-mini": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "cautious-adamw": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "cautious-lion": {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99},
+    "prodigy": {
+        **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "d0": 1e-6, "d_coef": 1.0, "growth_rate": math.inf},
+        **{"decouple": "true", "use_bias_correction": "false", "safeguard_warmup": "false"},
+    },
 }
 """Defaults of papers and of their authors' code, beside a weight decay of 0; those of Muon are torch's."""
 
