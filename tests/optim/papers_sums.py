@@ -153,6 +153,12 @@ def prodigy(
     return moved
 
 
+def prodigy_of_one(p: Tensor, grad: Tensor, state: State, t: int, **options) -> Tensor:
+    """The step of an optimizer that has one tensor."""
+    (p,) = prodigy([p], [grad], state, **options)
+    return p
+
+
 OF = {
     "LAMB": lamb,
     "LARS": lars,
@@ -160,5 +166,6 @@ OF = {
     "AdamMini": adam_mini,
     "CautiousAdamW": cautious_adamw,
     "CautiousLion": cautious_lion,
+    "Prodigy": prodigy_of_one,
 }
-"""The oracle of each class that looks at one tensor, by its name in `optim`."""
+"""The oracle of each class, by its name in `optim`."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import optim
 from kernels import multi_tensor
 from tests.conftest import device_of
-from tests.optim import papers
+from tests.optim import papers, papers_sums
 from tests.oracle import make_params
 
 BLOCK = multi_tensor.CHUNK_SIZE
@@ -71,9 +71,9 @@ def test_cpu_float16_is_loaded_as_torch_does_for_every_number():
     assert torch.equal(loaded.isnan(), expected.isnan())
 
 
-TORCH_LACKS = ("Lion", "Signum", "LaProp", "Adan", "AdEMAMix", "AdamWScheduleFree")
+TORCH_LACKS = ("Lion", "Signum", "LaProp", "Adan", "AdEMAMix", "AdamWScheduleFree", *papers_sums.OF)
 """ADOPT is left out: its first step moves nothing."""
-LARGE_STEPS = {"Adadelta": 2000.0, "SGD": 1.0}
+LARGE_STEPS = {"Adadelta": 2000.0, "SGD": 1.0, "LARS": 500.0, "Prodigy": 5e5}
 """Learning rates that move weights by more than their dtypes' digits; 0.5 does for the others."""
 
 
@@ -98,7 +98,7 @@ def test_half_precision(backend, name, dtype):
     lr = LARGE_STEPS.get(name, 0.5)
     getattr(optim, name)([p], lr=lr, backend=backend).step()
     if name in TORCH_LACKS:
-        q = papers.OF[name](before, grad.double(), {}, 1, lr=lr)
+        q = {**papers.OF, **papers_sums.OF}[name](before, grad.double(), {}, 1, lr=lr)
     else:
         getattr(torch.optim, name)([q], lr=lr).step()
     ours, exact = p.detach().double().cpu(), q.detach()
