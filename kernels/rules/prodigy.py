@@ -49,9 +49,9 @@ def prodigy_states(p, grad, state, coefficients):
 
 @triton.jit
 def prodigy_sums(p, grad, state, coefficients):
-    _, l2, _, _, _, _, _, distance_size, _, _, _, _, _, _, _ = coefficients
+    _, l2, _, _, _, _, weight3, distance_size, _, _, _, _, _, _, _ = coefficients
     _, _, s, p0 = prodigy_states(p, grad, state, coefficients)
-    return distance_size * ((grad + l2 * p) * (p0 - p)), tl.abs(s)
+    return distance_size * ((grad + l2 * p) * (p0 - p)), tl.where(weight3 > 0.0, tl.abs(s), 0.0)
 
 
 @triton.jit

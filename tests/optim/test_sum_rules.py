@@ -233,23 +233,24 @@ def test_prodigy_waits_for_a_gradient_and_for_a_learning_rate(backend):
     assert_same_updates(params, expected, before, 5, 1e-5)
 
 
-def test_groups_of_prodigy_share_d_and_one_without_learning_rate_rests():
-    params = make_params(((5,), (6,), (7,)))
+def test_groups_of_prodigy_share_d_and_rest_without_a_learning_rate(backend):
+    """One never has one, one loses it for good, and in two steps none has."""
+    params = make_params(((5,), (6,), (7,)), device=device_of(backend))
     before, state, found = start_of(params), {}, start_of(params)
-    groups = [
-        {"params": params[:1], "weight_decay": 0.2},
-        {"params": params[1:2], "lr": 0.0},
-        {"params": params[2:], "lr": 0.5},
-    ]
-    optimizer = optim.Prodigy(groups, d0=1e-2, backend="eager")
-    for step in range(STEPS):
+    groups = [{"params": params[:1], "weight_decay": 0.2}, {"params": params[1:2]}, {"params": params[2:]}]
+    optimizer = optim.Prodigy(groups, d0=1e-2, backend=backend)
+    for step in range(12):
+        lrs = [0.0, 0.0, 0.0] if step in (6, 7) else [1.0, 0.0, 0.5 if step < 9 else 0.0]
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
         grads = [gradient(p, i, step) for i, p in enumerate(params)]
-        options = {"lr": [1.0, 0.0, 0.5], "weight_decay": [0.2, 0.0, 0.0], "d0": 1e-2}
-        found = papers_sums.prodigy(found, grads, state, **options)
-    descend(optimizer, params, range(STEPS))
-    assert torch.equal(params[1].double(), before[1])
-    assert_same_updates(params[::2], found[::2], before[::2], STEPS, 1e-5)
+        found = papers_sums.prodigy(found, grads, state, lr=lrs, weight_decay=[0.2, 0.0, 0.0], d0=1e-2)
+        descend(optimizer, params, range(step, step + 1))
+    assert torch.equal(params[1].double().cpu(), before[1])
+    assert_same_updates(params[::2], found[::2], before[::2], 12, 1e-5)
     assert len(set(d_of(optimizer))) == 1
+    assert d_of(optimizer)[0] == pytest.approx(state["d"], rel=1e-4)
+    assert float(optimizer.state[params[1]]["k"]) == state["k"] == 10
 
 
 @pytest.mark.parametrize("backend", ["cpu", "eager"], indirect=True)
