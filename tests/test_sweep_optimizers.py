@@ -1,5 +1,7 @@
 """Do sweeps train the optimizers that torch lacks, by name and with arguments of their own as axes?"""
 
+import math
+
 import pandas as pd
 
 from experiments import sweep
@@ -42,7 +44,7 @@ def test_the_command_line_sweeps_optimizers_with_sums(tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "has_numba", lambda: False)
     monkeypatch.setattr(writer, "write", lambda *_: [])
     own = ["--lr", "1e-3", "1e-2", "lars=3", "10", "prodigy=0.5", "1"]
-    axes = ["--axis", "d0", "1e-3", "1e-2", "--axis", "trust_coefficient", "1e-3", "1e-2"]
+    axes = ["--axis", "growth_rate", "1.5", "inf", "--axis", "trust_coefficient", "1e-3", "1e-2"]
     words = [*WORDS, *own, "--optimizer", *SUMS, *axes, "--seeds", "2", "--out", str(tmp_path / "out")]
     assert sweep.main(words) == 0
     runs = pd.read_parquet(tmp_path / "out" / "runs.parquet")
@@ -52,8 +54,11 @@ def test_the_command_line_sweeps_optimizers_with_sums(tmp_path, monkeypatch):
     assert (runs["status"] == "ok").all()
     assert runs["eval_loss"].nunique() == len(runs)
     assert (runs["eval_loss"] < runs["initial_eval_loss"]).mean() > 0.9
-    for name, axis in (("lars", "trust_coefficient"), ("prodigy", "d0")):
-        assert set(runs.loc[runs["optimizer"] == name, axis]) == {1e-3, 1e-2}
+    for name, axis, values in (
+        ("lars", "trust_coefficient", {1e-3, 1e-2}),
+        ("prodigy", "growth_rate", {1.5, math.inf}),
+    ):
+        assert set(runs.loc[runs["optimizer"] == name, axis]) == values
 
 
 def test_a_value_that_an_optimizer_refuses_is_named(capsys):

@@ -46,6 +46,7 @@ class Axis(NamedTuple):
 FRACTION = real("numbers in [0, 1)", lambda value: 0 <= value < 1)
 NOT_NEGATIVE = real("numbers >= 0", lambda value: value >= 0)
 NUMBER = real("numbers")
+UNBOUNDED = values.extended("numbers, or inf", lambda value: not math.isnan(value))
 FLAG = Kind("true or false", lambda value: {"true": "true", "false": "false"}[str(value).lower()])
 WORD = values.word("a word")
 
@@ -107,6 +108,8 @@ def of_argument(name: str, default: Any) -> Axis | None:
         value = float(default)
         if name.removeprefix("beta").isdecimal():
             return Axis(name, FRACTION, BETA, value)
+        if math.isinf(value):
+            return Axis(name, UNBOUNDED, LOG, value)
         # The scale is a guess, so values of 1 and above are accepted, too.
         return Axis(name, NUMBER, BETA if 0.5 <= value < 1 else LOG, value)
     return Axis(name, WORD, WORDS, default) if isinstance(default, str) else None
