@@ -37,8 +37,14 @@ VALUES = {
     "warmup_steps": (0.0, 5.0),
     "r": (0.0, 1.0),
     "weight_lr_power": (1.0, 2.0),
+    "trust_coefficient": (1e-3, 1e-2),
+    "d0": (1e-6, 1e-3),
+    "d_coef": (0.5, 1.0),
+    "growth_rate": (1.5, math.inf),
+    "max_grad_norm": (0.1, math.inf),
+    "adjust_lr_fn": ("match_rms_adamw", "original"),
 }
-"""Two values for each axis that is a number; the others are true or false."""
+"""Two values for each axis; the others are true or false."""
 
 
 def swept(out, optimizer: str, name: str) -> list:
