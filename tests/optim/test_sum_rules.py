@@ -69,7 +69,7 @@ def followed(name: str, params: list[torch.Tensor], steps: range, lane: int | No
 
 
 def start_of(params: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [p.detach().double().cpu() for p in params]
+    return [p.detach().double().cpu().clone() for p in params]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,21 @@ def test_a_nan_reaches_every_parameter_that_its_total_does(name, options):
     optimizer.step()
     assert params[0].isnan().all()
     assert params[1].isfinite().all()
+
+
+@every_class
+def test_gradients_are_clipped_before_anything_else(name, options):
+    ours, theirs = (make_params(((5,), (3, 4)), torch.float64) for _ in range(2))
+    first = getattr(optim, name)(ours, **options, max_grad_norm=0.5, backend="eager")
+    second = getattr(optim, name)(theirs, **options, backend="eager")
+    start = start_of(ours)
+    for step in range(4):
+        descend(first, ours, range(step, step + 1))
+        for i, p in enumerate(theirs):
+            p.grad = gradient(p, i, step)
+        assert torch.nn.utils.clip_grad_norm_(theirs, 0.5) > 1.0
+        second.step()
+    assert_same_updates(ours, theirs, start, 4, 1e-6)  # scalars are float32
 
 
 def test_adam_mini_keeps_one_second_moment_for_each_lane_of_each_tensor():
