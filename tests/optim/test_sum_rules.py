@@ -36,6 +36,10 @@ PRODIGIES = [
 STEPS = 10
 RTOL = 3e-6
 
+INTERPRETED_SLOWLY = pytest.mark.parametrize(
+    "backend", [pytest.param("triton", marks=pytest.mark.slow), "cpu", "eager"], indirect=True
+)
+"""Every backend in turn; Triton's interpreter takes seconds for each case."""
 every_class = pytest.mark.parametrize(("name", "options"), ALL.items(), ids=ALL)
 
 
@@ -72,6 +76,7 @@ def start_of(params: list[torch.Tensor]) -> list[torch.Tensor]:
     return [p.detach().double().cpu().clone() for p in params]
 
 
+@INTERPRETED_SLOWLY
 @pytest.mark.parametrize(
     ("name", "options"), [*OPTIONS.items(), *(("Prodigy", options) for options in PRODIGIES)], ids=str
 )
@@ -109,11 +114,6 @@ def test_any_shapes_and_lanes(name, shapes, lanes):
 def ours_at(start: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return float32 parameters of these values."""
     return [p.float() for p in start]
-
-
-INTERPRETED_SLOWLY = pytest.mark.parametrize(
-    "backend", [pytest.param("triton", marks=pytest.mark.slow), "cpu", "eager"], indirect=True
-)
 
 
 @INTERPRETED_SLOWLY
@@ -214,6 +214,7 @@ def d_of(optimizer: optim.Prodigy) -> list[float]:
     return [float(state["d"]) for state in optimizer.state.values()]
 
 
+@INTERPRETED_SLOWLY
 def test_prodigy_finds_one_d_for_all_tensors(backend):
     params = make_params(SHAPES, device=device_of(backend))
     # Of two dtypes: two launches share the sums.
@@ -248,6 +249,7 @@ def test_prodigy_waits_for_a_gradient_and_for_a_learning_rate(backend):
     assert_same_updates(params, expected, before, 5, 1e-5)
 
 
+@INTERPRETED_SLOWLY
 def test_groups_of_prodigy_share_d_and_rest_without_a_learning_rate(backend):
     """One never has one, one loses it for good, and in two steps none has."""
     params = make_params(((5,), (6,), (7,)), device=device_of(backend))
