@@ -98,9 +98,9 @@ def loss_figure(curves: pd.DataFrame, title: str) -> Figure:
         drawn = Figure(figsize=(9.0, 4.4))
         panels = drawn.subplots(1, len(LR), sharey=True, squeeze=False)[0]
         for ax, optimizer in zip(panels, LR, strict=True):
-            of_optimizer = curves[(curves["optimizer"] == optimizer) & (curves["step"] > 0)]
+            of_optimizer = curves.loc[(curves["optimizer"] == optimizer) & (curves["step"] > 0)]
             for number, states in enumerate(STATES):
-                loss = of_optimizer[of_optimizer["states"] == states].groupby("step")["eval_loss"]
+                loss = of_optimizer.loc[of_optimizer["states"] == states].groupby("step")["eval_loss"]
                 q25, median, q75 = (loss.quantile(q) for q in (0.25, 0.5, 0.75))
                 ax.plot(median.index, median, STYLES[states], color=f"C{number}", linewidth=2, label=states)
                 ax.fill_between(median.index, q25, q75, color=f"C{number}", alpha=0.2, linewidth=0)
