@@ -10,7 +10,7 @@ from kernels import launch, lookup
 from kernels.config import Choice, Config, Work
 from tests.conftest import device_of
 from tests.kernels.compiler import printed
-from tests.kernels.test_launch_config import LOOPS
+from tests.kernels.devices import LOOPS
 from tests.oracle import make_params, train
 
 CONFIGS = [
@@ -46,6 +46,7 @@ def test_a_configuration_with_blocks_smaller_than_those_of_codes_is_not_launched
     train(optimizer, [p], 1)
     (part,) = optimizer._parts
     assert part.table.chunk_size == lookup.default_of(p.device).chunk_size
+    assert part.table.choice
     assert "or has blocks of less than 256" in part.table.choice.why
 
 

@@ -11,7 +11,7 @@ from tests.optim.compressed import decoded, in_blocks
 from tests.oracle import make_params, train
 
 
-def trained(state_dtype=None, shape=(700,), lr=0.01, name="Adam", **options):
+def trained(state_dtype=None, shape=(700,), lr: float | torch.Tensor = 0.01, name="Adam", **options):
     p = make_params((shape,))[0]
     optimizer = getattr(optim, name)([p], lr=lr, state_dtype=state_dtype, **options)
     train(optimizer, [p], 3)
