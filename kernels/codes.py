@@ -45,41 +45,43 @@ def decode_unsigned(code, scale):
 
 @triton.jit
 def fourth_root(x):
-    """Return the fourth root of normal float32 numbers from 0 on, to 2.9e-4 of itself, by products alone."""
-    # The bits of x are about its logarithm: a constant less a quarter of them makes x^(-1/4) to 3 %.
-    guess = tl.cast(0x4F580000 - (tl.cast(x, tl.int32, bitcast=True) >> 2), tl.float32, bitcast=True)
+    """Return the fourth root of |x| with the sign of x, to 2.9e-4 of itself, by products alone; x: 0 or normal."""
+    # The bits of |x| are about its logarithm: a constant less a quarter of them makes |x|^(-1/4) to 3 %.
+    guess = tl.cast(0x4F580000 - (tl.cast(tl.abs(x), tl.int32, bitcast=True) >> 2), tl.float32, bitcast=True)
     root = x * guess * guess * guess
     # What lacks is (1 - h)^(-3/4), here the best parabola for |h| < 0.125.
-    h = 1.0 - root * guess
+    h = 1.0 - tl.abs(root) * guess
     return root * (1.0 + h * (0.7569 + h * 0.6673))
 
 
 @triton.jit
 def roots(x, scale, largest):
-    """Return fourth roots of |x|, in units in which that of the scale is `largest`; 0 if the scale is no normal number.
+    """Return fourth roots of x, in units in which that of the scale is `largest`; 0 if the scale is no normal number.
 
     So is it also if it is infinite or NaN: decoded, the block is NaN then.
     """
     is_normal = (scale >= 1.1754943508222875e-38) & (scale - scale == 0.0)
     unit = tl.div_rn(largest, fourth_root(tl.where(is_normal, scale, 1.0)))
-    return tl.where(is_normal, fourth_root(tl.abs(x)) * unit, 0.0)
+    return tl.where(is_normal, fourth_root(x) * unit, 0.0)
+
+
+@triton.jit
+def nearest(x):
+    """Return integers whose lowest bytes are the whole numbers nearest to x, from -128 to 255."""
+    # 1.5 * 2^23 leaves no digits for fractions.
+    return tl.cast(x + 12582912.0, tl.int32, bitcast=True)
 
 
 @triton.jit
 def encode_signed(x, scale):
-    """Return numbers whose integer parts are the nearest codes; scale: the largest |x| of each x's block."""
-    code = roots(x, scale, 127.0) + 0.5
-    return tl.where(x < 0.0, -code, code)
+    """Return the nearest codes, in the lowest bytes; scale: the largest |x| of each x's block."""
+    return nearest(roots(x, scale, 127.0))
 
 
 @triton.jit
 def encode_unsigned(x, scale):
-    """Return numbers whose integer parts are the nearest codes, but 1 for positive x that are nearest to 0.
-
-    scale: the largest x of each x's block.
-    """
-    code = roots(x, scale, 255.0) + 0.5
-    return tl.where((x > 0.0) & (code < 1.0), 1.0, code)
+    """Return the nearest codes, in the lowest bytes, but 1 for positive x that are nearest to 0; scale: see above."""
+    return nearest(tl.where(x > 0.0, tl.maximum(roots(x, scale, 255.0), 1.0), 0.0))
 
 
 class Code(NamedTuple):
@@ -87,7 +89,7 @@ class Code(NamedTuple):
 
     Attributes:
         dtype: of its codes.
-        encode: `(x, scale) -> code`; float32, to be cut off to whole numbers.
+        encode: `(x, scale) -> code`, int32, of which the lowest byte counts; x and scale float32.
         decode: `(code, scale) -> x`; float32, codes whole numbers.
     """
 

@@ -10,7 +10,7 @@ from kernels.rule import Rule, rebind
 
 LANGUAGE = SimpleNamespace(
     **{"abs": torch.abs, "where": torch.where, "int32": torch.int32, "float32": torch.float32},
-    **{"div_rn": lambda x, y: x / y, "cast": lambda x, dtype, bitcast: x.view(dtype)},
+    **{"div_rn": lambda x, y: x / y, "maximum": torch.clamp_min, "cast": lambda x, dtype, bitcast: x.view(dtype)},
 )
 """What `tl` means in the functions of `codes`."""
 IN_TORCH = {

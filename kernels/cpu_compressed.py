@@ -59,6 +59,7 @@ def cast(typingctx, value, like, bitcast):
 LANGUAGE = ModuleType("tl")
 """What `tl` means in the functions of `codes`."""
 vars(LANGUAGE).update(int32=np.int32(0), float32=np.float32(0), cast=cast, abs=np.abs)
+LANGUAGE.maximum = inner(lambda x, y: x if x > y else y)
 LANGUAGE.div_rn = inner(lambda x, y: x / y)
 LANGUAGE.where = inner(lambda condition, x, y: x if condition else y)
 
@@ -77,7 +78,7 @@ def access(code: Code, first: int) -> tuple[Callable, Callable]:
     def store(address, scale, values, n):
         codes = pointer_to(address, element)
         for j in range(n):
-            codes[j] = number(np.int32(encode(values[first + j], scale)))
+            codes[j] = number(encode(values[first + j], scale))
 
     return load, store
 
@@ -95,7 +96,7 @@ def walk_of(rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, stochasti
     p_bytes, grad_bytes, n_states = p_element.itemsize, grad_element.itemsize, len(rule.states)
     n_columns, n_coefficients, clips, no_noise = n_columns_of(rule), rule.n_coefficients, rule.clips, np.uint32(0)
     coefficient_tuple, scale_tuple = (np.float32(0),) * n_coefficients, (np.float32(0),) * n_states
-    address_tuple, bits_tuple, zero = (0,) * n_states, (np.int32(0),) * n_states, np.int32(0)
+    address_tuple, zero = (0,) * n_states, np.int32(0)
     n_values = n_states * BLOCK
     accesses = [access(code, i * BLOCK) for i, code in enumerate(codes_of(rule))]
 
@@ -121,20 +122,27 @@ def walk_of(rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, stochasti
     load_states, store_states = loading(n_states), storing(n_states)
 
     @inner
+    def update_element(j, p_ptr, grad_ptr, addresses, scales, values, factor, c, key, low):
+        state = load_states(addresses, j, scales)
+        p, state = update(load_p(p_ptr, j), factor * np.float32(load_grad(grad_ptr, j)), state, c)
+        noise = mix(np.uint32(np.uint32(low + np.uint32(j)) ^ key)) if stochastic else no_noise
+        store_p(p_ptr, j, np.float32(p), noise)
+        for i in range(n_states):
+            values[i * BLOCK + j] = np.float32(state[i])
+
+    # Functions of their own, for the reason that `cpu_rule` gives.
+    @inner
     def update_elements(n, p_ptr, grad_ptr, addresses, scales, values, factor, c, key, low):
-        largest = bits_tuple
         for j in range(n):
-            state = load_states(addresses, j, scales)
-            p, state = update(load_p(p_ptr, j), factor * np.float32(load_grad(grad_ptr, j)), state, c)
-            noise = mix(np.uint32(np.uint32(low + np.uint32(j)) ^ key)) if stochastic else no_noise
-            store_p(p_ptr, j, np.float32(p), noise)
-            for i in range(n_states):
-                value = np.float32(state[i])
-                values[i * BLOCK + j] = value
-                # As integers, so that a NaN is the largest on all backends.
-                bits = np.int32(reinterpret(value, zero) & np.int32(0x7FFFFFFF))
-                largest = tuple_setitem(largest, i, max(largest[i], bits))
-        return largest
+            update_element(j, p_ptr, grad_ptr, addresses, scales, values, factor, c, key, low)
+
+    @inner
+    def largest_of(n, values, first):
+        largest = zero
+        for j in range(n):
+            # As integers, so that a NaN is the largest on all backends.
+            largest = max(largest, np.int32(reinterpret(values[first + j], zero) & np.int32(0x7FFFFFFF)))
+        return reinterpret(largest, np.float32(0))
 
     @inner
     def update_block(n, start, row, scale_row, factor, c, key, values):
@@ -146,9 +154,9 @@ def walk_of(rule: Rule, p_dtype: torch.dtype, grad_dtype: torch.dtype, stochasti
         p_ptr = pointer_to(row[P] + start * p_bytes, p_element)
         grad_ptr = pointer_to(row[GRAD] + start * grad_bytes, grad_element)
         low = np.uint32(start)
-        largest = update_elements(n, p_ptr, grad_ptr, addresses, scales, values, factor, c, key, low)
+        update_elements(n, p_ptr, grad_ptr, addresses, scales, values, factor, c, key, low)
         for i in range(n_states):
-            scale = reinterpret(largest[i], np.float32(0))
+            scale = largest_of(n, values, i * BLOCK)
             scales = tuple_setitem(scales, i, scale)
             pointer_to(scale_row[i], np.float32(0))[block] = scale
         store_states(addresses, scales, values, n)
