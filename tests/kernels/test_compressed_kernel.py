@@ -90,9 +90,9 @@ def trained(name, backend):
 for name in ("Adam", "Lion"):
     pairs = zip(trained(name, "eager"), trained(name, "compiled:" + sys.argv[1]), strict=True)
     for ours, theirs in pairs:
-        # A code may differ where a number is half-way between two.
+        # A code may differ where a number is half-way between two, and then the next step of lr 0.01 or 0.02.
         off = (ours.double() - theirs.double()).abs()
-        assert (off <= (1 if ours.dtype in (torch.int8, torch.uint8) else 1e-5)).all(), off.max()
+        assert (off <= (1 if ours.dtype in (torch.int8, torch.uint8) else 1e-3)).all(), off.max()
         assert (off > 1e-5).double().mean() <= 0.01
 """
 
