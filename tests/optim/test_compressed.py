@@ -172,6 +172,24 @@ def test_threads_and_numbers_of_lanes_change_no_bit(threads):
             assert torch.equal(other, first.expand_as(other))
 
 
+@given(n=st.integers(0, 1200), lanes=st.integers(1, 3), name=st.sampled_from(["Adam", "Lion"]), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_machine_code_agrees_with_eager_formulas_for_any_shape(n, lanes, name, seed):
+    pytest.importorskip("numba", reason="the cpu backend needs Numba")
+    found = []
+    for backend in ("cpu", "eager"):
+        p = torch.ones(lanes, n, requires_grad=True)
+        lr = torch.full((lanes,), 0.01) if lanes > 1 else 0.01
+        optimizer = getattr(optim, name)([p], lr=lr, state_dtype="int8", backend=backend)
+        train(optimizer, [p], 2, first_seed=seed)
+        found.append(tensors_of(optimizer, [p]))
+    for ours, eager in zip(*found, strict=True):
+        off = (ours.double() - eager.double()).abs()
+        # A code may differ where a number is half-way between two.
+        assert (off <= (1 if ours.dtype in (torch.int8, torch.uint8) else 1e-3)).all()
+        assert (off > 1e-5).sum() <= 3
+
+
 @pytest.mark.parametrize("view", ["transposed", "channels_last", "with gaps"])
 def test_any_layout_moves_as_a_contiguous_parameter_does(backend, view):
     make = {
