@@ -47,15 +47,17 @@ def train(
     steps: int,
     on_step: Callable[[], object],
     device: str = "cpu",
+    optimizer_name: str = "Adam",
 ):
     """Train one lane for each seed.
 
     Args:
         dtype: of the weights.
-        options: of `optim.Adam`.
+        options: of the optimizer.
         on_step: called after every step.
+        optimizer_name: of a class in `optim`.
     Returns: curves with columns seed, step, eval_loss and eval_accuracy; the share of the weights that moved; bytes per
-        parameter of the weight and Adam's states.
+        parameter of the weight and the optimizer's states.
     """
     import pandas as pd
 
@@ -66,7 +68,7 @@ def train(
     start = model.stack(problem.model, range(seeds), 1)
     params = [p.detach().to(device, dtype).requires_grad_() for p in start]
     before = [p.detach().clone() for p in params]
-    optimizer = optim.Adam(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
+    optimizer = getattr(optim, optimizer_name)(params, lr=torch.full((seeds,), lr, dtype=torch.float64), **options)
     x, y, x_eval, y_eval = population.tensors(problem, device)
     batches = zip(*(population.batch_indices(len(x), 128, seed) for seed in range(seeds)), strict=True)
     evaluate_at, rows = evaluation.evaluation_steps(steps, 20), []

@@ -25,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
-from kernels import multi_tensor, reductions, rules
+from kernels import codes, compressed_kernel, multi_tensor, reductions, rules
 from kernels.commands import command
 from kernels.config import Config, Dtypes, default
 from kernels.occupancy import LIMITS
@@ -132,9 +132,14 @@ def compiled(rule: Rule, target: str, dtype: str = "float32", config: Config | N
 def traversal(rule: Rule, target: str, dtypes: Dtypes, stochastic: bool = False, config: Config | None = None):
     """Compile the traversal for any dtypes of parameters, gradients and states."""
     config = config or default(parse_target(target).warp_size)
-    constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
     pointers = {"rows_ptr": "*i64", "chunk_row_ptr": "*i32", "chunk_index_ptr": "*i32", "coefficients_ptr": "*fp32"}
-    pointers |= {"keys_ptr": "*i32"} | given(clip_ptr=rule.clips, totals_ptr=rule.sums)
+    pointers |= {"keys_ptr": "*i32"} | given(clip_ptr=rule.clips)
+    if dtypes[2] == codes.DTYPE:
+        constants = compressed_kernel.update_constants(rule, *dtypes[:2], stochastic, config)
+        pointers |= {"scales_ptr": "*i64"}
+        return compile_kernel(compressed_kernel.compressed_kernel, target, pointers, constants, config.num_warps)
+    constants = multi_tensor.update_constants(rule, *dtypes, stochastic, config)
+    pointers |= given(totals_ptr=rule.sums)
     return compile_kernel(multi_tensor.multi_tensor_kernel, target, pointers, constants, config.num_warps)
 
 

@@ -15,7 +15,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from kernels import cpu_sums
+from kernels import codes, cpu_compressed, cpu_sums
 from kernels.cpu_language import casting, language, single
 from kernels.cpu_storage import ACCESS, inner, mix, pointer_to, reinterpret, store_bfloat16_stochastic
 from kernels.object_code import ARGUMENTS, has_openmp
@@ -24,7 +24,7 @@ from kernels.table import GRAD, N_ELEMENTS, PARAMETER, STATES, STEP, P
 from kernels.table import n_columns as n_columns_of
 
 (ROWS, HYPER, COEFFICIENTS, KEYS, CHUNK_ROW, CHUNK_INDEX, N_ROWS, N_CHUNKS, CHUNK_SIZE, SEED, GRAD_SCALE) = range(11)
-CLIP, VALUES = range(11, len(ARGUMENTS))
+CLIP, VALUES, _ = range(11, len(ARGUMENTS))
 
 
 def functions(
@@ -147,6 +147,8 @@ def functions(
                 totals = tuple_setitem(totals, i, pointer_to(arguments[VALUES], number(0))[row * n_totals + i])
             update_chunk(row_ptr, c_ptr, factor, totals, keys[row], start, chunk_size)
 
+    if state_dtype == codes.DTYPE:
+        walk = cpu_compressed.walk_of(rule, p_dtype, grad_dtype, stochastic, update)
     return prologue, walk
 
 

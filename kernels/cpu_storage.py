@@ -114,5 +114,6 @@ ACCESS = {
     torch.float64: (np.float64(0), load_native, store_native),
     torch.bfloat16: (np.uint16(0), load_bfloat16, store_bfloat16),
     torch.float16: (np.uint16(0), load_float16, store_float16),
+    torch.int8: (np.int8(0), load_native, store_native),
 }
 """How elements of a dtype are stored, loaded and stored from the compute dtype."""

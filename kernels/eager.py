@@ -11,6 +11,7 @@ from types import FunctionType, SimpleNamespace
 
 import torch
 
+from kernels import compressed
 from kernels import table as tables
 from kernels.rule import NUMPY, Rule, Stage, check_portable, clip_factor, rebind
 from kernels.table import Entry, Launch, Table
@@ -201,6 +202,8 @@ def launcher(table: Table) -> Launch:
             # Lanes are rows: [lanes, n] tensors in the order of memory.
             shape = (entry.lanes, entry.p.numel() // entry.lanes)
             p, grad, *states = (in_memory_order(t).view(shape) for t in (entry.p, grad, *entry.states))
+            if entry.scales:
+                states = compressed.load(rule, states, entry.scales)
             step = Step(rule, p, grad, states, entry.step, entry.scalars, hyper, entry.lanes, grad_scale)
             step.begin()
             steps.append(step)
@@ -230,6 +233,10 @@ def launcher(table: Table) -> Launch:
                 if key is not None and tensor.dtype == torch.bfloat16:
                     value = stochastic(value, key, which)
                 tensor.copy_(value)
+            if entry.scales:
+                shape = (entry.lanes, entry.p.numel() // entry.lanes)
+                codes = [in_memory_order(t).view(shape) for t in entry.states]
+                compressed.store(rule, codes, entry.scales, step.states)
         steps.clear()
 
     return Launch(begin, update, measure, conclude, len(rule.stages))

@@ -8,7 +8,7 @@ import torch
 import triton
 from triton.compiler.compiler import max_shared_mem
 
-from kernels import codegen, lookup, registry
+from kernels import codegen, codes, compressed_kernel, lookup, registry
 from kernels import table as tables
 from kernels.config import Choice, Config, Work
 from kernels.multi_tensor import (
@@ -26,7 +26,9 @@ __all__ = ["DTYPES", "build", "launcher"]
 
 
 def fits(config: Config, work: Work, n_states: int, device: torch.device) -> bool:
-    """Return whether the blocks in flight fit into the device's shared memory."""
+    """Return whether the blocks in flight fit into the device's shared memory, and blocks of codes into them."""
+    if work.dtypes[2] == "int8" and config.block_size < codes.BLOCK:
+        return False
     if config.num_stages == 1 or device.type != "cuda":
         return True
     p_bytes, grad_bytes, state_bytes = (getattr(torch, name).itemsize for name in work.dtypes)
@@ -44,7 +46,7 @@ def build(rule: Rule, entries: list[Entry], grad_dtype: torch.dtype, seed: int |
     device, work = entries[0].p.device, tables.work_of(rule, entries, grad_dtype, seed)
     choice = lookup.choose(work, device)
     if not isinstance(choice.config, Config) or not fits(choice.config, work, len(rule.states), device):
-        why = f"what is known for {work.key} needs more shared memory than there is"
+        why = f"what is known for {work.key} needs more shared memory than there is, or has blocks of less than 256"
         choice = Choice(lookup.default_of(device), "default", why)
     table = tables.build(rule, entries, grad_dtype, choice.config.chunk_size, seed)
     table.choice = choice
@@ -85,7 +87,13 @@ def launcher(table: Table) -> Launch:
     config = choice.config if choice and isinstance(choice.config, Config) else lookup.default_of(device)
     table.check_config(config)
     dtypes = table.p_dtype, table.grad_dtype, table.state_dtype
-    constants = {**update_constants(rule, *dtypes, seed is not None, config), "num_warps": config.num_warps}
+    if table.state_dtype == codes.DTYPE:
+        traversal, last = compressed_kernel.compressed_kernel, table.scales
+        constants = compressed_kernel.update_constants(rule, *dtypes[:2], seed is not None, config)
+    else:
+        traversal, last = multi_tensor_kernel, table.values
+        constants = update_constants(rule, *dtypes, seed is not None, config)
+    constants["num_warps"] = config.num_warps
     entry = choice.entry if choice else None
     was_measured_with_another = entry is not None and entry.get("triton") != triton.__version__
     unchecked = choice if was_measured_with_another and device.type == "cuda" else None
@@ -112,14 +120,14 @@ def launcher(table: Table) -> Launch:
         nonlocal unchecked
         if n_chunks > 0:
             with on_device():
-                compiled = multi_tensor_kernel[(n_chunks,)](
+                compiled = traversal[(n_chunks,)](
                     table.rows,
                     table.chunk_row,
                     table.chunk_index,
                     table.coefficients,
                     table.keys,
                     table.clip,
-                    table.values,
+                    last,
                     **constants,
                 )
             if unchecked:

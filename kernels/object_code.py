@@ -28,7 +28,7 @@ from kernels.rule import Rule, called, plain
 ARGUMENTS = (
     *("rows", "hyper", "coefficients", "keys", "chunk_row", "chunk_index"),
     *("n_rows", "n_chunks", "chunk_size", "seed", "grad_scale"),
-    *("clip", "values"),
+    *("clip", "values", "scales"),
 )
 """What the code is given: the address of an array of int64 that holds, in this order, the addresses of what
 `table.Table` calls so, and numbers. The bits of grad_scale are those of a float64."""
@@ -39,6 +39,7 @@ STAGE_ARGUMENTS = (
 )
 """What the code of a stage is given in the same way: from the table, from its `pieces.Totals`, and numbers."""
 SOURCES = (
+    *("codes.py", "cpu_compressed.py"),
     *("cpu_rule.py", "cpu_language.py", "cpu_storage.py", "cpu_sums.py", "object_code.py", "pieces.py"),
     *("rule.py", "table.py"),
 )

@@ -166,7 +166,7 @@ def sums_constants(rule: Rule, stage: Stage, p_dtype: torch.dtype, grad_dtype: t
         "N_SUMS": stage.n_sums,
         "P_DTYPE": TRITON_DTYPE[p_dtype],
         "GRAD_DTYPE": TRITON_DTYPE[grad_dtype],
-        "STATE_DTYPE": TRITON_DTYPE[state_dtype],
+        "STATE_DTYPE": TRITON_DTYPE.get(state_dtype, tl.int8),  # Only clipping does without states' values.
         "PIECE": PIECE,
     }
 

@@ -6,7 +6,7 @@ A *row* is contiguous memory: a whole parameter, or one lane of a parameter that
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Entry:
         lanes: the number of its rows.
         group: its parameter group, whose hyperparameters it uses (see `Table.set_hyper`).
         parameter: its number in the optimizer, which stochastic rounding depends on.
+        scales: of compressed states, float32 [lanes, n_blocks] in the order of the states; see `codes`.
         sharded: whether p is a part of a tensor, the rest of which is in other processes.
     """
 
@@ -48,12 +49,13 @@ class Entry:
     lanes: int = 1
     group: int = 0
     parameter: int = 0
+    scales: tuple[torch.Tensor, ...] = ()
     sharded: bool = False
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All tensors that a step updates."""
-        return (self.p, *self.states, self.step, *self.scalars)
+        return (self.p, *self.states, self.step, *self.scalars, *self.scales)
 
 
 N_UPLOADS = 4
@@ -107,6 +109,7 @@ class Table:
         captured: arguments of the launch that a CUDA graph has captured, if one has; see `pin`.
         pinned: the memory that the captured launch reads and writes, even if tensors have moved since.
         stages: the scratch of each of the rule's stages.
+        scales: int64 [n_rows, n_states], on the device: addresses of compressed states' scales; else [n_rows, 0].
     """
 
     rule: Rule
@@ -131,6 +134,7 @@ class Table:
     captured: tuple | None = None
     pinned: tuple[torch.UntypedStorage, ...] = ()
     stages: tuple[pieces.Totals, ...] = ()
+    scales: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
 
     @property
     def p_dtype(self) -> torch.dtype:
@@ -335,6 +339,12 @@ def build(
         lane_offset[start : start + entry.lanes] = lane_size * grad_dtype.itemsize * np.arange(entry.lanes)
         start += entry.lanes
 
+    of_entry = (
+        np.array([row_addresses(t, e.lanes) for t in e.scales], dtype=np.int64).reshape(len(e.scales), e.lanes).T
+        for e in entries
+    )
+    scales = np.ascontiguousarray(np.concatenate([*of_entry]))
+
     n_chunks = -(-rows[:, N_ELEMENTS] // chunk_size)
     chunk_row = np.repeat(np.arange(len(rows), dtype=np.int32), n_chunks)
     first_chunk = np.cumsum(n_chunks) - n_chunks
@@ -375,4 +385,5 @@ def build(
         seed=seed,
         grad_bytes=tuple(entry.p.numel() * grad_dtype.itemsize for entry in entries),
         stages=tuple(stages),
+        scales=torch.from_numpy(scales).to(device),
     )

@@ -12,11 +12,11 @@ from torch._compile import _disable_dynamo
 from kernels import eager
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import checks, dispatched, lanes, launches, memory, saved, totals, watch
+from optim import checks, compressed, dispatched, lanes, launches, memory, saved, totals, watch
 from optim.arguments import Value, accepted, check_non_negative
 from optim.backends import check_name
 
-STATE_DTYPES = (torch.float32, torch.bfloat16)
+STATE_DTYPES = (torch.float32, torch.bfloat16, compressed.INT8)
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -34,8 +34,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         backend: "triton" (GPU; CPU tensors under TRITON_INTERPRET=1), "cpu" (Numba) or "eager"; for CPU tensors also
             "compiled:sm_90" and the like, which simulate what Triton compiles for that GPU, slowly.
             None chooses triton for CUDA tensors, cpu for CPU tensors, and eager if those lack the dtype.
-        state_dtype: dtype of states, torch.float32 or torch.bfloat16; None is float32 (float64 for float64
-            parameters) for new states, and for loaded ones the dtype in which they were saved.
+        state_dtype: dtype of states, torch.float32, torch.bfloat16 or "int8"; None is float32 (float64 for float64
+            parameters) for new states, and for loaded ones the dtype in which they were saved. "int8" takes one byte
+            an element, and a float32 scale for each 256, `exp_avg_scale` beside `exp_avg`; see `kernels.codes`.
         rounding: "nearest" or "stochastic", for everything that is stored in bfloat16.
         seed: seed of stochastic rounding, an int in [0, 2^31).
         max_grad_norm: the largest norm of the gradients of all groups that have one (of all their parameters together;
@@ -66,7 +67,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults: dict,
         *,
         backend: str | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
         rounding: str = "nearest",
         seed: int = 0,
         max_grad_norm: Value | None = None,
@@ -97,6 +98,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def check_group(self, group: dict) -> None:
         """Raise ValueError if a hyperparameter of the group is out of range; subclasses add checks."""
+        compressed.check_group(self, group)
         if group.get("max_grad_norm") is not None:
             check_non_negative(group, "max_grad_norm")
         if group.get("fused") and group.get("differentiable"):
@@ -162,6 +164,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             # Called after all other hooks, on the dictionary that they return.
             for i, state in final["state"].items():
                 saved.check_names(self, i, state)
+            for group in final["param_groups"]:
+                compressed.check_group(self, {**self.defaults, **group})
             found.update(final)
 
         hook = self.register_load_state_dict_pre_hook(inspect)
@@ -173,7 +177,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.state = watch.States(
             dict, {p: dict(state) if isinstance(state, dict) else state for p, state in dict.items(self.state)}
         )
-        own = {"step", *self.state_names}
+        own = {"step", *self.state_names, *map(compressed.scale_name, self.state_names)}
         for group, of_group in zip(self.param_groups, found["param_groups"], strict=True):
             for p, i in zip(group["params"], of_group["params"], strict=True):
                 for name, value in found["state"].get(i, {}).items():
@@ -260,13 +264,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not all(watch.is_plain(memory.local(t)) for t in present):
             self._forget_tables()
             return
-        names = [
-            ("step", *(rule := totals.rule_of(self, group)).states, *rule.scalars)
-            for group in self.param_groups
-            for _ in group["params"]
-        ]
 
         def look() -> watch.Seen:
+            names = [
+                launches.names_of(self.rule(group), dict.get(self.state, p) or {})
+                for group in self.param_groups
+                for p in group["params"]
+            ]
             return watch.Seen(structure, params, grads, self.state, names)
 
         if self._seen is None or not self._seen.agrees(now := look()):

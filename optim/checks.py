@@ -2,7 +2,7 @@
 
 import torch
 
-from optim import memory, totals, watch
+from optim import compressed, memory, totals, watch
 from optim.backends import backend_of
 
 
@@ -10,6 +10,8 @@ def check(optimizer, params: list, grads: list) -> None:
     """Raise if a parameter that has a gradient cannot be updated; arguments and errors as of `launches.build`."""
     lanes = [lanes_of(optimizer, group) for group in optimizer.param_groups for _ in group["params"]]
     check_sums(optimizer)
+    for group in optimizer.param_groups:
+        compressed.check_group(optimizer, group)
     for i, grad in enumerate(grads):
         if grad is not None:
             check_tensors(optimizer, params[i], grad, lanes[i], i)
@@ -51,6 +53,7 @@ def check_tensors(optimizer, p: torch.Tensor, grad: torch.Tensor, lanes: int, i:
             raise TypeError(f"{name()}: a {what} of {tensor.dtype} (this backend takes {known})")
     if optimizer.rounding == "stochastic" and memory.real_dtype(p) == torch.float16:
         raise TypeError(f"{name()} is float16, and rounding='stochastic' is for bfloat16")
+    compressed.check_parameter(optimizer, p, name)
     if lanes > 1 and memory.is_distributed(p):
         raise TypeError(f"{name()} is a DTensor, whose lanes could lie on several machines: lanes need plain tensors")
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import eager
 from kernels.rule import CLIP, Stage, check_portable
-from optim import checks, launches, memory, totals, watch
+from optim import checks, compressed, launches, memory, totals, watch
 
 
 def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
@@ -23,7 +23,8 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
         params: all its parameters, groups laid end to end.
         grads: their gradients, None where there is none.
         hyper: for each group, the gradient's factor and the rule's hyperparameters.
-    Raises: RuntimeError inside a transform of torch.func, or for stochastic rounding; nothing has been changed then.
+    Raises: RuntimeError inside a transform of torch.func, for stochastic rounding or int8 states; nothing has been
+        changed then.
     """
     name = type(optimizer).__name__
     if watch.in_a_transform():
@@ -38,6 +39,8 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
     with fake or contextlib.nullcontext():
         checks.check(optimizer, params, grads)
         members = launches.members_of(optimizer, params, grads)
+        if any(compressed.scale_names(member.rule, member.state) for member in members):
+            raise RuntimeError(f"{name} cannot keep int8 states in a mode, or if tensors are not plain memory")
         for rule in {member.rule for member in members}:
             check_portable(rule)
         launches.keep(optimizer, members)

@@ -9,7 +9,7 @@ import torch
 
 from kernels import table as tables
 from kernels.rule import Rule
-from optim import backends, checks, memory, totals, watch
+from optim import backends, checks, compressed, memory, totals, watch
 
 LOG = logging.getLogger("optim")
 
@@ -100,6 +100,7 @@ def build(optimizer, params: list, grads: list) -> list[Part]:
             lanes=lanes,
             group=group,
             parameter=i,
+            scales=tuple(state[name] for name in compressed.scale_names(rule, state)),
             sharded=bool(rule.stages and totals.shards(p)),
         )
         buckets[(wave, rule.name, rule.clips, p.device, *dtypes, backend)].append((member, entry, copy))
@@ -171,7 +172,9 @@ def members_of(optimizer, params: list, grads: list) -> list[Member]:
 def keep(optimizer, members: list[Member]) -> None:
     """Put the members' states into `optimizer.state`."""
     for member in members:
-        watch.own(optimizer.state, member.p).update(member.state)
+        own = watch.own(optimizer.state, member.p)
+        own.update(member.state)
+        compressed.drop_scales(own, member.state)
 
 
 def make_states(optimizer) -> None:
@@ -182,6 +185,11 @@ def make_states(optimizer) -> None:
         for p in group["params"]:
             watch.own(optimizer.state, p).update(state_of(optimizer, p, group, rule, lanes, i))
             i += 1
+
+
+def names_of(rule: Rule, state: dict) -> tuple[str, ...]:
+    """Return the names of all that a parameter's state has for a rule."""
+    return ("step", *rule.states, *rule.scalars, *compressed.scale_names(rule, state))
 
 
 def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i: int) -> dict[str, torch.Tensor]:
@@ -195,7 +203,7 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
     state, initial = dict.get(optimizer.state, p) or {}, optimizer.initial(group)
     state = {name: value for name, value in state.items() if value is not None}  # older torch.optim.SGD saved None
     found = [name for name in rule.states if name in state]
-    for name in ("step", *rule.states, *rule.scalars):
+    for name in names_of(rule, state):
         if isinstance(state.get(name), torch.Tensor) and checks.is_freed(state[name]):
             called = checks.name_of(optimizer, p, i)
             raise RuntimeError(f"{called}: the memory of {name} of its state has been freed or made smaller")
@@ -223,6 +231,13 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
             )
         made[name] = value.expand(lanes).reshape(shape).clone(memory_format=torch.contiguous_format)
 
+    for name in found:
+        if (shape := state[name].shape) != p.shape:
+            raise ValueError(f"{checks.name_of(optimizer, p, i)}: {name} of its state has shape {list(shape)}")
+    is_compressed = compressed.is_wanted(optimizer, p, rule, state)
+    state = compressed.expanded(optimizer, p, rule, state, lanes, lambda: checks.name_of(optimizer, p, i))
+    if is_compressed:
+        return made | compressed.make(p, rule, state, lanes)
     dtype = optimizer.state_dtype or next(
         (state[name].dtype for name in found if state[name].dtype in memory.DTYPES), None
     )
@@ -234,8 +249,6 @@ def state_of(optimizer, p: torch.Tensor, group: dict, rule: Rule, lanes: int, i:
             if isinstance(value, torch.Tensor) or value != 0:
                 real, value = memory.real(new), torch.as_tensor(value, dtype=torch.float64, device=p.device)
                 real.copy_(value.reshape(-1, *[1] * (real.ndim - 1)) if value.numel() > 1 else value.reshape(()))
-        elif old.shape != p.shape:
-            raise ValueError(f"{checks.name_of(optimizer, p, i)}: {name} of its state has shape {list(old.shape)}")
         elif old.dtype == dtype and old.device == p.device and is_laid_out_like(old, new):
             new = old
         else:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import autotune, demo, rounding, sweep
+from experiments import autotune, compressed, demo, rounding, sweep
 from experiments.bench import measurements
 from experiments.reports import writer
 from experiments.sweeps import dry_run
@@ -34,6 +34,7 @@ WORK = [
     (dry_run, "estimate_seconds"),
     (demo, "run"),
     (rounding, "compare"),
+    (compressed, "compare"),
     (measurements, "timed"),
     *((measurements.COMMANDS, name) for name in measurements.COMMANDS),
     (autotune, "dry_run"),

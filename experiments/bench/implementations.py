@@ -148,6 +148,11 @@ def in_8_bits_of_torchao(dtype: torch.dtype, n_elements: int) -> float:
     return 1 + 4 / 256 if n_elements >= 4096 and n_elements % 256 == 0 else dtype.itemsize
 
 
+def in_blocks_of_8_bits(dtype: torch.dtype, n_elements: int) -> float:
+    """Count a byte per element and a float32 scale per 256 elements."""
+    return 1 + 4 / 256
+
+
 def ours_like_torch(case: OptimizerCase, params: Params, **flags) -> torch.optim.Optimizer:
     """Make our optimizer with states of the dtype that torch would use for bfloat16 parameters."""
     if case.dtype == torch.bfloat16:
@@ -166,6 +171,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     ),
     "ours, bfloat16 states": Implementation(
         ours(state_dtype=torch.bfloat16), in_bfloat16, BOTH, (torch.float32,), captures=True
+    ),
+    "ours, int8 states": Implementation(
+        ours(state_dtype="int8"), in_blocks_of_8_bits, BOTH, (torch.float32, torch.bfloat16), captures=True
     ),
     "ours, float32 states": Implementation(ours(state_dtype=torch.float32), in_float32, BOTH, BFLOAT16, captures=True),
     "torch foreach": Implementation(of_torch(foreach=True), like_parameter, BOTH, scratch=2),

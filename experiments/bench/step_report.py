@@ -20,7 +20,7 @@ from experiments.common.figure_style import STYLE
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "0.45", "0.7", "C6")
 NAMES = [*list(IMPLEMENTATIONS)[:2], FLOAT32, *list(IMPLEMENTATIONS)[2:], ADAMW]
-LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H12"[i]) for i, name in enumerate(NAMES)}
+LOOKS = {name: (COLOURS[i % len(COLOURS)], "os^DvP*X<>hpd8H1234"[i]) for i, name in enumerate(NAMES)}
 """Colour and marker of each implementation, the same in all figures."""
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from kernels import codegen, multi_tensor
+from kernels import codegen, codes, multi_tensor
 from kernels import table as tables
 from kernels.config import Config, Dtypes, default
 from kernels.rule import Rule
@@ -60,7 +60,7 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
     one, zero = torch.ones(1), torch.zeros(1)
     scalars = [t for entry in table.entries for t in entry.scalars]
     counts = [*scalars, *(entry.step for entry in table.entries)]
-    updated = [t for entry in table.entries for t in (entry.p, *entry.states)]
+    updated = [t for entry in table.entries for t in (entry.p, *entry.states, *entry.scales)]
     gradients = []
 
     def begin(grads, grad_scale, found_inf) -> None:
@@ -77,7 +77,8 @@ def launcher(table: Table, target: str, config: Config | None = None) -> Launch:
     def update() -> None:
         if n_chunks:
             pointers = table.rows, table.chunk_row, table.chunk_index, table.coefficients, table.keys
-            arguments = given(*pointers, table.clip, table.values)
+            last = table.scales if dtypes[2] == codes.DTYPE else table.values
+            arguments = given(*pointers, table.clip, last)
             traversal.launch(n_chunks, arguments, read=(*arguments, *gradients), written=updated)
 
     def measure(stage: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels.simulator.faults import refuse
 from kernels.simulator.values import both, dtype_of, fma, from_bytes, signed, to_bytes, unsigned
-from kernels.simulator.warps import barrier, butterfly, first_lane, read_lane, update_dpp, warps
+from kernels.simulator.warps import barrier, butterfly, first_lane, largest, read_lane, update_dpp, warps
 
 
 def flushed(x: np.ndarray) -> np.ndarray:
@@ -70,6 +70,7 @@ FUNCTIONS = {
     "llvm.frexp": lambda x: (lambda fraction, power: (fraction, unsigned(power.astype(np.int32))))(*np.frexp(x)),
     "llvm.smax": of_signed(np.maximum),
     "llvm.smin": of_signed(np.minimum),
+    "llvm.vector.reduce.smax": lambda x: unsigned(signed(x).max(-1)),
     "llvm.umax": np.maximum,
     "llvm.umin": np.minimum,
     "llvm.nvvm.d2i.lo": lambda x: words(x)[..., 0],
@@ -212,6 +213,8 @@ def decode(name: str, kind: str, of: list[str], flushes: bool) -> Callable:
             return read_lane
         case "amdgcn.update.dpp.i32" | "amdgcn.update.dpp.i64":
             return update_dpp
+        case "nvvm.redux.sync.max":
+            return largest
         case "nvvm.shfl.sync.bfly.i32":
             return butterfly
         case "amdgcn.make.buffer.rsrc.p8.p1":

@@ -6,6 +6,7 @@ All lanes must be active. A GPU defines more than that, but what Triton compiles
 import numpy as np
 
 from kernels.simulator.faults import Fault, refuse
+from kernels.simulator.values import signed, unsigned
 
 ROW, BANK = 16, 4
 """Lanes of a row and of a bank, between which AMD's data parallel primitives (DPP) move values."""
@@ -45,6 +46,15 @@ def butterfly(launch, mask, members: np.ndarray, value: np.ndarray, by: np.ndarr
         raise NotImplementedError("shfl.sync of a part of a warp")
     value, by = warps(launch, mask, value, by, what="shfl.sync")
     return picked(launch, value, np.arange(launch.warp_size) ^ by)
+
+
+def largest(launch, mask, value: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Give all lanes the largest of their signed values (llvm.nvvm.redux.sync.max)."""
+    if (members != 2**32 - 1).any():
+        raise NotImplementedError("redux.sync of a part of a warp")
+    (value,) = warps(launch, mask, value, what="redux.sync")
+    found = signed(value).max(axis=2, keepdims=True)
+    return unsigned(np.broadcast_to(found, value.shape).reshape(launch.shape))
 
 
 def picked(launch, value: np.ndarray, lane: np.ndarray) -> np.ndarray:

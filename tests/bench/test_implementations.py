@@ -17,6 +17,10 @@ QUICK += MORE_CASES[:1]  # with clipping
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK]
 
 
+STATES_OF_FEW_DIGITS = {"ours, bfloat16 states": (2e-2, 1e-4), "ours, int8 states": (5e-2, 3e-4)}
+"""Relative and absolute tolerance of the first three steps, each of 1e-3."""
+
+
 @pytest.mark.parametrize("case", [*QUICK, *SLOW], ids=lambda case: f"{case.label} {case.dtype}")
 def test_all_implementations_of_a_case_do_the_same_work(case):
     moved = {}
@@ -27,8 +31,8 @@ def test_all_implementations_of_a_case_do_the_same_work(case):
         before = [p.detach().clone() for p in params]
         try:
             optimizer = implementations.make(name, case, params)
-        except RuntimeError:
-            assert name == "torch fused"
+        except (RuntimeError, ValueError):
+            assert name in ("torch fused", "ours, int8 states")
             continue
         for _ in range(3):
             optimizer.step()
@@ -37,10 +41,10 @@ def test_all_implementations_of_a_case_do_the_same_work(case):
     # 16-bit parameters of order 1 round in between: a few units in the last of 8 or 11 places.
     rtol, atol = (0, 3e-2) if case.dtype.itemsize == 2 else (1e-3, 2e-6)
     for name, updates in moved.items():
-        wide = name == "ours, bfloat16 states"
+        wide = STATES_OF_FEW_DIGITS.get(name, (rtol, atol))
         for ours, theirs in zip(updates, moved["torch for-loop"], strict=True):
             assert theirs.abs().max() > 0
-            torch.testing.assert_close(ours, theirs, rtol=2e-2 if wide else rtol, atol=1e-4 if wide else atol)
+            torch.testing.assert_close(ours, theirs, rtol=wide[0], atol=max(atol, wide[1]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """GPUs that need not be there, and what is looked up for them."""
 
+from importlib.metadata import version
+
+import torch
+
 from kernels import lookup, registry
 from kernels.config import Choice, Config, Device, Work
 
@@ -10,6 +14,9 @@ A100 = Device("NVIDIA A100-SXM4-40GB", "sm_80", 108, 40 << 20, 40 << 30, 5120, 1
 WORK = Work("adam", 2**24 + 5)
 WALK = Config(512, 4, blocks_per_chunk=4, num_stages=3, eviction="evict_first")
 VERSIONS = {"triton": "3.7.1"}
+# Triton 3.6's interpreter takes a loop's end out of an array in a way that NumPy 2.4 refuses.
+TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
+LOOPS = torch.cuda.is_available() or TRITON >= (3, 7) or NUMPY < (2, 4)
 
 
 def entry(config: Config = WALK) -> dict:

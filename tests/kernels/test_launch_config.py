@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from kernels.lookup import default_of
 from tests import pretended
 from tests.conftest import device_of
 from tests.kernels.compiler import CLEAN
+from tests.kernels.devices import LOOPS
 from tests.oracle import make_params, train
 
 SENTINEL = 12345.0
@@ -26,9 +26,6 @@ CONFIGS = [
     Config(512, 4, blocks_per_chunk=2, num_stages=2),
 ]
 WALK = Config(256, 4, blocks_per_chunk=4)
-# Triton 3.6's interpreter takes a loop's end out of an array in a way that NumPy 2.4 refuses.
-TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
-LOOPS = torch.cuda.is_available() or TRITON >= (3, 7) or NUMPY < (2, 4)
 needs_loops = pytest.mark.skipif(not LOOPS, reason="Triton 3.6's interpreter has no loops with NumPy 2.4")
 if not LOOPS:
     CONFIGS = [config for config in CONFIGS if config.blocks_per_chunk == 1]
