@@ -13,7 +13,7 @@ import pytest
 
 PAGE = Path(__file__).parents[1] / "optim" / "SUPPORT.md"
 CLIENT_FILES = [f"clients_{name}" for name in ("lightning", "huggingface", "skorch", "wrappers", "scaler")]
-OWN_FILES = ["family", "training_loop", "memory", "half_precision", "custom"]
+OWN_FILES = ["family", "training_loop", "memory", "half_precision", "custom", "clipping", "compressed"]
 FILES = [f"tests/optim/test_{name}.py" for name in OWN_FILES + CLIENT_FILES]
 COLUMNS = [
     *[("float32", backend) for backend in ("triton", "cpu", "eager")],
@@ -29,6 +29,8 @@ FEATURES = {
     "to torch's state": r"test_state_dict_moves\w+\[{}-.*ours to torch",
     "torch.save": r"test_state_dict_moves\w+\[{}-.*-file\]",
     "schedulers": r"test_every_scheduler\w+\[{}-",
+    "max_grad_norm": r"test_(?:every_class_clips|a_step_is_that_of_clipped_gradients)\[(?:\w+-)?{}\b",
+    "int8 states": r"test_steps_are_those_of_float64_from_the_same_states\[(?:\w+)-{}-",
     "GradScaler": r"test_grad_scaler\w+\[(?:\w+)-{}\]",
 }
 CLIENTS = {

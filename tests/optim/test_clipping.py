@@ -63,6 +63,28 @@ def test_a_step_is_that_of_clipped_gradients(backend, name, max_norm):
         torch.testing.assert_close(p.detach().double().cpu() - p0, q - p0, rtol=2e-5, atol=2e-6)
 
 
+CLASSES = [name for name in optim.__all__ if name != "from_rule"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_clips(name):
+    """A step is one with gradients that were clipped before."""
+    ours, other = parameters(((6, 5), (40, 30))), parameters(((6, 5), (40, 30)))
+    clipping = getattr(optim, name)(ours, max_grad_norm=0.3, backend="eager")
+    plain = getattr(optim, name)(other, backend="eager")
+    start = [p.detach().clone() for p in ours]
+    for step in range(3):
+        give_gradients(ours, step)
+        give_gradients(other, step)
+        clip_grad_norm_(other, 0.3)
+        clipping.step()
+        plain.step()
+    for p, q, p0 in zip(ours, other, start, strict=True):
+        assert (q != p0).any()
+        rtol = 2e-2 if name == "Muon" else 1e-3  # Muon multiplies in bfloat16.
+        torch.testing.assert_close(p.detach() - p0, q.detach() - p0, rtol=rtol, atol=2e-6 if name != "Muon" else 1e-4)
+
+
 def test_parameters_of_several_dtypes_and_tied_ones_have_one_norm(backend):
     """Their updates are several launches."""
     params = parameters(SHAPES, (torch.float32, torch.bfloat16), device_of(backend))
