@@ -8,7 +8,7 @@ import torch
 import optim
 from tests.conftest import device_of
 from tests.optim import papers_sums
-from tests.optim.test_sum_rules import INTERPRETED_SLOWLY, SHAPES, descend, followed, gradient, start_of
+from tests.optim.descents import INTERPRETED_SLOWLY, SHAPES, descend, followed, gradient, start_of
 from tests.oracle import assert_same_updates, make_params
 
 
