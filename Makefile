@@ -32,9 +32,11 @@ gallery: $(VENV)/.installed
 	$(SWEEP) $(GRID) --seeds 2 --evaluations 4 --target 90% --model gru --out results/gallery/mnist-gru
 	$(SWEEP) --axis batch_size 32 128 512 --beta2 0.9..0.9999:4 --lr 1e-4..1e-1:7 --seeds 3 --epochs 3 \
 	    --evaluations 6 --confirm 10 --target 95% --out results/gallery/batch-size
-	$(SWEEP) --optimizer adam nadam amsgrad lion rmsprop adadelta sgd momentum nesterov adagrad \
-	    --lr 1e-4..1e-1 lion=1e-5..1e-2 adadelta=1e-2..10 sgd=1e-2..10 momentum=1e-3..1 nesterov=1e-3..1 adagrad=1e-3..1 \
-	    --beta1 0..0.99 --beta2 0.9..0.9999 --momentum 0.5..0.99 --sample sobol:32 --seeds 3 \
+	$(SWEEP) --optimizer adam adamw nadam amsgrad radam lion signum laprop adopt adan ademamix schedule-free rmsprop \
+	    adadelta adagrad sgd momentum nesterov lamb lars stable-adamw adam-mini cautious-adamw cautious-lion prodigy muon \
+	    --lr 1e-4..1e-1 lion=1e-5..1e-2 signum=1e-5..1e-2 cautious-lion=1e-5..1e-2 adadelta=1e-2..10 sgd=1e-2..10 \
+	    momentum=1e-3..1 nesterov=1e-3..1 adagrad=1e-3..1 lars=1e-1..100 prodigy=1e-2..10 \
+	    --beta1 0..0.99 schedule-free=0.5..0.99 --beta2 0.9..0.9999 --momentum 0.5..0.99 --sample sobol:32 --seeds 3 \
 	    --confirm 10 --target 93% --out results/gallery/optimizers
 
 gpu: $(if $(GIVEN_PYTHON),,$(VENV)/.installed)
