@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from experiments.common import ambient, figure_style, values
 from experiments.common.errors import OptionError
 from experiments.reports import aggregation, figures, grid_figures, markdown, sampled_figures, training_figures
-from experiments.sweeps import reading, results
+from experiments.sweeps import reading
 from experiments.sweeps.results import Sweep
 from experiments.training.axes import axes_in
 
@@ -53,8 +53,7 @@ class View(NamedTuple):
 
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
     """Return the folders, `root` and below, that hold the results of a sweep, also of one that is not finished."""
-    ended = {path.parent for path in Path(root).rglob(results.RUNS)}
-    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
+    return reading.folders(root)
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[Any]]:

@@ -168,9 +168,11 @@ def repeated(one: Study, other: Study) -> str:
     if pairs.empty:
         return ""
     x, y = (pairs[f"eval_loss_{end}"].where(pairs[f"status_{end}"] == "ok") for end in ("x", "y"))
-    apart = ((x - y).abs() / y.abs()).max()
+    apart = ((x - y).abs() / y.abs()).loc[x != y]
     ended = int((x.notna() & y.notna()).sum())
     equal, unlike = int((x == y).sum()), int((x.notna() != y.notna()).sum())
-    text = f"{len(pairs)} runs of {one.name} are in {other.name}, too: {equal} ended with equal losses"
-    text += f", and {ended - equal} with losses that differ by up to {apart:.2g} of them" if equal < ended else ""
+    text = f"{len(pairs)} runs of {one.name} are in {other.name}, too, with the same configuration, seed and batches: "
+    text += f"{equal} of them ended with equal losses"
+    if equal < ended:
+        text += f", the others {apart.median():.2g} of the loss apart (median; at most {apart.max():.2g})"
     return text + (f"; {unlike} diverged in one of the two alone." if unlike else ".")

@@ -104,8 +104,8 @@ def joined(studies: Sequence[Study]) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
                 known = study.value(axis, table.iloc[0]) if axis in RUN else None
                 table[axis] = float("nan") if known is None else known
         if "steps" not in table:
-            ends = study.curves.groupby("run_id")["step"].max()
-            table["steps"] = study.options.get("steps") or ends.reindex(study.runs["run_id"]).to_numpy()
+            ends = study.curves.groupby("run_id")[["step"]].agg("max").loc[:, "step"]
+            table["steps"] = study.options.get("steps") or study.runs["run_id"].map(ends)
         tables.append(table)
         curves.append(study.curves.assign(run_id=study.curves["run_id"] + first))
         first += int(study.runs["run_id"].max()) + 1

@@ -118,14 +118,13 @@ def heatmaps(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataF
             if best:
                 frame = Rectangle((i - 0.46, j - 0.46), 0.92, 0.92, fill=False, linewidth=2)
                 ax.add_patch(frame).set(label="best cell of a panel")
-        ax.set_title(figures.wrapped(name, 26), fontsize=9)
+        ax.set_title(figures.wrapped(name, 26), fontsize=10)
         ax.set_xticks(range(len(columns)), [short(value) for value in columns], rotation=60 if len(columns) > 5 else 0)
         ax.set_yticks(range(len(rows)), [short(value) for value in rows])
+        ax.set(xlabel=axis_name(x), ylabel=axis_name(y))
         ax.label_outer()
     for ax in panels.flat[len(names) :]:
         ax.remove()
-    figure.supxlabel(axis_name(x), fontsize=10)
-    figure.supylabel(axis_name(y), fontsize=10)
     if len(finite):
         ticks_ = LogLocator(subs=(1, 2, 5) if norm.vmax < 1e3 * low else (1,))
         bar = figure.colorbar(shades, ax=panels, ticks=ticks_, format="{x:.3g}", label=f"final {loss_name}")

@@ -31,6 +31,8 @@ from experiments.training.targets import Target
 
 RECORD = "compare.json"
 """The file by which a folder of a comparison is known: its studies, and the names of its files."""
+WIDEST = 45
+"""Facts with longer values stand in a list below the table of differences, which would not fit on a screen."""
 SENSITIVITY = (
     "Final loss against {0}: at each value the lowest median over seeds that the other axes allow; bars are quartiles "
     "over seeds."
@@ -181,13 +183,18 @@ def page(every: All, captions: dict[str, str]) -> str:
 def different(found: Sequence[Study]) -> list[str]:
     """Return the blocks on what tells studies apart, which comes before every result."""
     differing, same = studies.differences(found)
-    shown = [
-        [name, *(escaped(" ".join(value.split())) or "-" for value in values)] for name, values in differing.items()
-    ]
-    header = ["", *(study.name for study in found)]
+    shown = {name: [escaped(" ".join(value.split())) or "-" for value in values] for name, values in differing.items()}
+    names = [study.name for study in found]
+    narrow = [[escaped(name), *values] for name, values in shown.items() if max(map(len, values)) <= WIDEST]
+    wide = {name: values for name, values in shown.items() if max(map(len, values)) > WIDEST}
     return [
         "## Differences",
-        markdown.text_table(header, [[escaped(name), *values] for name, *values in shown]),
+        markdown.text_table(["", *names], narrow) if narrow else "",
+        "\n".join(
+            f"- {escaped(fact)}\n"
+            + "\n".join(f"  - {name}: {value}" for name, value in zip(names, values, strict=True))
+            for fact, values in wide.items()
+        ),
         f"Equal in all of them: {escaped(', '.join(same))}."
         if same
         else "Nothing is known to be equal in all of them.",
