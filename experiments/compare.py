@@ -16,10 +16,24 @@ from pathlib import Path
 from experiments.common import files, run_info
 from experiments.common.errors import OptionError
 from experiments.reports import aggregation, markdown, studies, studies_page
+from experiments.reports.escape import without_math
 from experiments.sweeps import reading, results
 from experiments.sweeps.results import Sweep
 from experiments.training import targets
 from kernels.commands import command
+
+Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A results folder, or several."""
+
+
+def paths_of(folder: Folders) -> tuple[Path, ...]:
+    return tuple(map(Path, [folder] if isinstance(folder, str | os.PathLike) else folder))
+
+
+def load_all(folder: Folders) -> Sweep:
+    """Return the results of a folder or, as those of one sweep, of several. Raises: OptionError."""
+    paths = paths_of(folder)
+    return reading.load(paths[0]) if len(paths) == 1 else joined(paths)
 
 
 def load(folders: Sequence[str | os.PathLike[str]]) -> list[studies.Study]:
@@ -36,7 +50,8 @@ def joined(folders: Sequence[str | os.PathLike[str]]) -> Sweep:
     """
     found = load(folders)
     studies.check(found)
-    return Sweep(*studies.joined(found))
+    runs, curves, provenance = studies.joined(found)
+    return Sweep(runs.assign(optimizer=runs["optimizer"].map(without_math)), curves, provenance)
 
 
 def compare(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], target: str | None = None) -> str:

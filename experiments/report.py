@@ -57,7 +57,7 @@ def studies_below(folder: Path) -> list[Path]:
 
     # Unlike Path.rglob, isdir takes every name.
     found = reading.folders(folder) if os.path.isdir(folder) else []
-    return [] if folder in found else found
+    return [] if folder in found else [path for path in found if path.name != results.CONFIRMED]
 
 
 def index(root: Path, folders: list[Path]) -> str:

@@ -2,7 +2,8 @@
 
 import re
 
-MARKUP = re.compile(r"[\\`*\[\]<>|~#!&$\n\r]|(?<![^\W_])_|_(?![^\W_])|://|\bwww\.")
+MARKUP = re.compile(r"[\\`*\[\]<>|~#!&$\n\r]|(?<![^\W_])_|_(?![^\W_])|://|\bwww\.|^\s*[-+](?=\s)|(?<=\d)[.)](?=\s)")
+"""What Markdown may take for markup, also for the start of a list; an underscore within a word is none."""
 
 
 def escaped(text: str) -> str:

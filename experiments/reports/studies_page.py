@@ -148,7 +148,10 @@ def drawings(every: All) -> dict[str, writer.Drawing]:
     of_best = order.loc[order["optimizer"].isin(names)]
     pairs = itertools.combinations(studies_figures.axes_of_several(of_best), 2)
     for x, y in () if sampled else pairs:
-        draw = partial(studies_figures.heatmaps, runs, x, y, loss_name, of_best, names)
+        having = [name for name in names if of_best.loc[of_best["optimizer"] == name, [x, y]].notna().all(axis=None)]
+        if len(having) < 2:
+            continue
+        draw = partial(studies_figures.heatmaps, runs, x, y, loss_name, of_best, having)
         found[f"heatmap_{x}_{y}"] = writer.Drawing(draw, HEATMAPS.format(axis_name(x), axis_name(y)))
     return found
 
