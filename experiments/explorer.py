@@ -9,10 +9,8 @@ In a notebook of the folder notebooks:
 All but `explore` and `controls` are plain functions, from runs to the runs of a slice, and from a slice to figures.
 """
 
-import base64
 import contextlib
 import html
-import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,19 +18,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments.common import ambient, figure_style, values
+from experiments import compare
+from experiments.common import ambient, values
 from experiments.common.errors import OptionError
-from experiments.reports import aggregation, figures, grid_figures, markdown, sampled_figures, training_figures
-from experiments.sweeps import reading, results
+from experiments.reports import (
+    aggregation,
+    figures,
+    grid_figures,
+    markdown,
+    pictures,
+    sampled_figures,
+    training_figures,
+)
+from experiments.sweeps import reading
 from experiments.sweeps.results import Sweep
 from experiments.training.axes import axes_in
 
 RESULTS = Path(__file__).parents[1] / "results"
-DPI = 110
-"""Resolution of pictures in a page: enough for a screen, and drawn in half a second."""
 
 
 class View(NamedTuple):
@@ -53,8 +57,7 @@ class View(NamedTuple):
 
 def folders(root: str | os.PathLike[str] = RESULTS) -> list[Path]:
     """Return the folders, `root` and below, that hold the results of a sweep, also of one that is not finished."""
-    ended = {path.parent for path in Path(root).rglob(results.RUNS)}
-    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
+    return reading.folders(root)
 
 
 def axes_of(runs: pd.DataFrame) -> dict[str, list[Any]]:
@@ -147,30 +150,18 @@ def first_view(sweep: Sweep) -> View:
     return view(sweep, optimizer, x, y, held)
 
 
-def picture(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    with style.context(figure_style.STYLE):
-        figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
-
-
 @ambient.pinned()
 def html_of(shown: View) -> str:
     """Return a view as self-contained HTML: the sentence, the best configurations, and both figures as images."""
-
-    def image(figure: Figure, name: str) -> str:
-        data = base64.b64encode(picture(figure)).decode()
-        return f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
     def beside(content: str, share: int) -> str:
         return f'<div style="flex: {share} 1 20em; overflow-x: auto">{content}</div>'
 
     best = shown.best.to_html(index=False, border=0)
     return (
-        f"<p>{html.escape(shown.sentence)}</p>{image(shown.convergence, 'convergence')}"
+        f"<p>{html.escape(shown.sentence)}</p>{pictures.image(shown.convergence, 'convergence')}"
         f'<div style="display: flex; flex-wrap: wrap; gap: 2em; align-items: center">'
-        f"{beside(image(shown.over, 'over'), 3)}{beside(best, 2)}</div>"
+        f"{beside(pictures.image(shown.over, 'over'), 3)}{beside(best, 2)}</div>"
     )
 
 
@@ -178,21 +169,22 @@ def html_of_error(error: OptionError) -> str:
     return f"<p>{html.escape(str(error))}.</p>"
 
 
-def static(folder: str | os.PathLike[str]) -> str:
+def static(folder: compare.Folders) -> str:
     """Return the `first_view` of a folder as HTML, or the sentence that says why there is none."""
     try:
-        return html_of(first_view(reading.load(folder)))
+        return html_of(first_view(compare.load_all(folder)))
     except OptionError as error:
         return html_of_error(error)
 
 
-def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLike[str] = RESULTS) -> None:
+def explore(folder: compare.Folders | None = None, root: str | os.PathLike[str] = RESULTS) -> None:
     """Show the results of a sweep, with controls, in the notebook whose cell calls this.
 
     If ipywidgets is not installed, or the page is static (GitHub, an exported page), it shows the `first_view`.
 
     Args:
-        folder: results folder of a sweep; by default the first below `root`.
+        folder: results folder of a sweep, or several of one task; by default the first below `root`. The optimizers
+            of several are called "adam (first)", and "all" of them can be chosen, too.
         root: folder below which results can be chosen.
     """
     from IPython.display import display
@@ -208,7 +200,7 @@ def explore(folder: str | os.PathLike[str] | None = None, root: str | os.PathLik
     display(data, raw=True)
 
 
-def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESULTS):
+def controls(folder: compare.Folders, root: str | os.PathLike[str] = RESULTS):
     """Return an ipywidgets.VBox in which to choose folder, optimizer and axes, and to hold values of the other axes."""
     import ipywidgets as widgets
 
@@ -239,15 +231,19 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
     def message(error: OptionError):
         return widgets.HTML(html_of_error(error))
 
-    def of_folder(chosen: Path, typed: str):
+    def of_folder(chosen: tuple[Path, ...], typed: str):
         try:
-            sweep = reading.load(typed or chosen)
+            sweep = compare.load_all(typed or chosen)
         except OptionError as error:
             return message(error)
         names = aggregation.best_of_each(aggregation.ranked(sweep.runs))["optimizer"].tolist()
-        return below([widgets.Dropdown(options=names, description="optimizer")], lambda name: of_optimizer(sweep, name))
+        options = [*zip(names, names, strict=True), *[("all", None)] * (len(names) > 1)]
+        chooser = widgets.Dropdown(options=options, description="optimizer")
+        return below([chooser], lambda name: of_optimizer(sweep, name))
 
-    def of_optimizer(sweep: Sweep, name: str):
+    def of_optimizer(sweep: Sweep, name: str | None):
+        if name is None:
+            return widgets.HTML(pictures.comparison_of(*sweep))
         runs = sweep.runs.loc[sweep.runs["optimizer"] == name]
         axes = list(axes_of(runs)) or ["lr"]
         return below([dropdown("x", runs, axes)], lambda x: of_x(sweep, name, runs, x))
@@ -284,9 +280,9 @@ def controls(folder: str | os.PathLike[str], root: str | os.PathLike[str] = RESU
     def name_of(path: Path) -> str:
         return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
 
-    chosen = Path(folder)
-    known = {path.resolve(): path for path in (*folders(root), chosen)}
-    options = [(name_of(path), path) for path in known.values()]
-    chooser = widgets.Dropdown(options=options, value=known[chosen.resolve()], description="results")
+    chosen = compare.paths_of(folder)
+    known = {tuple(path.resolve() for path in paths): paths for paths in (*zip(folders(root)), chosen)}
+    options = [(", ".join(map(name_of, paths)), paths) for paths in known.values()]
+    chooser = widgets.Dropdown(options=options, value=chosen, description="results")
     typed = widgets.Text(placeholder="or another folder", continuous_update=False)
     return below([chooser, typed], of_folder)

@@ -4,11 +4,16 @@ python -m experiments.report results/first
 
 reads runs.parquet, curves.parquet and provenance.json, and trains nothing. report.html is the whole page in one file,
 which can be sent to somebody.
+
+python -m experiments.report results
+
+writes results/index.html, which lists all studies in the folders below it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -46,18 +51,50 @@ def draw(folder: Path, found: results.Sweep, target: str | None) -> str:
     )
 
 
+def studies_below(folder: Path) -> list[Path]:
+    """Return the folders of sweeps below a folder that holds no sweep itself; none if it holds one."""
+    from experiments.sweeps import reading
+
+    # Unlike Path.rglob, isdir takes every name.
+    found = reading.folders(folder) if os.path.isdir(folder) else []
+    return [] if folder in found else [path for path in found if path.name != results.CONFIRMED]
+
+
+def index(root: Path, folders: list[Path]) -> str:
+    """Write the page that lists the studies in these folders below root; return what to print. Raises: OSError."""
+    from experiments.reports import results_index, studies_page
+
+    def entry(folder: Path) -> results_index.Entry:
+        try:
+            runs, _, provenance = read(folder)
+        except OptionError as error:
+            return results_index.entry(folder, root, [f"{error}."])
+        return results_index.of_sweep(folder, root, runs, provenance)
+
+    compared = [path.parent for path in root.rglob(studies_page.RECORD)]
+    entries = [results_index.entry(folder, root, ["A comparison of studies."]) for folder in compared]
+    entries += map(entry, folders)
+    return f"studies: {len(entries)}\n\n{results_index.write(root, entries)}"
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(
         prog="python -m experiments.report",
         description="Draw a sweep's figures and report again from its tables, without training.",
     )
-    cli.add_argument("folder", type=Path, metavar="FOLDER", help="results folder of a sweep, for example results/first")
+    folder = "results folder of a sweep, for example results/first, or a folder of such folders, for an index of them"
+    cli.add_argument("folder", type=Path, metavar="FOLDER", help=folder)
     text = f"{targets.ACCEPTED} to count steps to (default: the sweep's)".replace("%", "%%")
     cli.add_argument("--target", metavar="T", help=text)
     args = cli.parse_args(argv)
     try:
-        text = draw(args.folder, read(args.folder), args.target)
+        if below := studies_below(args.folder):
+            if args.target is not None:
+                raise OptionError(f"--target goes with the folder of one sweep, and {args.folder} holds {len(below)}")
+            text = index(args.folder, below)
+        else:
+            text = draw(args.folder, read(args.folder), args.target)
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2

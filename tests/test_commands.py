@@ -20,6 +20,7 @@ from kernels import commands
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "experiments.autotune": ["tune", "show", "diff", "verify", "export"],
+    "experiments.compare": [],
     "experiments.compressed": [],
     "experiments.demo": [],
     "experiments.gpu": [],
@@ -144,6 +145,7 @@ def test_folders_that_cannot_be_are_refused_by_every_command_that_writes(bad_fol
     before = sorted(tmp_path.rglob("*"))
     writing = {
         "experiments.autotune": [["--dry-run", "--target", "sm_90", "--out"], ["export", "--to"]],
+        "experiments.compare": [["first", "second", "--out"]],
         "experiments.compressed": [["--out"]],
         "experiments.demo": [["--device", "cpu", "--data-dir", str(tmp_path / "file"), "--out"]],
         "experiments.report": [[]],

@@ -17,7 +17,7 @@ import torch
 
 from experiments import autotune, compressed, demo, rounding, sweep
 from experiments.bench import measurements
-from experiments.reports import writer
+from experiments.reports import studies_page, writer
 from experiments.sweeps import dry_run
 from kernels.commands import is_command
 from tests import pages
@@ -47,6 +47,8 @@ LACKING = {
     "kernels.codegen": "TRITON_INTERPRET",
 }
 """What may keep a command from more than having understood its words, where there is no GPU."""
+READS = {"experiments.report": 1, "experiments.compare": 2}
+"""How many folders with results a command of a page begins with."""
 STUDY = ROOT / "results/gallery/demo/mnist"
 
 
@@ -89,7 +91,8 @@ def only_asked(monkeypatch) -> None:
     for owner, name in WORK:
         patch = monkeypatch.setitem if isinstance(owner, dict) else monkeypatch.setattr
         patch(owner, name, understood)
-    monkeypatch.setattr(writer, "write", lambda *_: [])
+    for module in (writer, studies_page):
+        monkeypatch.setattr(module, "write", lambda *_: [])
 
 
 def test_pages_show_commands():
@@ -102,8 +105,9 @@ def test_a_command_is_understood(command, reader, only_asked, capsys):
     module, *words = command.words
     if not (command.whole or words):
         return  # a name in a sentence
-    if module == "experiments.report":
-        shutil.copytree(STUDY, words[0], dirs_exist_ok=True)
+    # The folders that these two read come first.
+    for folder in words[: READS.get(module, 0)]:
+        shutil.copytree(STUDY, folder, dirs_exist_ok=True)
     try:
         code = importlib.import_module(module).main([*words, *MADE_SMALL.get(module, [])])
     except SystemExit as ended:  # argparse: 2, or 0 after --help

@@ -51,6 +51,12 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
     return Sweep(runs, curves, provenance)
 
 
+def folders(root: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders, `root` and below, that hold the results of a sweep, also of one that is not finished."""
+    ended = {path.parent for path in Path(root).rglob(RUNS)}
+    return sorted(ended | {path.parents[1] for path in Path(root).rglob(f"{results.PARTS}/{results.ASKED}")})
+
+
 def _table(path: Path, columns: tuple[str, ...], checksum: str | None) -> pd.DataFrame:
     """Read a table that has these columns, numeric except `WORDS`. checksum: SHA-256 of the file, None if unknown."""
     if checksum and _read(path, files.sha256) != checksum:

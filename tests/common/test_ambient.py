@@ -15,6 +15,7 @@ from experiments import explorer, report
 from experiments.common import errors
 from experiments.common.ambient import PANDAS, restored
 from experiments.common.run_info import readable
+from experiments.reports import pictures
 from experiments.sweep import sweep
 from experiments.sweeps import reading, run_keys
 from experiments.tasks import functions
@@ -85,7 +86,7 @@ def test_data_and_initial_weights_do_not_depend_on_the_default_dtype(task):
 def test_figures_and_tables_look_alike_whatever_the_users_style_says(plain, tmp_path):
     def drawn() -> tuple:
         shown = explorer.view(plain)
-        return explorer.picture(shown.over), explorer.html_of(shown)
+        return pictures.picture(shown.over), explorer.html_of(shown)
 
     first = drawn()
     odd: dict = {"text.usetex": True, "savefig.bbox": "tight", "font.family": "no-such-font", "figure.dpi": 30}
