@@ -21,6 +21,7 @@ from experiments.reports import (
     diagnostic_figures,
     grid_figures,
     html,
+    interactive,
     markdown,
     sampled_figures,
     steps_to_target,
@@ -145,7 +146,8 @@ def write(
             save(drawing.draw(), png, pdf)
             images[f"{name}.png"] = png.read_bytes()
         temporary[paths["report.md"]].write_text(text, encoding="utf-8")
-        temporary[paths["report.html"]].write_text(html.render(text, images), encoding="utf-8")
+        part = interactive.part(runs, curves, summary, provenance.get("loss_name", "evaluation loss"))
+        temporary[paths["report.html"]].write_text(html.render(text, images, part), encoding="utf-8")
 
     files.replace_all(paths.values(), fill)
     return list(paths.values())
