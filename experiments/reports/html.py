@@ -49,7 +49,8 @@ def render(text: str, images: Mapping[str, bytes], part: Part = ONLY_TEXT) -> st
     for token in tokens:
         if token.children:
             token.children = embedded(token.children, images)
-    title = next((after.content for token, after in itertools.pairwise(tokens) if token.tag == "h1"), "Report")
+    heading = next((after for token, after in itertools.pairwise(tokens) if token.tag == "h1"), None)
+    title = "".join(child.content for child in heading.children or ()) if heading else "Report"
     pairs = enumerate(itertools.pairwise(tokens))
     figures = next((i for i, (token, after) in pairs if token.tag == "h2" and after.content == "Figures"), len(tokens))
     before, rest = (parser.renderer.render(some, parser.options, {}) for some in (tokens[:figures], tokens[figures:]))

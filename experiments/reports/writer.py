@@ -23,6 +23,7 @@ from experiments.reports import (
     html,
     interactive,
     markdown,
+    markup,
     sampled_figures,
     steps_to_target,
     training_figures,
@@ -196,7 +197,7 @@ def drawings(
         pictures["wall_clock"] = clock
         best = order.loc[0, "optimizer"]
         order = aggregation.of_optimizer(order, best)
-        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
+        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {markup.plain(best)} alone, the best optimizer. "
     pictures["convergence"] = Drawing(
         partial(training_figures.convergence, runs, curves, loss_name, order), of_best + CONVERGENCE
     )
