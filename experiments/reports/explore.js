@@ -101,12 +101,13 @@ async function explore() {
   runs.configuration.forEach((c, run) => runsOf[c].push(run));
   chosen.forEach((axis) => { axis.isAxis = true; });
   metrics.forEach((metric) => { metric.scale = scaleOf(metric, initial); });
-  const { score, lowest, highest } = scores(loss, initial);
+  const { score, ends } = scores(loss);
   const named = (c) =>
     chosen.filter((axis) => valueOf(axis, c) !== "-").map((axis) => `${axis.label} ${valueOf(axis, c)}`).join(", ");
   const percent = (value) => (value === null ? "-" : `${(100 * value).toFixed(2)}%`);
   const cell = (column, c) => {
     if (column.texts) return valueOf(column, c);
+    if (column.name === "steps_to_target_median" && column.values[c] === null) return "missed";
     return (column.name === "eval_accuracy_median" ? percent : shown)(column.values[c]);
   };
   const columns = [...axes, ...results];
@@ -182,13 +183,12 @@ async function explore() {
   const heading = (textContent) => make("h3", { textContent });
   const scroll = (element) => make("div", { className: "scroll" }, element);
   const fields = make("div", { className: "filters" }, ...filters.map(({ field }) => field));
-  const ends = [`loss ${shown(10 ** lowest)} `, ` ${shown(10 ** highest)} and above, or diverged (✕)`];
   const help =
     "Drag a box over an axis of the first panel, or move a slider, to filter. Click a curve, a cell or a row to " +
     "highlight its configuration everywhere.";
   section.append(
     make("p", {}, help),
-    make("p", {}, ends[0], bar, ends[1]),
+    make("p", {}, `loss ${ends[0]} `, bar, ` ${ends[1]} and above, or diverged (✕)`),
     controls(labelled("Containing", words), clear, release),
     make("details", { open: innerWidth > 700 }, make("summary", { textContent: "Filters" }), fields),
     count,

@@ -107,9 +107,10 @@ def content(runs: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, los
     kept = thinned(curves.loc[curves["run_id"].isin(runs["run_id"])].sort_values(["run_id", "step"], kind="stable"))
     metrics = {"eval_loss": loss_name, "train_loss": "training loss", "eval_accuracy": "accuracy"}
     metrics = {name: text for name, text in metrics.items() if kept[name].notna().any()} or {"eval_loss": loss_name}
+    initial = aggregation.initial_loss(runs)
     places = places.set_index("run_id").loc[kept["run_id"].unique()]
     return {
-        "axes": [*found, loss_axis(summary[LOSS])],
+        "axes": [*found, loss_axis(summary[LOSS], initial)],
         "results": [
             {"name": name, "label": text, "values": numbers(summary[name])}
             for name, text in RESULTS.items()
@@ -122,7 +123,7 @@ def content(runs: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, los
         },
         "metrics": [{"name": name, "label": text, "values": numbers(kept[name], 6)} for name, text in metrics.items()],
         "step": kept["step"].tolist(),
-        "initial": aggregation.initial_loss(runs),
+        "initial": initial,
         "thinned": len(kept) < len(curves),
     }
 
@@ -165,19 +166,28 @@ def round_values(scale: str, values: np.ndarray) -> np.ndarray:
     return found[(low <= found) & (found <= high)]
 
 
-def loss_axis(losses: pd.Series) -> dict[str, Any]:
-    """Return the axis of the results; those that are not finite stand above all others, as "diverged"."""
+def loss_axis(losses: pd.Series, initial: float) -> dict[str, Any]:
+    """Return the axis of the results, which also has the position of the loss before training.
+
+    The axis is logarithmic unless a loss is negative. Losses that are not finite stand above all others, as "diverged".
+    """
     finite = np.unique(losses[np.isfinite(losses)])
-    at = positions(finite, LOSS, finite) if len(finite) else np.empty(0)
-    texts = [f"{value:.4g}" for value in finite]
+    scale = LINEAR if len(finite) and finite[0] < 0 else LOG
+    # An optimum of 0 has a place a decade below the others.
+    positive = [value for value in (*finite, initial) if value > 0]
+    least = min(positive, default=1.0) / 10
+
+    def place(values: Any) -> np.ndarray:
+        return np.asarray(values, dtype=float) if scale == LINEAR else np.log10(np.maximum(values, least))
+
+    at, texts, tried = place(finite), [f"{value:.4g}" for value in finite], round_values(scale, finite)
+    ticks = list(zip(place(tried), map(short, tried), strict=True))
     if not np.isfinite(losses).all():
         spread = at[-1] - at[0] if len(at) > 1 else 1.0
         at, texts = np.append(at, at[-1] + 0.1 * spread if len(at) else 0.0), [*texts, "diverged"]
+        ticks.append((at[-1], "diverged"))
     codes = np.where(np.isfinite(losses), np.searchsorted(finite, losses), len(finite))
-    tried = round_values(LOG, finite)
-    ticks = list(zip(positions(tried, LOSS, finite), map(short, tried), strict=True)) if len(finite) else []
-    ticks += [(at[-1], "diverged")] if "diverged" in texts else []
-    return described(LOSS, "eval loss", LOG, texts, at, codes, ticks)
+    return described(LOSS, "eval loss", scale, texts, at, codes, ticks) | {"initial": float(place(initial))}
 
 
 def described(

@@ -59,14 +59,15 @@ function few(order, most) {
 }
 
 // For each configuration 0 if it is the best, 1 from the third quartile, or from the loss before training, upwards.
-function scores(loss, initial) {
+function scores(loss) {
   const all = loss.codes.map((_, c) => c);
   const finite = all.filter((c) => valueOf(loss, c) !== "diverged").map((c) => position(loss, c));
   const lowest = finite.length ? finite[0] : 0;
   const quartile = finite.length ? finite[Math.floor(0.75 * finite.length)] : 1;
-  const highest = Math.max(Math.min(quartile, Math.log10(initial)), lowest + 1e-9);
+  const highest = Math.max(Math.min(quartile, loss.initial), lowest + 1e-9);
   const score = all.map((c) => Math.min(Math.max((position(loss, c) - lowest) / (highest - lowest), 0), 1));
-  return { score, lowest, highest };
+  const text = shown(loss.note ? 10 ** highest : highest);
+  return { score, ends: [finite.length ? loss.texts[0] : "-", text] };
 }
 
 function layout({ xaxis, yaxis, ...rest }) {
@@ -146,7 +147,7 @@ function brushed(axes, { x, y }) {
 
 // Whether a metric has a log scale, and the range and ticks in which most of its curves lie.
 function scaleOf({ name, values }, initial) {
-  const log = name !== "eval_accuracy";
+  const log = name !== "eval_accuracy" && values.every((value) => value === null || value >= 0);
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
     if (value !== null && (!log || value > 0)) [low, high] = [Math.min(low, value), Math.max(high, value)];

@@ -148,3 +148,27 @@ def test_a_page_may_only_run_its_own_scripts():
     assert len(ours) == 1
     assert page.index("Title</h1>") < page.index('id="explore"') < page.index("Figures</h2>") < page.index("<script")
     assert json.loads(gzip.decompress(base64.b64decode(packed["sweep"])))["axes"][0]["name"] == "lr"
+
+
+@pytest.mark.parametrize(
+    ("losses", "note", "at", "ticks"),
+    [
+        (
+            [0.02, 0.6, np.inf],
+            " (log)",
+            [np.log10(0.02), np.log10(0.6), 1.1 * np.log10(0.6) - 0.1 * np.log10(0.02)],
+            "0.5",
+        ),
+        ([0.0, 0.01, 1.0], " (log)", [-3, -2, 0], "0.1"),
+        ([-3.0, 1.0, 0.0], "", [-3, 0, 1], "-2"),
+        ([1e-45, 1.0], " (log)", [np.log10(1e-45), 0], "1e-30"),
+    ],
+)
+def test_losses_of_any_size_have_places(losses, note, at, ticks):
+    found = interactive.loss_axis(pd.Series(losses), 2.0)
+    np.testing.assert_allclose(found["at"], at, atol=1e-12)
+    assert found["note"] == note
+    assert [found["texts"][code] for code in found["codes"]] == [
+        f"{value:.4g}" if np.isfinite(value) else "diverged" for value in losses
+    ]
+    assert ticks in [text for _, text in found["ticks"]]
