@@ -1,4 +1,4 @@
-"""The report as one HTML file, with text, images and style, which refers to no other file."""
+"""The report as one HTML file, with text, images, style and scripts, which refers to no other file."""
 
 import base64
 import html
@@ -10,12 +10,15 @@ from string import Template
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from experiments.reports.interactive import ONLY_TEXT, Part
+
 CSS = Path(__file__).with_name("report.css")
 PAGE = Template(
     """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="$policy">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
@@ -24,18 +27,19 @@ $css</style>
 <body>
 <main>
 $body</main>
-</body>
+$scripts</body>
 </html>
 """
 )
 
 
-def render(text: str, images: Mapping[str, bytes]) -> str:
+def render(text: str, images: Mapping[str, bytes], part: Part = ONLY_TEXT) -> str:
     """Render a report in Markdown as a page of HTML.
 
     Args:
         images: content of PNG files by their names in the text; they become part of the page. A link to another file
             becomes its name, because a page that is sent to somebody has no files beside it.
+        part: what `interactive.part` returns; it appears before the figures.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     # A wide table scrolls in a box of its own, so that a phone shows the text at its width.
@@ -45,9 +49,18 @@ def render(text: str, images: Mapping[str, bytes]) -> str:
     for token in tokens:
         if token.children:
             token.children = embedded(token.children, images)
-    title = next((after.content for token, after in itertools.pairwise(tokens) if token.tag == "h1"), "Report")
-    body = parser.renderer.render(tokens, parser.options, {})
-    return PAGE.substitute(title=html.escape(title), css=CSS.read_text(encoding="utf-8"), body=body)
+    heading = next((after for token, after in itertools.pairwise(tokens) if token.tag == "h1"), None)
+    title = "".join(child.content for child in heading.children or ()) if heading else "Report"
+    pairs = enumerate(itertools.pairwise(tokens))
+    figures = next((i for i, (token, after) in pairs if token.tag == "h2" and after.content == "Figures"), len(tokens))
+    before, rest = (parser.renderer.render(some, parser.options, {}) for some in (tokens[:figures], tokens[figures:]))
+    return PAGE.substitute(
+        title=html.escape(title),
+        css=CSS.read_text(encoding="utf-8"),
+        body=before + part.section + rest,
+        scripts=part.scripts,
+        policy=html.escape(part.policy, quote=True),
+    )
 
 
 def embedded(tokens: Sequence[Token], images: Mapping[str, bytes]) -> list[Token]:

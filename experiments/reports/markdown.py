@@ -1,13 +1,12 @@
 """The text of a report: one page of Markdown about a sweep, with its findings in sentences."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
 from experiments.reports import aggregation, comparison, statistics
 from experiments.reports.aggregation import axis_name, best_configurations, listed, recorded, run_length, short
+from experiments.reports.markup import fenced, markdown_frame, plain, text_table
 from experiments.training import population
 from experiments.training.targets import Target
 
@@ -47,8 +46,8 @@ def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None, of: str
             if aggregation.best_on_edge(own, axis):
                 end = "largest" if best[axis] == own[axis].max() else "smallest"
                 sentences.append(
-                    f"The best {axis_name(axis, own)}{f' of {name}' * several}, {short(best[axis])}, is on the edge of "
-                    f"the {of} (its {end} value): a better one may lie beyond."
+                    f"The best {axis_name(axis, own)}{f' of {plain(name)}' * several}, {short(best[axis])}, is on the "
+                    f"edge of the {of} (its {end} value): a better one may lie beyond."
                 )
     return sentences
 
@@ -63,18 +62,18 @@ def page(
         captions: file name of a figure -> caption.
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
-    first, names = runs.iloc[0], list(runs["optimizer"].unique())
-    model = listed(runs["model"])
+    names = [plain(name) for name in runs["optimizer"].unique()]
+    data, model = plain(runs["data"].iloc[0]), plain(listed(runs["model"]))
     counts = f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged"
-    loss_name = provenance.get("loss_name", "evaluation loss")
+    loss_name = plain(provenance.get("loss_name", "evaluation loss"))
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
-    of_what = ", ".join([first["data"], *(run_length(runs) or asked_length(provenance))])
+    of_what = ", ".join([data, *(run_length(runs) or asked_length(provenance))])
     blocks = [
-        f"# {', '.join(names)} on {of_what}{f': {model}' * (model != first['data'])}",
+        f"# {', '.join(names)} on {of_what}{f': {model}' * (model != data)}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
         data_line(provenance.get("data") or {}),
-        f"```\n{provenance.get('command', 'unknown command')}\n```",
+        fenced(provenance.get("command", "unknown command")),
         text_table(["origin", ""], origin(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
@@ -175,9 +174,9 @@ def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
         return []
     winner = order.iloc[0]
     text = (
-        f"Seed by seed, with the same initial weights and batches, the best configuration ({described(runs, winner)}) "
-        "against the next: loss of the other minus its own, so that positive differences are in its favour. It was "
-        "chosen on these very seeds, which flatters it."
+        "Seed by seed, with the same initial weights and batches, the best configuration "
+        f"({plain(described(runs, winner))}) against the next: loss of the other minus its own, so that positive "
+        "differences are in its favour. It was chosen on these very seeds, which flatters it."
     )
     return [text, markdown_frame(paired_table(runs, order))]
 
@@ -248,8 +247,9 @@ def confirmation(runs: pd.DataFrame, provenance: dict, order: pd.DataFrame | Non
 def data_line(data: dict) -> str:
     """Return a line about the data of a sweep. data: from its provenance."""
     sizes = f"{data.get('n_train', '?')} training and {data.get('n_eval', '?')} evaluation examples"
-    warning = f" **{data['warning']}**" if data.get("warning") else ""
-    return f"Data: {data.get('name', 'unknown')}, {sizes}, from {data.get('source', 'an unknown source')}.{warning}"
+    warning = f" **{plain(data['warning'])}**" if data.get("warning") else ""
+    name, source = plain(data.get("name", "unknown")), plain(data.get("source", "an unknown source"))
+    return f"Data: {name}, {sizes}, from {source}.{warning}"
 
 
 def origin(provenance: dict) -> list[list[str]]:
@@ -288,12 +288,3 @@ def grid_line(axes: dict[str, list[float] | str]) -> str:
     """Return axes as a user would type them. axes: values by axis, or a range that was sampled as a string."""
     typed = {axis: v if isinstance(v, str) else f"{{{' '.join(map(short, v))}}}" for axis, v in axes.items()}
     return ", ".join(f"{axis} {values}" for axis, values in typed.items())
-
-
-def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-
-def markdown_frame(table: pd.DataFrame) -> str:
-    return text_table(list(table), table.to_numpy().tolist())

@@ -21,7 +21,9 @@ from experiments.reports import (
     diagnostic_figures,
     grid_figures,
     html,
+    interactive,
     markdown,
+    markup,
     sampled_figures,
     steps_to_target,
     training_figures,
@@ -145,7 +147,8 @@ def write(
             save(drawing.draw(), png, pdf)
             images[f"{name}.png"] = png.read_bytes()
         temporary[paths["report.md"]].write_text(text, encoding="utf-8")
-        temporary[paths["report.html"]].write_text(html.render(text, images), encoding="utf-8")
+        part = interactive.part(runs, curves, summary, provenance.get("loss_name", "evaluation loss"))
+        temporary[paths["report.html"]].write_text(html.render(text, images, part), encoding="utf-8")
 
     files.replace_all(paths.values(), fill)
     return list(paths.values())
@@ -194,7 +197,7 @@ def drawings(
         pictures["wall_clock"] = clock
         best = order.loc[0, "optimizer"]
         order = aggregation.of_optimizer(order, best)
-        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {best} alone, the best optimizer. "
+        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {markup.plain(best)} alone, the best optimizer. "
     pictures["convergence"] = Drawing(
         partial(training_figures.convergence, runs, curves, loss_name, order), of_best + CONVERGENCE
     )
