@@ -10,10 +10,7 @@ from experiments.reports import aggregation, html, interactive
 from tests.browser import CHROME, shown
 from tests.reports.artificial import GRID, sweep
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROME is None, reason="needs Chromium or Chrome"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROME is None, reason="needs Chromium or Chrome")]
 MANY = {
     "lr": np.geomspace(1e-4, 1, 25).tolist(),
     "beta1": (1 - np.geomspace(0.5, 0.01, 20)).tolist(),
@@ -260,12 +257,8 @@ def test_without_javascript_the_page_is_the_document(tmp_path):
     path = write(tmp_path / "report.html", *sweep(lr=GRID["lr"]))
     with shown(path, java_script_enabled=False) as (page, said, _, _):
         assert page.locator("#explore").is_hidden()
-        assert [part for part in page.inner_text("body").split("\n") if part] == [
-            "A sweep",
-            "Text.",
-            "Figures",
-            "More text.",
-        ]
+        parts = [part for part in page.inner_text("body").split("\n") if part]
+        assert parts == ["A sweep", "Text.", "Figures", "More text."]
         assert said == []
 
 
@@ -302,6 +295,5 @@ def test_names_stay_text_and_nothing_is_loaded(tmp_path):
         page.wait_for_timeout(300)
         assert dialogs == []
         assert failures == ["csp"] * (len(asked) - 1)
-        assert len(asked) == 3
-        assert len(said) == 4
+        assert (len(asked), len(said)) == (3, 4)
         assert all("Content Security Policy" in text for text in said)
