@@ -30,7 +30,7 @@ FEATURES = {
     "torch.save": r"test_state_dict_moves\w+\[{}-.*-file\]",
     "schedulers": r"test_every_scheduler\w+\[{}-",
     "max_grad_norm": r"test_(?:every_class_clips|a_step_is_that_of_clipped_gradients)\[(?:\w+-)?{}\b",
-    "int8 states": r"test_steps_are_those_of_float64_from_the_same_states\[(?:\w+)-{}-",
+    "int8 states": r"test_steps_are_those_of_float64_from_the_same_states\[\w+-\w+-{}\]",
     "GradScaler": r"test_grad_scaler\w+\[(?:\w+)-{}\]",
 }
 CLIENTS = {
