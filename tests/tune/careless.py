@@ -9,13 +9,13 @@ def careless(launcher: Callable[[Table], Launch]) -> Callable[[Table], Launch]:
     """Return a launcher whose launches leave the last element of the last parameter as it was."""
 
     def of_table(table: Table) -> Launch:
-        last = table.entries[-1].p.view(-1)[-1:]
+        last, launch = table.entries[-1].p.view(-1)[-1:], launcher(table)
 
-        def launch(*args) -> None:
+        def update() -> None:
             before = last.clone()
-            launcher(table)(*args)
+            launch.update()
             last.copy_(before)
 
-        return launch
+        return launch._replace(update=update)
 
     return of_table
