@@ -6,21 +6,25 @@ reads what the sweeps have written, and trains nothing. Runs of two studies are 
 batches and seeds; the report says what each difference rests on.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.common import files, run_info
 from experiments.common.errors import OptionError
-from experiments.reports import aggregation, markdown, studies, studies_page
-from experiments.reports.escape import without_math
-from experiments.sweeps import reading, results
+from experiments.sweeps import results
 from experiments.sweeps.results import Sweep
 from experiments.training import targets
 from kernels.commands import command
+
+if TYPE_CHECKING:
+    from experiments.reports import studies
 
 Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A results folder, or several."""
@@ -32,12 +36,17 @@ def paths_of(folder: Folders) -> tuple[Path, ...]:
 
 def load_all(folder: Folders) -> Sweep:
     """Return the results of a folder or, as those of one sweep, of several. Raises: OptionError."""
+    from experiments.sweeps import reading
+
     paths = paths_of(folder)
     return reading.load(paths[0]) if len(paths) == 1 else joined(paths)
 
 
 def load(folders: Sequence[str | os.PathLike[str]]) -> list[studies.Study]:
     """Read the results of several folders. Raises: OptionError if one holds none, or is given twice."""
+    from experiments.reports import studies
+    from experiments.sweeps import reading
+
     paths = [Path(folder) for folder in folders]
     found = [reading.load(path) for path in paths]
     return [studies.Study(*one) for one in zip(studies.names_of(paths), paths, *zip(*found, strict=True), strict=True)]
@@ -48,6 +57,9 @@ def joined(folders: Sequence[str | os.PathLike[str]]) -> Sweep:
 
     Raises: OptionError.
     """
+    from experiments.reports import studies
+    from experiments.reports.escape import without_math
+
     found = load(folders)
     studies.check(found)
     runs, curves, provenance = studies.joined(found)
@@ -59,6 +71,8 @@ def compare(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[st
 
     Raises: OptionError, before anything is written.
     """
+    from experiments.reports import aggregation, markdown, studies_page
+
     out = files.check_folder(out)
     before = recorded(out)
     if len(folders) < 2:
@@ -82,6 +96,8 @@ def compare(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[st
 
 def recorded(out: Path) -> set[str]:
     """Return the names of the files of an earlier comparison in a folder. Raises: OptionError if it holds others."""
+    from experiments.reports import studies_page
+
     if not out.exists() or all(path.name.startswith(".") for path in out.iterdir()):
         return set()
     try:

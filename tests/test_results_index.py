@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from experiments import compare, report
-from experiments.reports import markdown, results_index
+from experiments.reports import escape, results_index
 from experiments.reports.escape import escaped, without_math
 from tests.browser import CHROME
 from tests.explored import written
@@ -87,7 +87,7 @@ def test_a_folder_without_studies_gets_no_index(tmp_path, capsys):
     "name", [*NASTY, "__a__ [b](c) ~~d~~ <e>", "https://example.org www.example.org", "1. a", "- b"]
 )
 def test_names_stay_text_in_markdown(name):
-    text = f"- {escaped(name)}\n\na {escaped(name)} b\n\n{markdown.text_table(['x', 'y'], [[escaped(name), '']])}\n"
+    text = f"- {escaped(name)}\n\na {escaped(name)} b\n\n{escape.table(['x', 'y'], [[escaped(name), '']])}\n"
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     tree = html5lib.parse(page, namespaceHTMLElements=False)
     assert [text_of(next(tree.iter(tag))).strip() for tag in ("li", "p", "td")] == [name, f"a {name} b", name]

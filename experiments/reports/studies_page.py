@@ -14,6 +14,7 @@ from experiments.common import ambient, files, intervals
 from experiments.reports import (
     aggregation,
     comparison,
+    escape,
     html,
     markdown,
     pairing,
@@ -169,9 +170,9 @@ def page(every: All, captions: dict[str, str]) -> str:
         f"loss is the {loss_name} after the last step, median over {aggregation.seeds(summary['n_seeds'])}. "
         f"{markdown.DIVERGED}",
         "\n".join(f"- {finding}" for finding in findings(every)),
-        markdown.markdown_frame(comparison.table(runs, summary)),
+        escape.frame(comparison.table(runs, summary)),
         "The best configurations of all:",
-        markdown.markdown_frame(aggregation.best_configurations(summary)),
+        escape.frame(aggregation.best_configurations(summary)),
         intervals.explained(summary["n_seeds"]),
         "All configurations are in [summary.csv](summary.csv).",
         *against_the_best(runs, summary, found, "It was chosen on these very seeds, which flatters it."),
@@ -192,7 +193,7 @@ def different(found: Sequence[Study]) -> list[str]:
     wide = {name: values for name, values in shown.items() if max(map(len, values)) > WIDEST}
     return [
         "## Differences",
-        markdown.text_table(["", *names], narrow) if narrow else "",
+        escape.table(["", *names], narrow) if narrow else "",
         "\n".join(
             f"- {escaped(fact)}\n"
             + "\n".join(f"  - {name}: {value}" for name, value in zip(names, values, strict=True))
@@ -233,7 +234,7 @@ def against_the_best(runs: pd.DataFrame, order: pd.DataFrame, found: Sequence[St
         "runs are paired by seed; elsewhere a difference is the median over all pairs of runs, and its interval holds "
         "if both have the same distribution but for its place (Hodges and Lehmann 1963)."
     )
-    return [text, markdown.markdown_frame(pairing.table(rows, [described(runs, row["row"]) for row in rows]))]
+    return [text, escape.frame(pairing.table(rows, [described(runs, row["row"]) for row in rows]))]
 
 
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
@@ -254,7 +255,7 @@ def confirmations(found: Sequence[Study]) -> list[str]:
         "## Confirmation",
         "The best configuration of every optimizer of every study again, on fresh seeds by which nothing was chosen: "
         "these are the numbers to report.",
-        markdown.markdown_frame(aggregation.best_configurations(summary, len(summary)).drop(columns="train loss")),
+        escape.frame(aggregation.best_configurations(summary, len(summary)).drop(columns="train loss")),
         intervals.explained(summary["n_seeds"]),
         *against_the_best(runs, summary, again, "Nothing was chosen on these seeds."),
     ]

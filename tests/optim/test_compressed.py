@@ -207,6 +207,7 @@ def test_any_layout_moves_as_a_contiguous_parameter_does(backend, view):
     assert torch.equal(p.detach(), make(flat.detach()))
 
 
+@pytest.mark.gpu_too
 @pytest.mark.parametrize("kwargs", [{}, {"max_grad_norm": 0.5}, {"rounding": "stochastic", "seed": 3}], ids=str)
 def test_backends_agree_with_every_option(kwargs):
     found = {}
