@@ -79,14 +79,16 @@ def ours_at(start: list[torch.Tensor]) -> list[torch.Tensor]:
 @INTERPRETED_SLOWLY
 @every_class
 def test_64_lanes_have_the_bits_of_one(backend, name, options):
-    many = make_params([(64, 9), (64, PIECE // 2 + 1)], device=device_of(backend))
-    alone = [[p[k].detach().clone().requires_grad_() for p in many] for k in (0, 17, 63)]
+    # Triton's interpreter runs one program after the other.
+    n = 8 if backend == "triton" else 64
+    many, some = make_params([(n, 9), (n, PIECE // 2 + 1)], device=device_of(backend)), (0, n // 4 + 1, n - 1)
+    alone = [[p[k].detach().clone().requires_grad_() for p in many] for k in some]
     lr = options.get("lr", 1.0)
     optimizer = getattr(optim, name)(
-        many, **{**options, "lr": torch.full((64,), lr, dtype=torch.float64)}, backend=backend
+        many, **{**options, "lr": torch.full((n,), lr, dtype=torch.float64)}, backend=backend
     )
     descend(optimizer, many, range(3))
-    for k, one in zip((0, 17, 63), alone, strict=True):
+    for k, one in zip(some, alone, strict=True):
         single = getattr(optim, name)(one, **{**options, "lr": lr}, backend=backend)
         for step in range(3):
             for i, (p, whole) in enumerate(zip(one, many, strict=True)):

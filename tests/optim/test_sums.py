@@ -104,11 +104,12 @@ def test_totals_and_scalars_are_those_of_the_formulas(backend, over):
 
 @pytest.mark.parametrize("over", ["tensor", "lane"])
 def test_lanes_have_the_bits_of_a_run_alone(backend, over):
-    n, shapes = 64, ((17, 131), (9,), ())
+    # Triton's interpreter runs one program after the other.
+    n, shapes = 8 if backend == "triton" else 64, ((17, 131), (9,), ())
     starts, gradients = drawn([(n, *s) for s in shapes], 0), [drawn([(n, *s) for s in shapes], i) for i in (1, 2, 3)]
     lr = torch.linspace(0.01, 0.1, n, dtype=torch.float64)
     stacked, _ = train(descent(over), starts, gradients, backend, lr=lr)
-    for k in (0, 1, 31, 63):
+    for k in (0, 1, n // 2 - 1, n - 1):
         of_lane = [[grad[k] for grad in of_step] for of_step in gradients]
         alone, _ = train(descent(over), [p[k] for p in starts], of_lane, backend, lr=lr[k].item())
         assert all(torch.equal(p[k], q) for p, q in zip(stacked, alone, strict=True)), k
