@@ -194,7 +194,7 @@ for coefficients, update in ((allowed_coefficients, allowed_update), (gpu_coeffi
     vars(rule)["n_coefficients"] = 3
     codegen.compiled(rule, "sm_90", "bfloat16-states")
     constants = {"coefficients": rule.coefficients, "N_COLUMNS": 7, "N_STATES": 2, "N_SCALARS": 0, "N_HYPER": 2}
-    constants |= {"N_COEFFICIENTS": 3, "BLOCK_SIZE": 128}
+    constants |= {"N_COEFFICIENTS": 3, "BLOCK_SIZE": 128, "CLIPS": 0}
     codegen.compile_kernel(multi_tensor.prologue_kernel, "sm_90", kinds, constants)
     print("compiled")
 """
