@@ -308,7 +308,11 @@ def check_tuple(what: str, rule: Rule, result, numbers: bool = False) -> None:
     if not isinstance(result, tuple):
         kind = "float64" if isinstance(result, Value) else type(result).__name__
         raise ValueError(f"{what} of {rule.name} must return a tuple, not {kind}")
-    good = ((isinstance(x, Value) and not is_condition(x)) or (numbers and type(x) in (int, float)) for x in result)
+    # Terms and totals are numbers; coefficients may be conditions.
+    good = (
+        (isinstance(x, Value) and not (numbers and x._is_condition)) or (numbers and type(x) in (int, float))
+        for x in result
+    )
     if not result or not all(good):
         raise ValueError(
             f"{what} of {rule.name} must return a tuple of one or more values that it computes from its arguments"
