@@ -269,6 +269,7 @@ def check(rule: Rule) -> None:
     if scalars:
         coefficients = with_scalars("coefficients", rule, coefficients)
     check_tuple("coefficients", rule, coefficients)
+    coefficients = values(coefficients)  # conditions are numbers from here on
     totals = ()
     if rule.sums:
         terms = run("sums", Value(), Value(), values(rule.states), coefficients, double=False)
