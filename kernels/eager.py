@@ -187,11 +187,12 @@ class Step:
 
 def launcher(table: Table) -> Launch:
     """Return the table's `Launch`. Raises: NotImplementedError if the rule calls a function that this backend lacks."""
-    rule, steps = table.rule, []
+    rule, steps, keys = table.rule, [], []
     check_portable(rule)
 
     def begin(grads, grad_scale, found_inf) -> None:
         steps.clear()
+        keys.clear()
         if found_inf is not None and found_inf.item() != 0:
             return
         table.check_memory(grads)
@@ -207,6 +208,7 @@ def launcher(table: Table) -> Launch:
             step = Step(rule, p, grad, states, entry.step, entry.scalars, hyper, entry.lanes, grad_scale)
             step.begin()
             steps.append(step)
+            keys.append(None if table.seed is None else key_of(table.seed, entry))
 
     def measure(i: int) -> None:
         if steps:
@@ -222,12 +224,7 @@ def launcher(table: Table) -> Launch:
             row += step.lanes
 
     def update() -> None:
-        for entry, step in zip(table.entries, steps, strict=False):
-            key = None
-            if table.seed is not None:
-                count = entry.step.view(-1).to(torch.int64)
-                key = (mix(torch.full_like(count, table.seed)) + entry.parameter) & MASK
-                key = mix((mix(key) + count) & MASK).view(-1, 1)
+        for entry, step, key in zip(table.entries, steps, keys, strict=False):
             new_p, new_states = step.update()
             for which, (tensor, value) in enumerate(zip((step.p, *step.states), (new_p, *new_states), strict=True)):
                 if key is not None and tensor.dtype == torch.bfloat16:
@@ -242,11 +239,23 @@ def launcher(table: Table) -> Launch:
     return Launch(begin, update, measure, conclude, len(rule.stages))
 
 
+def key_of(seed: int, entry: Entry) -> torch.Tensor:
+    """Return the keys of this step's stochastic rounding, int64 [lanes, 1]."""
+    count = entry.step.view(-1).to(torch.int64)
+    key = (mix(torch.full_like(count, seed)) + entry.parameter) & MASK
+    return mix((mix(key) + count) & MASK).view(-1, 1)
+
+
 def by_lane(sums: torch.Tensor, lanes: int) -> torch.Tensor:
     """Return the totals of lanes: sums has a row for each lane of each tensor, one tensor after the other."""
-    total = torch.zeros_like(sums[:lanes])
-    for of_tensor in sums.split(lanes):
-        total = total + of_tensor
+    return added(sums.split(lanes))
+
+
+def added(sums: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the total of tensors of one shape, in their order, on the first one's device."""
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other.to(total.device)
     return total
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import subprocess
+from typing import Any
 
 import torch
 import triton
@@ -141,6 +142,14 @@ def launcher(table: Table) -> Launch:
     from kernels.reductions import sums_constants, sums_kernel, totals_constants, totals_kernel
 
     num_warps = lookup.default_of(device).num_warps
+    of_sums: list[dict[str, Any]] = [
+        sums_constants(rule, stage, *dtypes) | {"num_warps": num_warps} for stage in rule.stages
+    ]
+    of_totals = {
+        (i, reduce, finish): totals_constants(rule, stage, reduce, finish)
+        for i, stage in enumerate(rule.stages)
+        for reduce, finish in ((True, False), (False, True), (True, True))
+    }
 
     def reduce_and_finish(stage: int, reduce: bool, finish: bool) -> None:
         totals = table.stages[stage]
@@ -155,7 +164,7 @@ def launcher(table: Table) -> Launch:
                 totals.partials,
                 totals.totals,
                 totals.values,
-                **totals_constants(rule, rule.stages[stage], reduce, finish),
+                **of_totals[stage % len(rule.stages), reduce, finish],
             )
 
     def measure(stage: int) -> None:
@@ -169,7 +178,7 @@ def launcher(table: Table) -> Launch:
                     table.coefficients,
                     table.clip if stage else None,
                     totals.partials,
-                    **{**sums_constants(rule, rule.stages[stage], *dtypes), "num_warps": num_warps},
+                    **of_sums[stage],
                 )
         if totals.combined:
             reduce_and_finish(stage, reduce=True, finish=False)

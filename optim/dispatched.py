@@ -5,7 +5,6 @@ operation. This step is slow, and visible to all of them.
 """
 
 import contextlib
-from collections import defaultdict
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -57,11 +56,7 @@ def step(optimizer, params: list, grads: list, hyper: list[tuple]) -> None:
         clipped = [i for i, member in enumerate(members) if member.rule.clips]
         for i, sums in zip(clipped, measure(steps, members, clipped, CLIP), strict=True):
             steps[i].conclude(CLIP, sums)
-        by_rule = defaultdict(list)
-        for i, member in enumerate(members):
-            over_lanes = member.rule.sums and member.rule.over == "lane"
-            by_rule[member.rule.name if over_lanes else i].append(i)
-        for together in by_rule.values():
+        for together in totals.together_of([member.rule for member in members]):
             if (rule := members[together[0]].rule).sums:
                 stage = rule.stages[-1]
                 for i, sums in zip(together, measure(steps, members, together, stage), strict=True):

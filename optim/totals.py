@@ -33,11 +33,6 @@ def check_lanes(rules: Sequence[Rule], lanes: Sequence[int]) -> None:
     for rule, n in zip(rules, lanes, strict=True):
         for stage in rule.stages:
             if stage.over == "lane":
-                what = (
-                    "max_grad_norm clips each lane of all tensors"
-                    if stage.clips
-                    else f"{rule.name} adds up each lane of all tensors"
-                )
                 found["max_grad_norm clips" if stage.clips else f"{rule.name} adds up"].add(n)
     for what, counts in found.items():
         if len(counts) > 1:
@@ -69,10 +64,7 @@ def combine(parts: Sequence, stage: int) -> None:
             add_shards(sums, groups)
             of_part.totals[rows] = sums
     if parts[0].table.rule.stages[stage].over == "lane":
-        of_lanes = [t.totals.sum(0, keepdim=True) if t.slot_is_row else t.totals for t in found]
-        total = of_lanes[0]
-        for other in of_lanes[1:]:
-            total = total + other.to(total.device)
+        total = eager.added([t.totals.sum(0, keepdim=True) if t.slot_is_row else t.totals for t in found])
         for of_part in found:
             of_part.totals.copy_(total.expand_as(of_part.totals))
 
@@ -115,11 +107,14 @@ def clipped(parts: Sequence) -> list:
 
 def groups_of(parts: Sequence) -> list[list]:
     """Return parts in their order; those whose rule sums over lanes together, where the first of them is."""
-    groups: dict = {}
-    for i, part in enumerate(parts):
-        rule = part.table.rule
-        over_lanes = rule.sums and rule.over == "lane"
-        groups.setdefault((rule.sums, rule.name) if over_lanes else i, []).append(part)
+    return [[parts[i] for i in together] for together in together_of([part.table.rule for part in parts])]
+
+
+def together_of(rules: Sequence[Rule]) -> list[list[int]]:
+    """Return numbers of rules in their order; those of one rule that sums over lanes together, the others alone."""
+    groups = defaultdict(list)
+    for i, rule in enumerate(rules):
+        groups[(rule.sums, rule.name) if rule.sums and rule.over == "lane" else i].append(i)
     return [*groups.values()]
 
 
@@ -138,7 +133,5 @@ def measure(steps: Sequence[eager.Step], params: Sequence[torch.Tensor], stage: 
         add_shards(sums, shards(p))
     if stage.over == "tensor" or not found:
         return found
-    total = found[0]
-    for other in found[1:]:
-        total = total + other.to(total.device)
+    total = eager.added(found)
     return [total.to(sums.device) for sums in found]

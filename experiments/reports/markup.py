@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from experiments.reports.escape import table
+
 MARKUP = re.compile(r"[&<*`~|\\]|(?<=\])[(\[]|(?<![^\W_])_|_(?![^\W_])|^#(?=#*\s)")
 """What Markdown would read as more than text, in a line. An underscore within a word is text."""
 ESCAPED = {"&": "&amp;", "<": "&lt;", "|": "&#124;"}
@@ -25,10 +27,9 @@ def fenced(text: str) -> str:
 
 def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
     """Return a table whose cells are text, and no markup."""
-    lines = [map(plain, header), ["---"] * len(header), *(map(plain, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(list(map(plain, header)), (list(map(plain, row)) for row in rows))
 
 
-def markdown_frame(table: pd.DataFrame) -> str:
+def markdown_frame(of: pd.DataFrame) -> str:
     """Return a table of strings as Markdown; see `text_table`."""
-    return text_table(list(table), table.to_numpy().tolist())
+    return text_table(list(of), of.to_numpy().tolist())
