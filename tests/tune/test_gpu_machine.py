@@ -159,7 +159,7 @@ codegen.compile_update(rules.adam, "sm_90", "bfloat16-stochastic", config)
 dtypes = torch.bfloat16, torch.bfloat16, torch.float32
 constants = multi_tensor.update_constants(rules.adam, *dtypes, True, config)
 arguments = [torch.empty(4, dtype=getattr(torch, name)) for name in ("int64", "int32", "int32", "float32", "int32")]
-multi_tensor.multi_tensor_kernel.warmup(*arguments, grid=(1,), num_warps=config.num_warps, **constants)
+multi_tensor.multi_tensor_kernel.warmup(*arguments, None, None, grid=(1,), num_warps=config.num_warps, **constants)
 print(len(keys), keys[0] == keys[1])
 """
 
