@@ -76,9 +76,13 @@ def test_adam_does_so_in_a_pipelined_walk(target, dtypes):
     check_all([("adam", target, dtype, walk(target)) for dtype in dtypes])
 
 
+# The walk waits for as many copies as a rule reads arrays: a rule of each number, as the others differ in arithmetic.
+WALKED = {len(rule.states): name for name, rule in rules.RULES.items() if name != "adam"}.values()
+
+
 @pytest.mark.parametrize("target", ONE_QUICK)
-def test_every_rule_does_so_in_a_pipelined_walk(target):
-    check_all([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in rules.RULES if rule != "adam"])
+def test_rules_of_every_number_of_states_do_so_in_a_pipelined_walk(target):
+    check_all([(rule, target, "float32", walk(target, 3, "evict_first")) for rule in WALKED])
 
 
 # All of one, and of the others some: each takes one second to ten.

@@ -71,11 +71,13 @@ INTERPRETED_SLOWLY = pytest.mark.parametrize(
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_every_element_moves_as_the_paper_says(backend, name, options):
+    # Triton's interpreter takes a tenth of a second for each step.
+    steps = 7 if backend == "triton" else STEPS
     ours = make_params(SHAPES, device=device_of(backend))
     before = [p.detach().double().cpu() for p in ours]
-    expected = followed(name, ours, STEPS, **options)
-    train(getattr(optim, name)(ours, **options, backend=backend), ours, STEPS)
-    assert_same_updates(ours, expected, before, STEPS, RTOL)
+    expected = followed(name, ours, steps, **options)
+    train(getattr(optim, name)(ours, **options, backend=backend), ours, steps)
+    assert_same_updates(ours, expected, before, steps, RTOL)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
