@@ -1,5 +1,6 @@
 """Data, stacked models, populations, sweeps and what is drawn from them."""
 
+import importlib
 from typing import Any
 
 from kernels import __version__ as __version__
@@ -8,10 +9,12 @@ from kernels.commands import refuse_others
 refuse_others(__name__)
 
 
-def __getattr__(name: str) -> Any:
-    """Import `Problem` when it is asked for: torch comes with it."""
-    if name == "Problem":
-        from experiments.tasks.own import Problem
+PUBLIC = {"Problem": "experiments.tasks.own", "load": "experiments.results"}
+"""The names that this package offers beside its modules, and the modules that have them."""
 
-        return Problem
+
+def __getattr__(name: str) -> Any:
+    """Import `Problem` or `load` when it is asked for: torch or pandas comes with it."""
+    if name in PUBLIC:
+        return getattr(importlib.import_module(PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
