@@ -14,9 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,notebooks]'
 	touch $@
 
-# What the slow tests alone need: programs that drive our classes, what populations are timed against, and Ray.
+# What the slow tests alone need: programs that drive our classes, what populations are timed against, trackers, and Ray.
 $(VENV)/.clients: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,cluster,peers]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,cluster,peers,trackers]'
 	touch $@
 
 # Results of other data or of another version stay, and the new ones go beside them, to results/demo/mnist-2.

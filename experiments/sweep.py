@@ -83,6 +83,8 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         engine: "local", one chunk of runs after the other, or "ray", on a Ray cluster, side by side.
         ray_address: HOST:PORT of the cluster; by default RAY_ADDRESS, else a cluster of this machine's cores.
         checkpoint_every: seconds between checkpoints of a chunk, with "local"; more if writing one takes long.
+        log: "tensorboard" also writes event files to OUT/tensorboard, a folder for each run: at every evaluation, or
+            with "ray" as chunks finish.
         compare_alone: also time a sample of an ordinary run, to estimate the time of all runs one by one.
         target: loss (0.2) or accuracy ("95%") to which the report counts steps; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
@@ -103,9 +105,10 @@ sweep.__signature__ = inspect.Signature(
 @ambient.pinned()
 def run(config: SweepConfig) -> Sweep:
     """Train and draw the sweep of a config; see `sweep`."""
-    from experiments.sweeps import runner
+    from experiments.sweeps import live, runner
     from experiments.sweeps.plan import make_plan
 
+    live.check(config)
     plan = make_plan(config)
     check_plan(plan)
     warn(plan)

@@ -18,11 +18,13 @@ from experiments.common.errors import OptionError
 from kernels import commands
 
 ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "results/gallery/demo/regression"
 COMMANDS = {
     "experiments.autotune": ["tune", "show", "diff", "verify", "export"],
     "experiments.compare": [],
     "experiments.compressed": [],
     "experiments.demo": [],
+    "experiments.export": [],
     "experiments.gpu": [],
     "experiments.report": [],
     "experiments.rounding": [],
@@ -148,6 +150,7 @@ def test_folders_that_cannot_be_are_refused_by_every_command_that_writes(bad_fol
         "experiments.compare": [["first", "second", "--out"]],
         "experiments.compressed": [["--out"]],
         "experiments.demo": [["--device", "cpu", "--data-dir", str(tmp_path / "file"), "--out"]],
+        "experiments.export": [["--to", "csv"], [str(STUDY), "--to", "csv", "--out"]],
         "experiments.report": [[]],
         "experiments.rounding": [["--out"]],
         "experiments.sweep": [["regression", "--steps", "5", "--out"], ["regression", "--dry-run", "--out"]],

@@ -1,4 +1,4 @@
-"""Folders import in one direction: common <- tasks <- training <- {sweeps, reports, bench}, and bench <- tune.
+"""Folders import in one direction: common <- tasks <- training; then trackers <- sweeps, reports, and bench <- tune.
 
 Tests lie in folders like the ones of what they test, in short files that share what they need through helpers.
 """
@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "common": set(),
     "tasks": {"common"},
     "training": {"common", "tasks"},
-    "sweeps": {"common", "tasks", "training"},
+    "trackers": {"common", "training"},
+    "sweeps": {"common", "tasks", "training", "trackers"},
     "reports": {"common", "tasks", "training"},
     "bench": {"common", "tasks", "training"},
     "tune": {"common", "tasks", "training", "bench"},

@@ -79,6 +79,8 @@ def test_a_command_that_is_refused_imports_nothing_to_draw_with(tmp_path):
         "experiments.sweep regression --model none --out {}/out",
         "experiments.sweep regression --lr 1e-3 --steps 2 --out {}",
         "experiments.report {}/none",
+        "experiments.export {}/none --to csv",
+        "experiments.export {}/none --to none",
     ]
     for words, code, modules in run([words.replace("{}", str(tmp_path)).split() for words in refused]):
         assert code == 2, words

@@ -105,10 +105,15 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     runs = runs.iloc[ends["lane"]].drop(columns="key").reset_index(drop=True)
     runs.insert(0, "lane", ends["lane"].array)
     runs["diverged_step"] = ends["diverged_step"].array
-    metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
-    curves = table.loc[:, ["lane", *CURVES, *metrics, *diagnostics.columns_of(table)]]
+    curves = table.loc[:, ["lane", *curve_columns(table)]]
     runs = population.summarise_lanes(runs, curves)
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
+
+
+def curve_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a chunk's table that curves have."""
+    metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
+    return [*CURVES, *metrics, *diagnostics.columns_of(table)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -172,6 +172,12 @@ class SweepConfig:
     confirm: int | None = setting(
         None, optional(whole(1)), "run the best configuration of each optimizer again on N fresh seeds", "N"
     )
+    log: str | None = setting(
+        None,
+        optional(one_of("tensorboard", ("tensorboard",))),
+        "tensorboard: also write values as they come, to OUT/tensorboard (needs the extra tensorboard)",
+        "TRACKER",
+    )
     compare_alone: bool = setting(False, FLAG, "also say how long the runs would take one by one, from a sample")
     progress: bool = setting(True, FLAG, None)
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.common import files
 from experiments.common.errors import OptionError
+from experiments.trackers import tensorboard_runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
+LOG = "tensorboard"
 GRID = "optimizers", "axes", "seeds", "sample", "configs"
 """The options of a sweep, as provenance.json has them, that say which of its runs are asked for.
 
@@ -98,6 +100,7 @@ def clear(out: Path) -> None:
     for pattern in ("*-*.parquet", "*-*.pt", "*.json"):
         for path in (out / PARTS).glob(pattern):
             path.unlink()
+    tensorboard_runs.clear(out / LOG)
     if (out / CONFIRMED).is_dir():
         clear(out / CONFIRMED)
     # Last, so that a half-cleared folder is still recognised as a sweep's.

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from experiments.common import interrupts, run_info
 from experiments.common.progress import progress_bar
-from experiments.sweeps import checkpoints, chunks, ray_runner, results, run_keys
+from experiments.sweeps import checkpoints, chunks, live, ray_runner, results, run_keys
 from experiments.sweeps.chunks import cut
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Sweep
@@ -69,14 +69,17 @@ def run(plan: Plan, out: Path | None = None) -> Sweep:
                 runs = plan.runs.assign(key=asked["key"]).set_index("key", drop=False)
                 lanes = [setting.lanes for setting in plan.settings]
                 ledger = Ledger(out and out / results.PARTS, runs, lanes, slots)
+                log = live.Log(out, asked, about, ledger.tables) if config.log and out is not None else None
                 bar = stack.enter_context(bar_of(plan, ledger, config.progress and sys.stderr is not None))
                 trained = (
                     ray_runner.train(plan, ledger)
                     if engine == "ray"
-                    else train_here(plan, ledger, every, lambda done: bar.update(done - bar.n), caught)
+                    else train_here(plan, ledger, every, lambda done: bar.update(done - bar.n), caught, log)
                 )
                 for chunk, table in trained:
                     ledger.finish(chunk, table)
+                    if log and engine == "ray":
+                        log.add(table)
                     bar.update(ledger.steps_done - bar.n)
             result = Sweep(*chunks.joined(asked, ledger.tables), about)
             seconds = round(chunks.seconds(ledger.tables), 3)
@@ -182,16 +185,23 @@ def to_train(
 
 
 def train_here(
-    plan: Plan, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence = ()
+    plan: Plan,
+    ledger: Ledger,
+    every: float,
+    on_step: Callable[[int], object],
+    caught: Sequence = (),
+    log: live.Log | None = None,
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Train the chunks that are left until an interrupt is `caught`; yield each chunk with its table.
 
-    on_step: called with the sum of the steps of all runs so far.
+    Args:
+        on_step: called with the sum of the steps of all runs so far.
+        log: gets the values of every evaluation.
     """
     while ledger.todo and not caught:
         chunk = ledger.todo.popleft()
         try:
-            table = train_chunk(plan, chunk, ledger, every, on_step, caught)
+            table = train_chunk(plan, chunk, ledger, every, on_step, caught, log)
         except (RuntimeError, MemoryError) as error:
             if not chunks.is_out_of_memory(error):
                 raise
@@ -207,7 +217,13 @@ def train_here(
 
 
 def train_chunk(
-    plan: Plan, chunk: pd.DataFrame, ledger: Ledger, every: float, on_step: Callable[[int], object], caught: Sequence
+    plan: Plan,
+    chunk: pd.DataFrame,
+    ledger: Ledger,
+    every: float,
+    on_step: Callable[[int], object],
+    caught: Sequence,
+    log: live.Log | None,
 ) -> pd.DataFrame:
     """Train a chunk, from its checkpoint if there is one; return its table. Raises: the interrupt that is `caught`."""
     name, options, seconds = checkpoints.name_of(chunk["key"]), {}, 0.0
@@ -219,6 +235,8 @@ def train_chunk(
         options |= checkpointing(
             save, every, started, f"what was at work goes on from step {{}} of {chunk['steps'].iloc[0]}", caught
         )
+    if log:
+        options["on_points"] = log.follow(chunk["key"])
     before = ledger.steps_done
     table = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
     return table.assign(chunk_seconds=time.perf_counter() - started)

@@ -121,6 +121,7 @@ def train_lanes(
     due: Callable[[], bool] = lambda: False,
     keep: Callable[[dict], object] = lambda state: None,
     resume: dict | None = None,
+    on_points: Callable[[list[dict]], object] = lambda points: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
@@ -138,6 +139,8 @@ def train_lanes(
             holds the tensors themselves, which the next step changes.
         resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
             Training continues after its step, to the same bits on the same device.
+        on_points: called after each evaluation, and once at the start if a state is resumed, with all evaluations so
+            far: the columns of curves in dictionaries, each value one number or one for each lane.
     Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
         (losses, accuracies, seconds); both are numbered by the column `lane`. Seconds exclude evaluation and the time
         of `keep`, and include those of the training that was resumed. `curves.attrs["compile_seconds"]` is by how
@@ -205,6 +208,7 @@ def train_lanes(
         point = {"step": step, "epoch": step / (len(x) // per_step)}
         point |= {"train_loss": train_loss.cpu(), **{f"eval_{name}": mean.cpu() for name, mean in means.items()}}
         points.append({**point, **diagnosed, "seconds": seconds})
+        on_points(points)
 
     if resume:
         with torch.no_grad():
@@ -220,6 +224,7 @@ def train_lanes(
             observed.resume(resume["diagnostics"])
         current.fill_(done)
         on_step(done)
+        on_points(points)
     else:
         record(0)
     started = time.perf_counter()
