@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -77,5 +78,8 @@ def test_the_command_names_the_folder_and_how_to_look_at_it(tmp_path, capsys):
     assert export.main([str(tmp_path / "a study"), "--to", "csv"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"written: {tmp_path}/a study/csv"
-    assert second.startswith("look at it with: python -c ")
     assert {path.name for path in (tmp_path / "a study/csv").iterdir()} > {"runs.csv", "curves.csv", "summary.csv"}
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    look = second.removeprefix("look at it with: ")
+    shown = subprocess.run(look, shell=True, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert "[108 rows" in shown.stdout, shown.stderr

@@ -47,7 +47,7 @@ LACKING = {
     "kernels.codegen": "TRITON_INTERPRET",
 }
 """What may keep a command from more than having understood its words, where there is no GPU."""
-READS = {"experiments.report": 1, "experiments.compare": 2}
+READS = {"experiments.report": 1, "experiments.compare": 2, "experiments.export": 1}
 """How many folders with results a command of a page begins with."""
 STUDY = ROOT / "results/gallery/demo/mnist"
 
@@ -105,7 +105,7 @@ def test_a_command_is_understood(command, reader, only_asked, capsys):
     module, *words = command.words
     if not (command.whole or words):
         return  # a name in a sentence
-    # The folders that these two read come first.
+    # The folders that these read come first.
     for folder in words[: READS.get(module, 0)]:
         shutil.copytree(STUDY, folder, dirs_exist_ok=True)
     try:

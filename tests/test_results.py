@@ -23,6 +23,7 @@ def test_load_returns_what_the_files_hold(folder):
     pd.testing.assert_frame_equal(summary, pd.read_csv(folder / "summary.csv"), check_dtype=False)
 
 
+@pytest.mark.slow
 def test_load_gives_the_finished_runs_of_a_sweep_that_goes_on(tmp_path):
     from tests.sweeps.small import train
 

@@ -13,7 +13,7 @@ class Tracker(NamedTuple):
         module: its name.
         extra: the extra of pyproject.toml that installs what it needs.
         needs: the modules that have to be importable.
-        look: the command that shows what was written to the folder {out}, with {name} for the sweep.
+        look: the shell's command that shows what was written to the folder {out}, quoted, of the sweep {name}.
     """
 
     module: str
@@ -29,10 +29,12 @@ TRACKERS = {
         "mlflow_runs",
         "mlflow",
         ("mlflow", "sqlalchemy", "alembic"),
-        "mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db",
+        "cd {out} && mlflow ui --backend-store-uri sqlite:///mlflow.db",
     ),
     "trackio": Tracker("trackio_runs", "trackio", ("trackio",), "TRACKIO_DIR={out} trackio show --project {name}"),
-    "csv": Tracker("csv_tables", "", (), "python -c \"import pandas; print(pandas.read_csv('{out}/summary.csv'))\""),
+    "csv": Tracker(
+        "csv_tables", "", (), 'python -c "import pandas, sys; print(pandas.read_csv(sys.argv[1]))" {out}/summary.csv'
+    ),
 }
 NAMES = f"{', '.join([*TRACKERS][:-1])} or {[*TRACKERS][-1]}"
 

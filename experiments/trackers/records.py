@@ -139,7 +139,7 @@ def values_of(values: Mapping[str, Any]) -> dict[str, float]:
 
 def known(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as Python's own types, without those that are missing or NaN."""
-    plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in values.items()}
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
     # Missing integers are pandas.NA, which equals nothing.
     return {name: value for name, value in plain.items() if isinstance(value, str) or (value == value) is True}
 

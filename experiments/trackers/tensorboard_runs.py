@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.trackers.records import Point, Study, safe_names, values_of
 
 if TYPE_CHECKING:
-    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 
 FILES = "events.out.tfevents.*"
 """The names of event files; TensorBoard looks for "tfevents"."""
@@ -68,7 +68,7 @@ def clear(out: Path) -> None:
 
 def begin(folder: Path, config: Mapping[str, Any], at: float) -> Path:
     """Begin an event file with a run's hyperparameters; return its path. at: seconds since 1970."""
-    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
     from tensorboard.plugins.hparams import summary_v2  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ def begin(folder: Path, config: Mapping[str, Any], at: float) -> Path:
 
 def event(at: float, step: int, values: Mapping[str, float]) -> Event:
     """Return the event of an evaluation. at: seconds since 1970."""
-    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
-    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     return Event(wall_time=at, step=step, summary=Summary(value=scalars))

@@ -29,10 +29,16 @@ def write(out: Path, study: Study, final: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         import trackio  # pyright: ignore[reportMissingImports]
 
-        options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         for record in study.records:
             config = {**record.config, **record.results, **study.about}
-            trackio.init(project=study.name, name=record.name, config=config, **options)
+            trackio.init(
+                project=study.name,
+                name=record.name,
+                config=config,
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
             for point in record.points:
                 trackio.log(point.values, step=point.step)
             trackio.finish()

@@ -18,7 +18,6 @@ def write(out: Path, study: Study, final: Path) -> None:
     )
     try:
         for record in study.records:
-            # Offline, a run's number is any word; its folder is named after it.
             run = wandb.init(
                 project=study.name,
                 name=record.name,

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +39,7 @@ def tensorboard(out: Path, project: str) -> dict[str, Read]:
 
 def wandb_records(path: Path) -> Iterator[Any]:
     """Yield the messages in a .wandb file: pieces of them, in blocks of 32 KiB as in a log of LevelDB."""
-    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore
 
     content, at, pieces, block = path.read_bytes(), 7, b"", 32768
     assert content[:4] == b":W&B"
@@ -49,7 +51,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
         pieces += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last piece
-            yield wandb_internal_pb2.Record.FromString(pieces)
+            yield Record.FromString(pieces)
             pieces = b""
 
 
@@ -79,7 +81,12 @@ def wandb(out: Path, project: str) -> dict[str, Read]:
 def mlflow(out: Path, project: str) -> dict[str, Read]:
     from mlflow import MlflowClient  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+    # Where no "?" is in the path.
+    with tempfile.TemporaryDirectory() as safe:
+        return mlflow_runs(MlflowClient(tracking_uri=f"sqlite:///{shutil.copy(out / 'mlflow.db', safe)}"), out, project)
+
+
+def mlflow_runs(client: Any, out: Path, project: str) -> dict[str, Read]:
     experiment = client.get_experiment_by_name(project)
     assert experiment
     assert experiment.artifact_location == (out / "artifacts").as_uri()
@@ -92,7 +99,6 @@ def mlflow(out: Path, project: str) -> dict[str, Read]:
     return found
 
 
-PLACES = "step", "timestamp"
 TRACKIO = """
 import json, sys, trackio
 from trackio.sqlite_storage import SQLiteStorage

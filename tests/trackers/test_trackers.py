@@ -66,7 +66,7 @@ def expected(curve: pd.DataFrame, infinite: float) -> dict[tuple[str, int], floa
 def test_a_tracker_reads_back_every_run(to, study, tmp_path):
     pytest.importorskip(to.removesuffix("-offline"), reason=f"needs the library of {to}")
     runs, curves = (pd.read_parquet(study / f"{name}.parquet") for name in ("runs", "curves"))
-    out = exported(study, to, tmp_path / "out" / "here")
+    out = exported(study, to, tmp_path / "100% of 'a b'?c#d" / "here")
     found = READERS[to](out, records.study_name(study))
     assert len(found) == len(runs) == 8
     # What TensorBoard draws is float32, and MLflow's database has no infinity.
