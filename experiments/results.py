@@ -36,10 +36,15 @@ def load(folder: str | os.PathLike[str]) -> Results:
     from experiments.sweeps import reading
 
     runs, curves, provenance = reading.load(folder)
+    return Results(runs, curves, provenance, summary_of(runs, curves, provenance))
+
+
+def summary_of(runs: pd.DataFrame, curves: pd.DataFrame, provenance: dict) -> pd.DataFrame:
+    """Return the summary of a sweep; see `Results`."""
     from experiments.reports import aggregation, steps_to_target, writer
 
     summary = aggregation.summarise(runs)
     if target := writer.target_of(runs, provenance, order=summary):
         reached = steps_to_target.reach(runs, curves, target)
         summary = summary.merge(steps_to_target.medians(reached), how="left")
-    return Results(runs, curves, provenance, summary)
+    return summary

@@ -1,5 +1,7 @@
 """Does the explorer show the slice that was asked for, and a sentence if there is none?"""
 
+import base64
+import gzip
 import html
 import json
 import re
@@ -125,10 +127,10 @@ def test_a_bad_folder_is_one_sentence(folder, tmp_path, how):
     with pytest.raises(OptionError) as caught:
         reading.load(copy)
     assert re.fullmatch(re.escape(str(copy)) + DAMAGE[how], str(caught.value))
-    assert html.unescape(explorer.static(copy)) == f"<p>{caught.value}.</p>"
+    assert html.unescape(explorer.static(copy)["text/html"]) == f"<p>{caught.value}.</p>"
     pytest.importorskip("ipywidgets", reason="needs ipywidgets")
     shown = leaf(explorer.controls(copy, tmp_path))
-    assert shown.value == explorer.static(copy)
+    assert shown.value == explorer.static(copy)["text/html"]
 
 
 @pytest.mark.parametrize("how", ["half a file", "other curves", "no rows", "words for numbers"])
@@ -146,7 +148,8 @@ def test_checksums_tell_a_table_that_is_not_the_sweeps(folder, tmp_path, how):
 def test_a_missing_or_empty_folder_is_one_sentence(tmp_path, name):
     (tmp_path / "empty").mkdir()
     assert re.fullmatch(
-        rf"<p>{tmp_path / name} (is no folder|holds no results.*)\.</p>", explorer.static(tmp_path / name)
+        rf"<p>{tmp_path / name} (is no folder|holds no results.*)\.</p>",
+        explorer.static(tmp_path / name)["text/html"],
     )
 
 
@@ -155,6 +158,21 @@ def test_the_html_needs_nothing_else(loaded):
     assert re.findall(r'src="(.{21})', text) == ["data:image/png;base64"] * 2
     assert "http" not in text
     assert "<script" not in text
+
+
+def test_without_a_kernel_all_runs_lie_in_a_frame_over_the_first_view(folder, loaded):
+    data = explorer.static(folder)
+    frame = r'<iframe [^>]*sandbox="allow-scripts" srcdoc="([^"]*)"[^>]*></iframe>'
+    found = re.fullmatch(rf"<div [^>]*>(.*)\n{frame}\n</div>", data["text/html"], re.DOTALL)
+    assert found
+    assert found[1] == explorer.html_of(explorer.first_view(loaded))
+    page = html.unescape(found[2])
+    assert re.search(r"""Content-Security-Policy" content="default-src 'none';""", html.unescape(page))
+    (packed,) = re.findall(r'id="sweep">([^<]*)<', page)
+    assert len(json.loads(gzip.decompress(base64.b64decode(packed)))["runs"]["seed"]) == len(loaded.runs)
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"] == explorer.first_view(loaded).sentence
+    assert sum(map(len, data.values())) < 3e6
 
 
 def parts(text: str) -> tuple[str, str, str]:
@@ -231,13 +249,13 @@ def shown_by(call) -> dict:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_explore_shows_widgets_where_they_are_and_a_still_picture_where_not(folder, monkeypatch, installed):
+def test_explore_shows_widgets_where_they_are_and_what_needs_no_kernel_where_not(folder, monkeypatch, installed):
     if installed:
         pytest.importorskip("ipywidgets", reason="needs ipywidgets")
     else:
         monkeypatch.setitem(sys.modules, "ipywidgets", None)
     data = shown_by(lambda: explorer.explore(folder))
-    assert data["text/html"] == explorer.static(folder)
+    assert explorer.static(folder).items() <= data.items()
     assert ("application/vnd.jupyter.widget-view+json" in data) == installed
 
 
@@ -248,4 +266,5 @@ def test_explore_without_any_results_says_how_to_make_some(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo/mnist", "optimizers"])
 def test_the_gallery_can_be_explored(name):
-    assert np.count_nonzero([part in explorer.static(GALLERY / name) for part in ("<img", "<table", "held")]) == 3
+    shown = explorer.static(GALLERY / name)["text/html"]
+    assert np.count_nonzero([part in shown for part in ("<img", "<table", "held", "<iframe")]) == 4

@@ -87,6 +87,15 @@ def command_line() -> str:
     return readable(" ".join([*start, *sys.argv[1:]]))
 
 
+def attended() -> bool:
+    """Return whether a user executes this cell of a notebook; programs such as nbconvert take no input."""
+    from IPython import get_ipython  # pyright: ignore[reportPrivateImportUsage]
+
+    shell = get_ipython()
+    request = shell.get_parent() if hasattr(shell, "get_parent") else {}  # pyright: ignore
+    return request.get("content", {}).get("allow_stdin", True)
+
+
 def readable(text: str) -> str:
     """Return text that can be written as UTF-8, also if words or paths have bytes that the console cannot encode."""
     return os.fsencode(text).decode("utf-8", "replace") if any(map(is_surrogate, text)) else text

@@ -63,6 +63,25 @@ def render(text: str, images: Mapping[str, bytes], part: Part = ONLY_TEXT) -> st
     )
 
 
+FRAME = Template(
+    """<div style="position: relative; min-height: 50rem">$still
+<iframe title="all runs, to explore" sandbox="allow-scripts" srcdoc="$page"
+  style="position: absolute; inset: 0; width: 100%; height: 100%; border: 0; color-scheme: light dark"></iframe>
+</div>"""
+)
+
+
+def framed(part: Part, still: str) -> str:
+    """Return the interactive part of a page as HTML for a notebook: in a frame that lies over a still picture.
+
+    The frame is transparent until its panels are drawn. The picture is what shows where scripts do not run, or where
+    frames are removed, as on GitHub. The sandboxed scripts see nothing of the page around them, and load nothing.
+
+    still: HTML.
+    """
+    return FRAME.substitute(still=still, page=html.escape(render("", {}, part), quote=True))
+
+
 def embedded(tokens: Sequence[Token], images: Mapping[str, bytes]) -> list[Token]:
     """Return inline tokens without references to files: images become data, links become their text."""
     for token in tokens:

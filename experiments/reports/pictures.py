@@ -15,18 +15,17 @@ DPI = 110
 """Resolution of pictures in a page: enough for a screen, and drawn in half a second."""
 
 
-def picture(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
+def encoded(figure: Figure) -> str:
+    """Return a figure as a PNG file in base64."""
     buffer = io.BytesIO()
     with style.context(figure_style.STYLE):
         figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def image(figure: Figure, name: str) -> str:
     """Return a figure as an HTML element that holds it. name: says what it is, to who cannot see it."""
-    data = base64.b64encode(picture(figure)).decode()
-    return f'<img alt="{html.escape(name)}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+    return f'<img alt="{html.escape(name)}" style="max-width: 100%" src="data:image/png;base64,{encoded(figure)}">'
 
 
 @ambient.pinned()

@@ -86,7 +86,7 @@ def test_data_and_initial_weights_do_not_depend_on_the_default_dtype(task):
 def test_figures_and_tables_look_alike_whatever_the_users_style_says(plain, tmp_path):
     def drawn() -> tuple:
         shown = explorer.view(plain)
-        return pictures.picture(shown.over), explorer.html_of(shown)
+        return pictures.encoded(shown.over), explorer.html_of(shown)
 
     first = drawn()
     odd: dict = {"text.usetex": True, "savefig.bbox": "tight", "font.family": "no-such-font", "figure.dpi": 30}
