@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -25,9 +26,21 @@ from tests.pages import GUIDES, ROOT
 
 EVERY_PAGE = [path for path in sorted(ROOT.rglob("*.md")) if not {".venv", ".pytest_cache"} & {*path.parts}]
 SHOWN = pages.commands()
+
+
+def options_in(command: pages.Command) -> set[str]:
+    """Return the options, axes and the task that a command names."""
+    words = command.words
+    axes = {axis for word, axis in itertools.pairwise(words) if word in ("--axis", "--tie")}
+    return {words[1], *axes, *(word for word in words if word.startswith("--"))}
+
+
 RUN = [one for one in SHOWN if one.words[0] != "make" and find_spec(one.words[0]) and is_command(one.words[0])]
 SWEEPS = [one for one in RUN if one.words[0] == "experiments.sweep" and not {"--help", "-h"} & {*one.words}]
 SWEEPS = [one for one in SWEEPS if len(one.words) > 1]
+# Of commands with the same options one is trained and drawn, and none that another has all options of.
+SWEEPS = list({frozenset(options_in(one)): one for one in SWEEPS}.values())
+SWEEPS = [one for one in SWEEPS if not any(options_in(one) < options_in(other) for other in SWEEPS)]
 MADE_SMALL = {"experiments.sweep": ["--dry-run"], "kernels.codegen": ["--rule", "sgd", "--dtype", "float32"]}
 """Words that are added to those of a page. Where an option comes twice, the last counts."""
 WORK = [

@@ -60,7 +60,7 @@ def test_they_are_so_in_every_dtype():
 
 @pytest.mark.slow
 def test_they_are_so_on_every_target():
-    check_all([name for name in LIMITS if name not in ("sm_90", "gfx942", "sm_110")], SOME)
+    check_all([name for name in LIMITS if name not in ("sm_90", "gfx942", "sm_110")], SOME[:1])
 
 
 ADDITIONS = """

@@ -46,13 +46,14 @@ def test_thirty_steps_in_float64_are_torchs(options):
 
 @pytest.mark.parametrize(
     "backend", [pytest.param("triton", marks=pytest.mark.slow), "cpu", "eager"], indirect=True
-)  # Triton's interpreter takes ten seconds
+)  # Triton's interpreter takes seconds
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_thirty_steps_in_float32_are_torchs(backend, options):
+def test_steps_in_float32_are_torchs(backend, options):
     ours, theirs = make_params(SHAPES, device=device_of(backend)), make_params(SHAPES)
     before = [p.detach().double() for p in theirs]
-    train(optim.Muon(ours, **options, backend=backend), ours, 30)
-    train(torch.optim.Muon(theirs, **options), theirs, 30)
+    steps = 5 if backend == "triton" else 30
+    train(optim.Muon(ours, **options, backend=backend), ours, steps)
+    train(torch.optim.Muon(theirs, **options), theirs, steps)
     assert_close(ours, theirs, before, ROUNDED)
 
 

@@ -43,10 +43,11 @@ every_class = pytest.mark.parametrize(("name", "options"), ALL.items(), ids=ALL)
 def test_totals_are_those_of_whole_tensors(backend, name, options):
     ours = make_params(SHAPES, device=device_of(backend))
     before = start_of(ours)
-    expected = followed(name, ours, range(STEPS), **options)
-    descend(getattr(optim, name)(ours, **options, backend=backend), ours, range(STEPS))
+    steps = 4 if backend == "triton" else STEPS
+    expected = followed(name, ours, range(steps), **options)
+    descend(getattr(optim, name)(ours, **options, backend=backend), ours, range(steps))
     # p0 - p has the digits that p has moved by.
-    assert_same_updates(ours, expected, before, STEPS, RTOL if name != "Prodigy" else 1e-5)
+    assert_same_updates(ours, expected, before, steps, RTOL if name != "Prodigy" else 1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-STEPS = 1500
+STEPS = 600
 MODULE = """
 from torch import nn
 from tests.tasks.own_problems import own
@@ -23,8 +23,8 @@ def digits():
 """
 
 
-def start(folder: Path, out: str) -> subprocess.Popen:
-    words = ["mine:digits", "--lr", "1e-3..1e-1:3", "--seeds", "2", "--steps", str(STEPS), "--checkpoint-every", "0"]
+def start(folder: Path, out: str, *more: str) -> subprocess.Popen:
+    words = ["mine:digits", "--lr", "1e-3..1e-1:3", "--seeds", "2", "--steps", str(STEPS), *more]
     line = [sys.executable, "-m", "experiments.sweep", *words, "--out", out]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen) -> str:
 @pytest.mark.slow
 def test_killed_with_batchnorm_and_dropout_a_sweep_goes_on_to_the_same_bits(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE, encoding="utf-8")
-    killed = start(tmp_path, "killed")
+    killed = start(tmp_path, "killed", "--checkpoint-every", "0")
     deadline = time.monotonic() + 90
     while not (kept := list(tmp_path.glob("killed/parts/[!.]*.pt"))):
         assert killed.poll() is None
