@@ -43,7 +43,8 @@ every_class = pytest.mark.parametrize(("name", "options"), ALL.items(), ids=ALL)
 def test_totals_are_those_of_whole_tensors(backend, name, options):
     ours = make_params(SHAPES, device=device_of(backend))
     before = start_of(ours)
-    steps = 4 if backend == "triton" else STEPS
+    # The moves of fewer steps of Prodigy have too few digits.
+    steps = 4 if backend == "triton" and name != "Prodigy" else STEPS
     expected = followed(name, ours, range(steps), **options)
     descend(getattr(optim, name)(ours, **options, backend=backend), ours, range(steps))
     # p0 - p has the digits that p has moved by.
