@@ -4,6 +4,7 @@ In medians and quartiles over seeds a diverged run counts as infinite. The best 
 final evaluation loss. The configurations of an optimizer are NaN in axes that it does not have.
 """
 
+import re
 from collections.abc import Collection
 from itertools import takewhile
 from typing import Any
@@ -76,6 +77,19 @@ def short(value: Any) -> str:
         return f"{value:.0f}"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
     return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a result with so many digits, as people write it: 0.0123, 1.2e-5, 1.2e7."""
+    return re.sub(r"e([-+])0*", lambda found: "e" + found[1].strip("+"), f"{value:.{digits}g}")
+
+
+def resolution(initial: float) -> float:
+    """Return the loss below which float32 tells no losses apart, from the loss before training.
+
+    Near a minimum the loss is a square of the distance to it, and parameters have a relative precision of epsilon.
+    """
+    return float(np.finfo(np.float32).eps) ** 2 * max(initial, float(np.finfo(np.float32).tiny))
 
 
 def run_length(runs: pd.DataFrame) -> list[str]:

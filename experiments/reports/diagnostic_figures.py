@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, style
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from experiments.common.figure_style import STYLE
-from experiments.reports import comparison, figures
-from experiments.reports.aggregation import INFINITE, best_of_each, label, ranked, seeds, unscored, varied_axes
+from experiments.reports import comparison, figures, layout, looks
+from experiments.reports.aggregation import INFINITE, best_of_each, label, number, ranked, seeds, unscored, varied_axes
 from experiments.training.diagnostics import OF_GROUP
 
 OF_STEP = {
@@ -23,46 +23,53 @@ MOST_OPTIMIZERS = 3
 """The most optimizers whose losses by class frequency are drawn, each in a panel."""
 
 
-@style.context(STYLE)
+@layout.styled
 def diagnostics(
-    runs: pd.DataFrame, curves: pd.DataFrame, order: pd.DataFrame | None = None, groups: list[dict] | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    order: pd.DataFrame | None = None,
+    groups: list[dict] | None = None,
+    figsize: layout.Size = None,
 ) -> Figure:
     """Draw the diagnostics of each optimizer's best configuration against the step.
 
     The first row shows norms of gradients, sizes of updates and shares of unusual ones; the second, for classification,
     the evaluation loss of each group of classes, of the three best optimizers. Lines are medians over seeds, bands
-    inter-quartile ranges. A ✕ at the top is where a run diverged; a line ends where half of the seeds have.
+    inter-quartile ranges. A ✕ at the top is where a run diverged; a line ends where half of the seeds have. Of more
+    than six optimizers, the best six are drawn.
 
     Args:
         runs, curves: as `sweep` returns them with diagnostics.
         order: as of `aggregation.ranked`.
         groups: numbers of classes and of training examples of each group, `provenance["class_groups"]` of a sweep.
+        figsize: as of `layout.finished`.
     """
     order = ranked(runs, order)
     chosen, lines = comparison.tuned(runs, order)
     names = dict(zip(best_of_each(order)["optimizer"], best_labels(runs, order), strict=True))
     of_groups = [column for column in curves if column.startswith(OF_GROUP)]
     shown = lines[:MOST_OPTIMIZERS] if of_groups else []
-    rows: list[Any] = [[*OF_STEP]]
-    if len(shown) == 1:
-        rows = [[*OF_STEP][:2], [[*OF_STEP][2], 0]]
-    elif shown:
-        # Panels of both rows have the same total width.
-        rows = [[name for name in OF_STEP for _ in shown], [place for place in range(len(shown)) for _ in OF_STEP]]
-    figure = Figure(figsize=(4.6 * min(3, len(set(rows[0]))), 0.8 + 3.9 * len(rows)))
-    axes = figure.subplot_mosaic(rows)
+    panels = [*OF_STEP, *range(len(shown))]
+    figure, found_axes = layout.canvas(len(panels), figsize or (4.6 * min(3, len(panels)), None), 4.6, 3.7)
+    axes: dict[Any, Axes] = dict(zip(panels, found_axes, strict=True))
 
     for column, name in OF_STEP.items():
         ax, found = axes[column], []
-        for place, (ids, optimizer, colour, line) in enumerate(lines):
-            look = {"color": colour, "linestyle": line, "zorder": 3 - place / 99}
-            found.append(median_line(ax, chosen, curves, column, ids, label=names[optimizer], **look))
-        scale(ax, found, 0.0 if column == "unusual_updates" else None)
-        ax.set(xlabel="step", ylabel=name)
+        for place, (ids, optimizer, look) in enumerate(lines):
+            style: dict[str, Any] = {
+                "color": look.colour,
+                "marker": look.marker,
+                "zorder": 3 - place / 99,
+                "markevery": (place % 4, 4),
+            }
+            found.append(median_line(ax, chosen, curves, column, ids, label=names[optimizer], **style))
+        log = scale(ax, found, 0.0 if column == "unusual_updates" else None)
+        ax.set(xlabel="step", ylabel=name + log)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if counts := [len(ids) for ids, *_ in lines if len(ids) > 1]:
         figures.explain_band(axes["grad_norm"], f"band: quartiles of {seeds(counts)}")
     if (chosen["status"] != "ok").any():
-        axes["grad_norm"].plot([], [], "x", color="0.35", label="diverged at this step")
+        axes["grad_norm"].plot([], [], "x", color=looks.INK, label="diverged at this step")
     axes["unusual_updates"].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
     colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.88, len(of_groups)))]
@@ -72,11 +79,30 @@ def diagnostics(
         for column, text, colour in zip(of_groups, group_names(len(of_groups), groups), colours, strict=True)
     ]
     for place, (_, optimizer, *_) in enumerate(shown):
-        scale(axes[place], found)
-        axes[place].set(xlabel="step", ylabel="evaluation loss of a group", title=names[optimizer])
-    if shown:
-        axes[len(shown) - 1].legend(title="classes, by training examples")
-    return figures.finished(figure, runs, columns=min(3, 1 + len(lines)))
+        log = scale(axes[place], found)
+        axes[place].set(xlabel="step", ylabel=f"evaluation loss of a group{log}", title=names[optimizer])
+    for place in range(len(shown)):
+        # A legend keeps the lines of groups out of that of the figure.
+        legend = axes[place].legend(title="classes, by training examples")
+        legend.set_visible(place == len(shown) - 1)
+    return layout.finished(figure, runs, min(3, 1 + len(lines)), figsize, caption_of(chosen, lines, shown))
+
+
+def caption_of(chosen: pd.DataFrame, lines: list, shown: list) -> list[str]:
+    """Return sentences on what `diagnostics` draws. shown: the lines whose losses of groups have a panel."""
+    n = chosen["optimizer"].nunique()
+    which = f"of each of the {len(lines)} best optimizers" if n > len(lines) else "of each optimizer"
+    return [
+        f"The best configuration {which if n > 1 else ''} at its evaluations: the L2 norm of the gradient over all "
+        "weights, the RMS (root mean square) of the update over that of the weights before it, and the share of "
+        "weights whose update is over twice as large as its mean in the nine steps before.".replace("  ", " "),
+        "By classes: the mean evaluation loss of groups of classes, from the most to the least frequent in the "
+        "training data, with about as many training examples each as whole classes allow."
+        if shown
+        else "",
+        "Lines are medians over seeds." if max(len(line.ids) for line in lines) > 1 else "",
+        "A ✕ at the top is where a run diverged." if (chosen["status"] != "ok").any() else "",
+    ]
 
 
 def best_labels(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
@@ -118,19 +144,25 @@ def median_line(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str,
     return np.concatenate([low[shown], median[shown], high[shown]])
 
 
-def scale(ax: Axes, lines: list[np.ndarray], low: float | None = None) -> None:
-    """Choose the limits of y from what is drawn, and make it logarithmic if that spans a decade.
+def scale(ax: Axes, lines: list[np.ndarray], low: float | None = None) -> str:
+    """Choose the limits of y from what is drawn, and make it logarithmic if that spans a decade; return a note on that.
 
     low: where y begins, on a linear axis up to at most 1; None chooses both.
     """
     values = np.concatenate(lines)
     if not len(values):
-        return
+        return ""
     if low is not None:
         ax.set_ylim(low, min(1.02, 1.08 * max(values.max(), 0.01)))
-        return
+        return ""
     positive = values[values > 0]
-    if len(positive) == len(values) and values.max() > 10 * values.min():
-        figures.loss_axis(ax, values, 1.2 * values.max())
-    else:
+    if len(positive) < len(values) or values.max() <= 10 * values.min():
         ax.set_ylim(0, 1.08 * values.max())
+        return ""
+    ends = 0.85 * values.min(), 1.2 * values.max()
+    ax.set_yscale("log")
+    ax.set_ylim(*ends)
+    ticks = figures.log_ticks(*ends)
+    ax.set_yticks(ticks, [number(tick) for tick in ticks])
+    ax.yaxis.set_minor_locator(NullLocator())
+    return figures.LOG_SCALE

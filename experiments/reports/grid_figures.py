@@ -1,18 +1,20 @@
-"""Figures of final losses over one hyperparameter of a grid, and over two."""
+"""Figures of one hyperparameter of a grid, and over two."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
-from matplotlib.colors import LogNorm, to_hex
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator
+from matplotlib.text import Text
+from matplotlib.ticker import NullLocator
 
-from experiments.common.figure_style import STYLE
-from experiments.reports import figures
+from experiments.reports import figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
     axis_name,
@@ -21,7 +23,9 @@ from experiments.reports.aggregation import (
     initial_loss,
     label,
     lr_sensitivity,
+    number,
     ranked,
+    resolution,
     scored,
     seeds,
     short,
@@ -29,109 +33,134 @@ from experiments.reports.aggregation import (
 )
 from experiments.training.axes import WORDS, scale_of
 
+COLOURS = "viridis_r"
 
-@style.context(STYLE)
-def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
+
+@layout.styled
+def sensitivity(
+    runs: pd.DataFrame,
+    axis: str,
+    loss_name: str,
+    order: pd.DataFrame | None = None,
+    note: str = "",
+    figsize: layout.Size = None,
+) -> Figure:
     """Draw the final evaluation loss against one hyperparameter.
 
-    Thick line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
-    Thin line: the lowest median over all other hyperparameters. Dots: single runs. Strip at the top: number of diverged
-    runs; a line touches the strip where its median is infinite. Values are spaced on the scale of their axis; words
-    have no order, and so neither lines nor a band, but bars.
+    Dark line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
+    Light line: the lowest median over all other hyperparameters. Dots: single runs. Strips at the top: number of
+    diverged runs, and runs that ended far above the loss before training; a line ends where its median is infinite.
+    Values are spaced on the scale of their axis; words have no order, and so neither lines nor a band, but bars.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
         axis: one of `axes.axes_in(runs)` that the optimizer has.
         loss_name: as of `training_figures.convergence`.
         order: as of `aggregation.ranked`.
+        note, figsize: as of `layout.finished`.
     """
-    order, grid, initial = (
-        ranked(runs, order),
-        np.unique(runs[axis].dropna().to_numpy()),
-        initial_loss(runs),
-    )
-    best, curve, lowest = (
-        order.iloc[0],
-        held(order, [axis]),
-        order.groupby(axis)[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"],
-    )
+    order, grid, initial = ranked(runs, order), np.unique(runs[axis].dropna().to_numpy()), initial_loss(runs)
+    best, curve = order.iloc[0], held(order, [axis])
+    lowest = order.groupby(axis)[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"]
     losses = runs[scored(runs, "eval_loss") < INFINITE].set_index(axis)["eval_loss"]
     diverged = order.groupby(axis)[["n_diverged", "n_seeds"]].agg("sum").query("n_diverged > 0")
-    figure = Figure(figsize=(7.5, 5.4))
-    ax = figure.subplots()
-    top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
-    low, high = figures.loss_axis(ax, losses, top, headroom=0.12 if len(diverged) else 0.0)
+    figure, (ax,) = layout.canvas(1, figsize, 6.5, 4.2)
+    scale = figures.loss_scale(ax, losses, initial, {"diverged": 0.1} if len(diverged) else {})
 
     at = partial(figures.positions, axis=axis, grid=grid)
-    ax.plot(at(losses.index), losses.clip(low, high), "o", color="0.65", markersize=3, alpha=0.5, label="one run")
+    joined = scale_of(axis, grid) != WORDS
+    line = "-" if joined else ""
+    ax.plot(at(losses.index), scale.inside(losses), "o", color="0.65", markersize=3, alpha=0.5, label="one run")
     others = label(best, [other for other in varied_axes(runs) if other != axis], runs) or "and only configuration"
-    median, q25, q75 = (curve[f"eval_loss_{name}"].clip(low, high) for name in ("median", "q25", "q75"))
-    kwargs = {"linewidth": 3.5, "markersize": 7, "label": f"with the best {others}"}
-    line, band = ("", "bar") if scale_of(axis, grid) == WORDS else ("-", "band")
-    ax.plot(at(median.index), median, "o" + line, color=to_hex("C0"), **kwargs)
-    if line:
-        ax.fill_between(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.2, linewidth=0)
+    q25, q75 = (curve[f"eval_loss_{name}"].clip(scale.low, scale.high) for name in ("q25", "q75"))
+    median, x = scale.inside(curve["eval_loss_median"]), at(curve.index)
+    ax.plot(x, median, "o" + line, color=looks.HELD, label=f"with the best {others}", zorder=3)
+    if joined:
+        ax.fill_between(x, q25, q75, where=np.isfinite(median), color=looks.HELD, alpha=0.2, linewidth=0)
     else:
-        ax.vlines(at(median.index), q25, q75, color=to_hex("C0"), alpha=0.35, linewidth=7)
+        shown = np.isfinite(median)
+        ax.vlines(x[shown], q25[shown], q75[shown], color=looks.HELD, alpha=0.35, linewidth=7)
     if curve["n_seeds"].max() > 1:
-        figures.explain_band(ax, f"{band}: quartiles of {seeds(curve['n_seeds'])}")
-    kwargs = {"linewidth": 1, "markersize": 3.5, "label": "best over all other hyperparameters"}
-    ax.plot(at(lowest.index), lowest.clip(low, high), "s" + line, color=to_hex("C1"), **kwargs)
-    ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
+        figures.explain_band(ax, f"{'band' if joined else 'bar'}: quartiles of {seeds(curve['n_seeds'])}")
+    # Open marks around those of the other line, with which they may coincide.
+    style: dict[str, Any] = {"color": looks.ENVELOPE, "markersize": 8, "markerfacecolor": "none", "zorder": 2}
+    ax.plot(at(lowest.index), scale.inside(lowest), "s" + line, **style, label="best over all other hyperparameters")
+    figures.before_training(ax, initial)
     whose, default = figures.default_at(runs, axis)
-    if default is not None and (default in grid if not line else grid[0] <= default <= grid[-1]):
-        kwargs = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default)}"}
-        ax.axvline(float(at(default)), ymax=0.88 if len(diverged) else 1.0, color="black", **kwargs)
-    if len(diverged):
-        ax.axhspan(high, ax.get_ylim()[1], color="0.93", zorder=0)
-        x, strip = at(diverged.index), ax.get_xaxis_transform()
-        ax.plot(x, np.full(len(x), 0.97), "x", color="0.2", transform=strip, label="diverged runs / all runs")
-        for left, n_diverged, n in zip(x, diverged["n_diverged"], diverged["n_seeds"], strict=True):
-            ax.text(left, 0.92, f"{n_diverged}/{n}", transform=strip, ha="center", va="center", fontsize=8)
-    ax.set_xticks(at(grid), [short(value) for value in grid], rotation=60 if len(grid) > 10 else 0)
-    note = f"best {axis_name(axis, runs)} {short(best[axis])}" if len(losses) else "every run diverged"
-    note += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
+    if default is not None and (default in grid if not joined else grid[0] <= default <= grid[-1]):
+        style: dict[str, Any] = {"linestyle": ":", "linewidth": 1.2, "zorder": 1, "label": f"{whose}, {short(default)}"}
+        ax.axvline(float(at(default)), ymax=scale.end, color="black", **style)
+    above = scale.is_above(losses)
+    if above.any():
+        row = next(name for name in scale.rows if name.startswith("above"))
+        height = np.full(above.sum(), scale.within(row))
+        ax.plot(at(losses.index[above]), height, "^", color="0.65", markersize=4, transform=ax.get_xaxis_transform())
+    for value, n in diverged.iterrows():
+        text = f"{n['n_diverged']}/{n['n_seeds']}"
+        place = float(at(value)), scale.within("diverged")
+        style: dict[str, Any] = {
+            "transform": ax.get_xaxis_transform(),
+            "ha": "center",
+            "va": "center",
+            "fontsize": "small",
+        }
+        ax.text(*place, text, **style).set_gid(layout.COUNT)
+    figures.ticks(ax, "x", pd.Series(grid), axis, sampled=False)
+    title = f"best {axis_name(axis, runs)} {short(best[axis])}" if len(losses) else "every run diverged"
+    title += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
     if axis == "lr" and np.isfinite(flat := lr_sensitivity(runs, order)):
-        note += f"; lr sensitivity {flat:.3g} (0 is flat)"
-    ax.set(xlabel=axis_name(axis, runs), ylabel=f"final {loss_name}", title=note)
-    ax.margins(x=0.07)
-    return figures.finished(figure, runs, columns=2)
+        title += f"; lr sensitivity {number(flat)} (0 is flat)"
+    ax.set(xlabel=figures.axis_label(axis, grid, runs), ylabel=f"final {loss_name}{figures.LOG_SCALE}", title=title)
+    ends = at(grid[[0, -1]])
+    margin = 0.07 * (ends[1] - ends[0]) or 0.5
+    ax.set_xlim(ends[0] - margin, ends[1] + margin)
+    name, marks = axis_name(axis), ("the dark line", "the light one") if joined else ("dots", "squares")
+    verbs = ("changes", "is") if joined else ("change", "are")
+    caption = [
+        f"Final loss against {name}: {marks[0]} {verbs[0]} {name} alone, starting from the best configuration, and "
+        f"{marks[1]} {verbs[1]} the best one can do by tuning everything else"
+        f"{' (both: medians over seeds)' if curve['n_seeds'].max() > 1 else ''}.",
+        "The strip at the top counts diverged runs, of all at that value." if len(diverged) else "",
+        *figures.said(scale, losses, initial),
+    ]
+    return layout.finished(figure, runs, 2, figsize, caption, note)
 
 
-@style.context(STYLE)
+@layout.styled
 def heatmap(
     runs: pd.DataFrame,
     x: str = "lr",
     y: str = "beta1",
     loss_name: str = "evaluation loss",
     order: pd.DataFrame | None = None,
+    note: str = "",
+    figsize: layout.Size = None,
 ) -> Figure:
     """Draw the median final evaluation loss over two hyperparameters, everything else as in the best configuration.
 
-    Numbers: loss and, for classification, accuracy. Hatched: every seed diverged, with the median step. Grey: most
-    seeds diverged, so the median is infinite. Solid frame: best cell. Dashed frame: default values of both.
+    Numbers: loss and, for classification, accuracy. Hatched: the median is infinite, because at least half of the seeds
+    diverged, with the median step. Solid frame: best cell. Dashed frame: default values of both. All heatmaps of these
+    runs have the same scale of colours.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
         x, y: two of `axes.axes_in(runs)` that the optimizer has.
         loss_name: as of `training_figures.convergence`.
         order: as of `aggregation.ranked`.
+        note, figsize: as of `layout.finished`.
     """
     order = ranked(runs, order)
     cells, initial = held(order, [y, x]), initial_loss(runs)
     losses, whose = cells["eval_loss_median"].unstack(x), figures.default_of(runs)[0]
     defaults = [figures.default_at(runs, axis)[1] for axis in (y, x)]
-    finite = losses.to_numpy()[np.isfinite(losses) & (losses > 0)]
-    low, high = finite.min(initial=initial), finite.max(initial=0.0, where=finite < 2 * initial)
-    figure = Figure(figsize=(3.2 + min(losses.shape[1], 12) * 1.05, 2.9 + min(losses.shape[0], 12) * 0.75))
-    ax = figure.subplots()
+    norm = norm_of(order["eval_loss_median"], initial)
+    narrow = figsize is not None and figsize[0] < layout.NARROW
+    wide, tall = 2.6 + min(losses.shape[1], 12) * 0.95, 1.2 + min(losses.shape[0], 12) * 0.7
+    figure, (ax,) = layout.canvas(1, figsize, wide, tall)
     ax.grid(False)
-    size, crowded = (7, True) if losses.shape[1] > 12 else (10, False)
-    norm = LogNorm(low, max(high, 1.2 * low), clip=True)
-    image = ax.imshow(losses.where(np.isfinite(losses)), cmap="viridis_r", norm=norm, origin="lower", aspect="auto")
-    if len(finite):
-        ticks = LogLocator(subs=(1, 2, 5) if norm.vmax < 1e3 * low else (1,))
-        figure.colorbar(image, ticks=ticks, format="{x:.3g}", label="brighter is better").minorticks_off()
+    finite = np.isfinite(losses)
+    image = ax.imshow(losses.where(finite), cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
+    colour_bar(figure, ax, image, norm, f"final {loss_name}{figures.LOG_SCALE}; brighter is better", narrow)
     columns, rows = losses.columns.tolist(), losses.index.tolist()
     for cell in cells.reset_index().to_dict("records"):
         loss, accuracy, n, at = (
@@ -143,29 +172,104 @@ def heatmap(
         i, j = columns.index(at[1]), rows.index(at[0])
         ink, lines = "black", [f"✕ {n} of {cell['n_seeds']}"] if n else []
         if np.isfinite(loss):
-            ink = "black" if np.dot(image.to_rgba(loss)[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
-            lines = [f"{loss:.3g}", *([f"{accuracy:.2%}"] if np.isfinite(accuracy) else []), *lines]
+            ink = ink_on(image.to_rgba(loss))
+            lines = [number(loss), *([f"{accuracy:.2%}"] if np.isfinite(accuracy) else []), *lines]
         else:
             lines += [f"step {cell['diverged_step_median']:.0f}"] if n else ["not finite"]
-            kwargs = {"facecolor": "0.93", "edgecolor": "0.8", "hatch": "///" if n == cell["n_seeds"] else None}
-            ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, linewidth=0, **kwargs))
+            hatched(ax, i, j, bool(n))
         rest = "\n".join(lines[1:])
-        ax.text(i, j, lines[0], color=ink, ha="center", va="bottom" if rest else "center", fontsize=size)
-        ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=0.8 * size)
+        first = {"color": ink, "ha": "center", "fontsize": 10, "gid": "first"}
+        ax.text(i, j, lines[0], va="bottom" if rest else "center", **first)
+        if rest:
+            ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=8, gid="rest")
         is_default = None not in defaults and all(
             figures.is_close([v], default)[0] for v, default in zip(at, defaults, strict=True)
         )
-        frames = [("best", 0.94, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
-        frames += [(f"{whose} for both", 0.82, "--")] if is_default else []
+        frames = [("best", 0.96, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
+        frames += [(f"{whose} for both", 0.92 if narrow else 0.84, "--")] if is_default else []
         for name, width, line in frames:
-            frame = Rectangle((i - width / 2, j - width / 2), width, width, fill=False, linewidth=2, linestyle=line)
-            ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=4, foreground="white")])
-    ax.set_xticks(range(losses.shape[1]), [short(value) for value in columns], rotation=60 * crowded)
+            thick = 1.2 if narrow else 2
+            frame = Rectangle((i - width / 2, j - width / 2), width, width, fill=False, linewidth=thick, linestyle=line)
+            ax.add_patch(frame).set(label=name, path_effects=[withStroke(linewidth=2 * thick, foreground="white")])
+    ax.set_xticks(range(losses.shape[1]), [short(value) for value in columns])
     ax.set_yticks(range(losses.shape[0]), [short(value) for value in rows])
     others = label(order.iloc[0], [axis for axis in varied_axes(runs) if axis not in (x, y)], runs)
-    title = f"final {loss_name}" if len(finite) else "every run diverged"
-    if others and len(finite):
-        title += "\n" + figures.wrapped(f"with the best {others}", int(10 * figure.get_figwidth()))
-    title += "\n✕: how many seeds diverged, and the median step" if cells["n_diverged"].any() else ""
+    title = f"with the best {others}" if others else ""
+    title = title if finite.any(axis=None) else "every run diverged"
     ax.set(xlabel=axis_name(x, runs), ylabel=axis_name(y, runs), title=title)
-    return figures.finished(figure, runs, columns=2)
+    gone = cells[~np.isfinite(cells["eval_loss_median"]) & (cells["n_diverged"] > 0)]
+    several = cells["n_seeds"].max() > 1
+    rest = ", everything else as in the best configuration" if others else ""
+    caption = [
+        f"Final loss over {axis_name(x)} and {axis_name(y)}{rest}{' (median over seeds)' if several else ''}: brighter "
+        "is better, on the scale of all configurations.",
+        ("In hatched cells at least half of the seeds diverged." if several else "Hatched cells diverged.")
+        if len(gone)
+        else "",
+        "A ✕ says how many seeds diverged." if cells["n_diverged"].any() and several else "",
+        figures.unresolved(initial).replace("drawn there", "not told apart")
+        if (cells["eval_loss_median"] < resolution(initial)).any()
+        else "",
+    ]
+    figure = layout.finished(figure, runs, 2, figsize, caption, note)
+    fit_cells(ax, losses.shape)
+    return figure
+
+
+def norm_of(losses: pd.Series, initial: float) -> LogNorm:
+    """Return the scale of colours of a sweep, from the best configuration to at most twice the loss before training."""
+    finite = losses[np.isfinite(losses)].to_numpy()
+    low = max(finite[finite > 0].min(initial=initial), resolution(initial))
+    high = finite.max(initial=0.0, where=finite < 2 * initial)
+    return LogNorm(low, max(high, 1.2 * low), clip=True)
+
+
+def colour_bar(
+    figure: Figure, ax: Axes | list[Axes], shades: ScalarMappable, norm: LogNorm, name: str, narrow: bool
+) -> None:
+    """Add a bar that explains the colours: at the right, or below in a narrow figure."""
+    ticks = figures.log_ticks(float(norm.vmin or 1.0), float(norm.vmax or 1.0))
+    place: dict[str, Any] = {"location": "bottom", "aspect": 35, "pad": 0.02} if narrow else {"location": "right"}
+    bar = figure.colorbar(shades, ax=ax, ticks=ticks, label=name, **place)
+    axis = bar.ax.xaxis if narrow else bar.ax.yaxis
+    axis.set_ticks(ticks, [number(tick) for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+    axis.set_gid(layout.ROUND)
+
+
+def ink_on(shade: tuple | np.ndarray) -> str:
+    """Return the colour of letters that are legible on a shade."""
+    return "black" if np.dot(shade[:3], (0.3, 0.6, 0.1)) > 0.5 else "white"
+
+
+def hatched(ax: Axes, i: int, j: int, diverged: bool) -> None:
+    """Draw a cell of a heatmap whose median is infinite: hatched if runs diverged, grey if losses were not finite."""
+    style: dict[str, Any] = {"facecolor": looks.STRIP, "edgecolor": "0.8", "hatch": "///" if diverged else None}
+    ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, linewidth=0, **style))
+
+
+def fit_cells(ax: Axes, shape: tuple[int, int]) -> None:
+    """Make the numbers in the cells of a heatmap as small as the cells need; if they were illegible, leave some out."""
+    box = ax.get_window_extent()
+    room = 0.9 * box.width / shape[1], 0.86 * box.height / shape[0]
+
+    def factor(texts: list[Text], lines: float) -> float:
+        extents = [text.get_window_extent() for text in texts]
+        return min(
+            room[0] / max((of.width for of in extents), default=1),
+            room[1] / max((lines * of.height for of in extents), default=1),
+        )
+
+    first, rest = ([text for text in ax.texts if text.get_gid() == gid] for gid in ("first", "rest"))
+    # Both meet in the middle of their cell.
+    size = min(1.0, factor(first, 2.0), factor(rest, 2.0)) if rest else min(1.0, factor(first, 1.0))
+    if rest and 8 * size < 4.5:
+        for text in rest:
+            text.set_visible(False)
+        for text in first:
+            text.set_verticalalignment("center")
+        size = min(1.0, factor(first, 1.0))
+    for text in [*first, *rest]:
+        text.set_fontsize(size * float(text.get_fontsize()))
+        if 10 * size < 4.5:
+            text.set_visible(False)

@@ -53,13 +53,19 @@ def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None, of: str
 
 
 def page(
-    runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, captions: dict[str, str], target: Target | None
+    runs: pd.DataFrame,
+    summary: pd.DataFrame,
+    provenance: dict,
+    captions: dict[str, str],
+    target: Target | None,
+    left_out: str = "",
 ) -> str:
     """Return the report in Markdown.
 
     Args:
         summary: `aggregation.summarise` of the runs, with `steps_to_target.medians` if there is a target.
         captions: file name of a figure -> caption.
+        left_out: a sentence on a figure that is not there.
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
     names = [plain(name) for name in runs["optimizer"].unique()]
@@ -87,6 +93,7 @@ def page(
         *confirmation(runs, provenance, summary),
         "## Figures",
         bands(summary),
+        left_out,
         *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -123,6 +130,7 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
             f"{summary.groupby('optimizer').size().min()} compares them at the budget that all {len(names)} had: the "
             "mean over which of its configurations are tried (Dodge et al. 2019, arXiv:1909.03004, without repetition)."
         )
+    sentences += statistics.unresolved(runs, summary)
     if target:
         sentences.append(
             f"Target: {target}, reached by {int(summary['n_reached'].sum())} of {len(runs)} runs. Steps to it count to "

@@ -1,106 +1,113 @@
 """Figures of sampled configurations, no two of which share a value: points instead of lines and cells."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
-from experiments.common.figure_style import STYLE
+from experiments.reports import figures, layout, looks
 from experiments.reports.aggregation import axis_name, initial_loss, ranked, seeds, short
-from experiments.reports.figures import finished, loss_axis, positions
-from experiments.training.axes import BETA, LINEAR, WORDS, scale_of
+from experiments.reports.grid_figures import COLOURS, colour_bar, norm_of
 
-BEST = {"marker": "*", "s": 190, "edgecolors": "black", "linewidths": 1, "zorder": 4}
+BEST: dict[str, Any] = {"marker": "*", "s": 150, "edgecolors": "black", "linewidths": 1, "zorder": 4}
 
 
-@style.context(STYLE)
-def sensitivity(runs: pd.DataFrame, axis: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
+@layout.styled
+def sensitivity(
+    runs: pd.DataFrame,
+    axis: str,
+    loss_name: str,
+    order: pd.DataFrame | None = None,
+    note: str = "",
+    figsize: layout.Size = None,
+) -> Figure:
     """Draw every configuration's final evaluation loss against one hyperparameter.
 
-    Points: medians over seeds, with the inter-quartile range. Strip at the top: configurations whose median is
-    infinite, because at least half of their seeds diverged. order: as of `aggregation.ranked`.
+    Points: medians over seeds, with the inter-quartile range. Strips at the top: configurations whose median is
+    infinite, because at least half of their seeds diverged, and those that ended far above the loss before training.
+
+    Args: as of `grid_figures.sensitivity`.
     """
     order, initial = ranked(runs, order), initial_loss(runs)
-    diverged = ~np.isfinite(order["eval_loss_median"])
-    figure = Figure(figsize=(7.5, 5.2))
-    ax = figure.subplots()
-    losses = order.loc[~diverged, "eval_loss_median"]
-    top = 1.2 * max(initial, losses.clip(upper=10 * initial).max() if len(losses) else 0.0)
-    low, high = loss_axis(ax, losses, top, headroom=0.1 if diverged.any() else 0.0)
-    at = positions(order[axis], axis, order[axis].to_numpy())
-    q25, q75 = (order[f"eval_loss_{q}"].clip(low, high) for q in ("q25", "q75"))
-    if order["n_seeds"].max() > 1:
-        bars = {
-            "linewidth": 0.8,
-            "rasterized": True,
-            "label": f"from quartile to quartile of {seeds(order['n_seeds'])}",
-        }
-        ax.vlines(at[~diverged], q25[~diverged], q75[~diverged], color="0.75", **bars)
-    shown = {"color": to_hex("C0"), "s": 16, "label": "a configuration, median over seeds", "rasterized": True}
-    ax.scatter(at[~diverged], losses.clip(low, high), **shown)
-    if len(losses):
-        ax.scatter(
-            at[:1],
-            losses.iloc[:1],
-            color=to_hex("C1"),
-            label=f"the best, {axis_name(axis, runs)} {short(order.loc[0, axis])}",
-            **BEST,
-        )
+    medians = order["eval_loss_median"]
+    diverged, several = ~np.isfinite(medians.to_numpy()), bool(order["n_seeds"].max() > 1)
+    figure, (ax,) = layout.canvas(1, figsize, 6.5, 4.2)
+    scale = figures.loss_scale(ax, medians, initial, {"diverged": 0.08} if diverged.any() else {})
+    at, inner = figures.positions(order[axis], axis, order[axis].to_numpy()), scale.inside(medians)
+    shown = np.isfinite(inner)
+    q25, q75 = (order[f"eval_loss_{q}"].clip(scale.low, scale.high) for q in ("q25", "q75"))
+    if several:
+        text = f"from quartile to quartile of {seeds(order['n_seeds'])}"
+        ax.vlines(at[shown], q25[shown], q75[shown], color="0.75", linewidth=0.8, rasterized=True, label=text)
+    text = f"a configuration{', median over seeds' * several}"
+    ax.scatter(at[shown], inner[shown], color=looks.ENVELOPE, s=16, label=text, rasterized=True)
+    if shown.any():
+        text = f"the best, {axis_name(axis, runs)} {short(order.loc[0, axis])}"
+        ax.scatter(at[:1], inner[:1], color=looks.HELD, label=text, **BEST)
+    strips = ax.get_xaxis_transform()
     if diverged.any():
-        ax.axhspan(high, ax.get_ylim()[1], color="0.95", zorder=0)
-        y = np.full(diverged.sum(), 0.96)
-        ax.plot(at[diverged], y, "x", color="0.3", transform=ax.get_xaxis_transform(), label="diverged")
-    ax.axhline(initial, color="0.3", linestyle="--", linewidth=1, label=f"loss before training, {initial:.3g}")
-    ticks(ax, "x", order[axis], axis)
-    ax.set_xlabel(axis_name(axis, runs))
-    ax.set(ylabel=f"final {loss_name}", title="" if len(losses) else "every run diverged")
-    return finished(figure, runs, columns=2)
+        y = np.full(diverged.sum(), scale.within("diverged"))
+        ax.plot(at[diverged], y, "x", color=looks.INK, transform=strips, label="diverged")
+    if (above := scale.is_above(medians)).any():
+        row = next(name for name in scale.rows if name.startswith("above"))
+        y = np.full(above.sum(), scale.within(row))
+        ax.plot(at[above], y, "^", color=looks.ENVELOPE, markersize=4, transform=strips)
+    figures.before_training(ax, initial)
+    figures.ticks(ax, "x", order[axis], axis)
+    ax.set_xlabel(figures.axis_label(axis, order[axis], runs))
+    title = "" if shown.any() else "every run diverged"
+    ax.set(ylabel=f"final {loss_name}{figures.LOG_SCALE}", title=title)
+    caption = [
+        f"Final loss of every configuration against {axis_name(axis)}{', median over seeds' * several}.",
+        "A star is the best.",
+        f"Those in the strip at the top diverged{', on at least half of their seeds' * several}."
+        if diverged.any()
+        else "",
+        *figures.said(scale, medians, initial),
+    ]
+    return layout.finished(figure, runs, 2, figsize, caption, note)
 
 
-@style.context(STYLE)
-def pair(runs: pd.DataFrame, x: str, y: str, loss_name: str, order: pd.DataFrame | None = None) -> Figure:
+@layout.styled
+def pair(
+    runs: pd.DataFrame,
+    x: str,
+    y: str,
+    loss_name: str,
+    order: pd.DataFrame | None = None,
+    note: str = "",
+    figsize: layout.Size = None,
+) -> Figure:
     """Draw every configuration's median final evaluation loss, as a colour, over two hyperparameters.
 
-    order: as of `aggregation.ranked`.
+    All such figures of these runs have the same scale of colours. Args: as of `grid_figures.heatmap`.
     """
     order, initial = ranked(runs, order), initial_loss(runs)
     diverged = ~np.isfinite(order["eval_loss_median"])
-    losses = order.loc[~diverged, "eval_loss_median"].clip(upper=initial)
-    figure = Figure(figsize=(7, 5.2))
-    ax = figure.subplots()
-    columns, rows = (positions(order[axis], axis, order[axis].to_numpy()) for axis in (x, y))
-    ax.plot(columns[diverged], rows[diverged], "x", color="0.5", label="diverged")
+    losses = order.loc[~diverged, "eval_loss_median"]
+    narrow = figsize is not None and figsize[0] < layout.NARROW
+    figure, (ax,) = layout.canvas(1, figsize, 6.5, 4.4)
+    columns, rows = (figures.positions(order[axis], axis, order[axis].to_numpy()) for axis in (x, y))
+    if diverged.any():
+        ax.plot(columns[diverged], rows[diverged], "x", color="0.5", label="diverged")
     if len(losses):
-        low = losses[losses > 0].min() if (losses > 0).any() else initial / 10
-        looks = {"cmap": "viridis_r", "norm": LogNorm(low, max(losses.max(), 1.2 * low), clip=True)}
+        norm = norm_of(losses, initial)
+        style: dict[str, Any] = {"cmap": COLOURS, "norm": norm}
         # The best is drawn last, on top.
         points = [values[~diverged][::-1] for values in (columns, rows)]
-        shown = ax.scatter(*points, c=losses[::-1], s=42, edgecolors="0.4", linewidths=0.4, rasterized=True, **looks)
-        ticks_ = LogLocator(subs=(1, 2, 5) if losses.max() < 1e3 * low else (1,))
-        figure.colorbar(shown, ticks=ticks_, format="{x:.3g}", label=f"final {loss_name}").minorticks_off()
-        ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **looks)
+        size = 20 if narrow else 42
+        shown = ax.scatter(*points, c=losses[::-1], s=size, edgecolors="0.4", linewidths=0.4, rasterized=True, **style)
+        colour_bar(figure, ax, shown, norm, f"final {loss_name}{figures.LOG_SCALE}; brighter is better", narrow)
+        ax.scatter(columns[:1], rows[:1], c=losses[:1], label="the best", **BEST, **style)
     for direction, axis in (("x", x), ("y", y)):
-        ticks(ax, direction, order[axis], axis)
-        ax.set(**{f"{direction}label": axis_name(axis, runs)})
-    ax.set_title("brighter is better" if len(losses) else "every run diverged")
-    return finished(figure, runs, columns=2)
-
-
-def ticks(ax: Axes, direction: str, values: pd.Series, axis: str) -> None:
-    """Label an axis of `positions` with its values, if they are few, else with round values in their range."""
-    grid, few = values.to_numpy(), np.unique(values)
-    scale = scale_of(axis, few)
-    if len(few) > 7 and scale == LINEAR:
-        return
-    if len(few) > 7 and scale != WORDS:
-        decades = 10.0 ** np.arange(-20, 21)
-        # Use 1, 2 and 5 if there are fewer than three whole decades.
-        low, high = positions(grid, axis, grid).min(), positions(grid, axis, grid).max()
-        rounded = np.outer(decades, (1, 2, 5) if high - low < 3 else (1,)).ravel()
-        few = 1 - rounded[rounded <= 1] if scale == BETA else rounded
-        few = few[(few >= grid.min()) & (few <= grid.max())]
-    labels = [value if isinstance(value, str) else short(float(f"{value:.12g}")) for value in few]
-    getattr(ax, f"set_{direction}ticks")(positions(few, axis, grid), labels)
+        figures.ticks(ax, direction, order[axis], axis)
+        ax.set(**{f"{direction}label": figures.axis_label(axis, order[axis], runs)})
+    ax.set_title("" if len(losses) else "every run diverged")
+    several = bool(order["n_seeds"].max() > 1)
+    caption = [
+        f"Final loss of every configuration over {axis_name(x)} and {axis_name(y)}{', median over seeds' * several}: "
+        "brighter is better; a star is the best.",
+        f"A ✕ diverged{', on at least half of its seeds' * several}." if diverged.any() else "",
+    ]
+    return layout.finished(figure, runs, 2, figsize, caption, note)

@@ -7,7 +7,17 @@ import pandas as pd
 from scipy.special import gammaln
 
 from experiments.common import intervals
-from experiments.reports.aggregation import INFINITE, best_of_each, initial_loss, of_optimizer, ranked, runs_of, scored
+from experiments.reports.aggregation import (
+    INFINITE,
+    best_of_each,
+    initial_loss,
+    number,
+    of_optimizer,
+    ranked,
+    resolution,
+    runs_of,
+    scored,
+)
 
 
 def budgets(n: int, at_most: int = 60) -> np.ndarray:
@@ -93,3 +103,14 @@ def paired_rivals(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> pd.D
     (_, winner), *others = rivals(ranked(runs, order)).iterrows()
     ours = runs_of(runs, winner)
     return pd.DataFrame([{**other, **paired(ours, runs_of(runs, other))} for _, other in others])
+
+
+def unresolved(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
+    """Return a sentence on configurations whose order means nothing; none if float32 resolves their losses."""
+    floor = resolution(initial_loss(runs))
+    n = int((order["eval_loss_median"] < floor).sum())
+    if n < 2:
+        return []
+    return [
+        f"{n} configurations end below {number(floor, 2)}, which float32 does not resolve: their order means nothing."
+    ]

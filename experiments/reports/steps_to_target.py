@@ -1,17 +1,16 @@
 """Steps to a target. The data are censored: in medians, a run that misses the target counts as infinite."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.special import betaincinv
 
-from experiments.common import figure_style
-from experiments.reports import comparison, figures, sampled_figures
+from experiments.reports import comparison, figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
     axis_name,
@@ -19,7 +18,6 @@ from experiments.reports.aggregation import (
     initial_loss,
     ranked,
     run_seconds,
-    short,
     unscored,
     varied_axes,
 )
@@ -67,67 +65,130 @@ def medians(reached: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns, "n_reached": groups["n_reached"].sum()}).reset_index()
 
 
-@style.context(figure_style.STYLE)
-def figure(reached: pd.DataFrame, target: Target, last_step: int, sampled: bool = False) -> Figure:
+@layout.styled
+def figure(
+    reached: pd.DataFrame,
+    target: Target,
+    last_step: int,
+    sampled: bool = False,
+    order: pd.DataFrame | None = None,
+    figsize: layout.Size = None,
+) -> Figure:
     """Draw the share of runs that have reached the target by a step, and the steps to the target against lr.
 
     Left: one line per optimizer, over all its runs, in a 95 % band (see `share`). Right: the median over seeds of the
     fastest configuration at each lr (or value of the first axis that varies); configurations that miss the target on
-    half of their seeds are in the strip at the top.
+    half of their seeds are in the strip at the top. Of more than six optimizers, the best six have colours, and the
+    right panel has a row for each.
+
+    Args:
+        order: as of `aggregation.ranked`.
+        figsize: as of `layout.finished`.
     """
-    looks, axes = comparison.looks_of(reached), varied_axes(reached)
-    drawn = Figure(figsize=(10.5 if axes else 6, 4.9))
-    left, *right = np.atleast_1d(drawn.subplots(1, 1 + bool(axes)))
-    for name, look in looks.items():
-        group = reached.loc[reached["optimizer"] == name]
-        share(left, group["steps_to_target"].to_numpy(), last_step, look, name)
-    figures.explain_band(left, "band: 95 %, as if runs were independent")
+    order, axes = ranked(reached, order), varied_axes(reached)
+    styles, table = comparison.looks_of(order), medians(reached)
+    coloured, many = looks.emphasised(styles), len(styles) > looks.MOST
+    tall = max(4.0, 1.2 + 0.19 * len(styles)) if many else 4.0
+    drawn, (left, *right) = layout.canvas(1 + bool(axes), figsize, 5.2, tall)
+    for name in [*coloured, *list(styles)[len(coloured) :]]:
+        group = reached.loc[reached["optimizer"] == name, "steps_to_target"].to_numpy()
+        share(left, group, last_step, styles[name], name, behind=name not in coloured)
     left.set(xlabel="step", ylabel=f"runs that have reached {target}", xlim=(0, 1.03 * last_step), ylim=(0, 1))
     left.yaxis.set_major_formatter(PercentFormatter(1))
+    left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figures.explain_band(left, "band: 95 %, as if runs were independent")
+    if many:
+        left.plot([], [], color=looks.BEHIND, label=f"the other {len(styles) - len(coloured)}")
+    caption = [
+        "First: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % "
+        "or more, the share of all runs like these (Clopper and Pearson 1934; as if no two runs shared a configuration "
+        "or a seed)."
+    ]
+    of = "the median over seeds of the steps to the target" if order["n_seeds"].max() > 1 else "the steps to the target"
     for ax in right:
-        against(ax, medians(reached), axes[0], looks, last_step, sampled)
-        name = axis_name(axes[0], reached)
-        ax.set(xlabel=name, ylabel=f"steps to {target}", title=f"the fastest at each {name}")
-    return figures.finished(drawn, reached, columns=4)
+        if many:
+            fastest_of_each(ax, table, styles, last_step)
+            ax.set(xlabel=f"steps to {target}", title="the fastest of each optimizer, and all others")
+            caption.append(f"Then: {of}; a mark is an optimizer's fastest configuration, a stroke any other.")
+        else:
+            against(ax, table, axes[0], styles, last_step, sampled)
+            name = axis_name(axes[0], reached)
+            label = figures.axis_label(axes[0], table[axes[0]].dropna(), reached)
+            ax.set(xlabel=label, ylabel=f"steps to {target}", title=f"the fastest at each {name}")
+            caption.append(f"Then: {of}, of the fastest configuration at each {name}.")
+        if not np.isfinite(table["steps_to_target_median"]).all():
+            missed = "missed it on at least half of their seeds" if order["n_seeds"].max() > 1 else "missed it"
+            caption.append(f"Configurations in the strip {missed}.")
+    return layout.finished(drawn, reached, 4, figsize, caption)
 
 
-def share(ax: Axes, steps: np.ndarray, last_step: int, look: tuple[str, str, str], name: str) -> None:
+def share(ax: Axes, steps: np.ndarray, last_step: int, look: looks.Look, name: str, behind: bool = False) -> None:
     """Draw the share of runs that have reached the target by a step, with the exact 95 % interval of a share.
 
     The interval of Clopper and Pearson contains the share of all such runs at each step, however few runs there are.
+
+    behind: whether to draw a grey line alone.
     """
     at, counts = np.unique(steps[np.isfinite(steps)], return_counts=True)
     n, reached = len(steps), np.r_[0, np.cumsum(counts), counts.sum()]
     x = np.r_[0, at, last_step]
-    ax.step(x, reached / n, look[1], where="post", color=look[0], label=f"{name}: {reached[-1]} of {n} runs")
+    if behind:
+        ax.step(x, reached / n, where="post", color=looks.BEHIND, linewidth=0.8, zorder=1)
+        return
+    text = f"{name}: {reached[-1]} of {n} runs"
+    ax.step(x, reached / n, where="post", color=look.colour, marker=look.marker, markevery=[len(x) - 1], label=text)
     # The ends are NaN if no run or every run has reached the target; they are 0 and 1.
     low = np.nan_to_num(betaincinv(reached, n - reached + 1, 0.025))
     high = np.nan_to_num(betaincinv(reached + 1, n - reached, 0.975), nan=1.0)
-    ax.fill_between(x, low, high, step="post", color=look[0], alpha=0.12, linewidth=0)
+    ax.fill_between(x, low, high, step="post", color=look.colour, alpha=0.1, linewidth=0)
 
 
-def against(ax: Axes, table: pd.DataFrame, axis: str, looks: dict, last_step: int, sampled: bool) -> None:
+def against(
+    ax: Axes, table: pd.DataFrame, axis: str, styles: dict[str, looks.Look], last_step: int, sampled: bool
+) -> None:
     """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
     values = np.unique(table[axis].dropna().to_numpy())
     joined = not sampled and scale_of(axis, values) != WORDS
     fastest = table.groupby(["optimizer", axis])[["steps_to_target_median"]].agg("min").loc[:, "steps_to_target_median"]
-    ax.axhspan(1.04 * last_step, 1.16 * last_step, color="0.95", zorder=0)
-    for place, (name, (colour, line, marker)) in enumerate(looks.items()):
+    ax.axhspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
+    for place, (name, look) in enumerate(styles.items()):
         if name not in fastest.index:
             continue
         own = fastest.loc[name]
         x, steps = figures.positions(own.index, axis, values), own.to_numpy()
-        strip = (1.06 + 0.08 * (place + 0.5) / len(looks)) * last_step
+        strip = (1.05 + 0.1 * (1 - (place + 0.5) / len(styles))) * last_step
         met = np.isfinite(steps)
-        look = {"color": colour, "marker": marker, "linestyle": line if joined else "none", "markersize": 5}
-        ax.plot(x, np.where(met, steps, np.nan), **look)
-        ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=colour)
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "zorder": 3 - place / 99}
+        ax.plot(x, np.where(met, steps, np.nan), linestyle="-" if joined else "none", **style)
+        ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=look.colour, markersize=4)
     steps = np.asarray(MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step))
-    steps = steps[steps < last_step]
+    steps = steps[steps < 0.97 * last_step]
     ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
     ax.set_ylim(0, 1.16 * last_step)
-    if sampled:
-        sampled_figures.ticks(ax, "x", pd.Series(values), axis)
-    else:
-        labels = [short(value) for value in values]
-        ax.set_xticks(figures.positions(values, axis, values), labels, rotation=60 if len(values) > 7 else 0)
+    figures.ticks(ax, "x", pd.Series(values), axis, sampled)
+
+
+def fastest_of_each(ax: Axes, table: pd.DataFrame, styles: dict[str, looks.Look], last_step: int) -> None:
+    """Draw one row per optimizer, the fastest at the top: the median steps of its configurations. table: `medians`."""
+    steps = table["steps_to_target_median"]
+    least = {name: float(steps[table["optimizer"] == name].min()) for name in styles}
+    names = sorted(styles, key=lambda name: least[name])
+    coloured = styles if len(styles) <= len(looks.COLOURS) else looks.emphasised(styles)
+    ax.axvspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
+    for row, name in enumerate(names):
+        own = steps[table["optimizer"] == name].to_numpy()
+        look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
+        met = np.isfinite(own)
+        ax.plot(own[met], np.full(met.sum(), row), "|", color="0.6", markersize=5)
+        if np.isfinite(least[name]):
+            ax.plot(least[name], row, look.marker, color=look.colour, markersize=6, zorder=3)
+        if not met.all():
+            text = f"{(~met).sum()}/{len(met)}"
+            ax.text(1.1 * last_step, row, text, ha="center", va="center", fontsize="x-small")
+    ticks = np.asarray(MaxNLocator(4, integer=True).tick_values(0, 0.9 * last_step))
+    ticks = ticks[ticks < 0.97 * last_step]
+    ax.set_xticks([*ticks, 1.1 * last_step], [*(f"{step:.0f}" for step in ticks), "missed"])
+    ax.xaxis.set_gid(layout.ROUND)
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", labelsize="small" if len(styles) <= 16 else "x-small", length=0)
+    ax.set(xlim=(0, 1.16 * last_step), ylim=(len(names) - 0.4, -0.6))

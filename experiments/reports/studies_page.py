@@ -24,7 +24,6 @@ from experiments.reports import (
     training_figures,
     writer,
 )
-from experiments.reports.aggregation import axis_name
 from experiments.reports.escape import escaped, without_math
 from experiments.reports.studies import Study
 from experiments.training.axes import axes_in
@@ -34,14 +33,6 @@ RECORD = "compare.json"
 """The file by which a folder of a comparison is known: its studies, and the names of its files."""
 WIDEST = 45
 """Facts with longer values stand in a list below the table of differences, which would not fit on a screen."""
-SENSITIVITY = (
-    "Final loss against {0}: at each value the lowest median over seeds that the other axes allow; bars are quartiles "
-    "over seeds."
-)
-HEATMAPS = (
-    "Final loss over {0} and {1}, for the best optimizer of each study, in one colour scale: in each cell the lowest "
-    "median over seeds that the other axes allow, a ✕ where that is infinite, and nothing where no run was."
-)
 
 
 class All(NamedTuple):
@@ -102,18 +93,19 @@ def write(folder: Path, every: All, record: dict) -> list[Path]:
     record: what `RECORD` is to hold, beside the names of the files.
     """
     drawings_ = drawings(every.named(without_math))
-    text = page(every.named(escaped), {f"{name}.png": drawing.caption for name, drawing in drawings_.items()})
     names = ["summary.csv", *(f"{name}.{kind}" for name in drawings_ for kind in ("png", "pdf"))]
     paths = {name: folder / name for name in [*names, "report.md", "report.html", RECORD]}
     folder.mkdir(parents=True, exist_ok=True)
 
     def fill(temporary: dict[Path, Path]) -> None:
         every.summary.to_csv(temporary[paths["summary.csv"]], index=False)
-        images = {}
+        images, captions = {}, {}
         for name, drawing in drawings_.items():
             png, pdf = (temporary[paths[f"{name}.{kind}"]] for kind in ("png", "pdf"))
-            writer.save(drawing.draw(), png, pdf)
-            images[f"{name}.png"] = png.read_bytes()
+            figure = drawing.draw()
+            writer.save(figure, png, pdf)
+            images[f"{name}.png"], captions[f"{name}.png"] = png.read_bytes(), drawing.caption(figure)
+        text = page(every.named(escaped), captions)
         temporary[paths["report.md"]].write_text(text, encoding="utf-8")
         temporary[paths["report.html"]].write_text(html.render(text, images), encoding="utf-8")
         known = json.dumps({**record, "files": list(paths)}, indent=2)
@@ -130,21 +122,16 @@ def drawings(every: All) -> dict[str, writer.Drawing]:
     curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
     chosen, lines = comparison.tuned(runs, order)
     clock: partial[Figure] = partial(training_figures.wall_clock, chosen, curves, loss_name, lines)
-    found = {
-        "optimizers": writer.Drawing(
-            partial(comparison.figure, runs, curves, loss_name, sampled, order), writer.OPTIMIZERS
-        ),
-        "budget": writer.Drawing(partial(comparison.budget, runs, loss_name, order), writer.BUDGET),
-    }
+    found = writer.of_several(runs, curves, loss_name, sampled, order)
     if target and reached is not None:
-        draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled)
-        found["target"] = writer.Drawing(draw, writer.TARGET)
-    found["wall_clock"] = writer.Drawing(clock, writer.BEST_OF_EACH + writer.WALL_CLOCK)
+        draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled, order)
+        found["target"] = writer.Drawing(draw)
+    found["wall_clock"] = writer.Drawing(clock)
     axes = studies_figures.axes_of_several(order)
     # The panel of losses against lr is in the first figure.
     for axis in axes[axes[:1] == ["lr"] :]:
         draw = partial(studies_figures.sensitivity, runs, axis, loss_name, sampled, order)
-        found[f"sensitivity_{axis}"] = writer.Drawing(draw, SENSITIVITY.format(axis_name(axis)))
+        found[f"sensitivity_{axis}"] = writer.Drawing(draw)
     names = every.best_of_studies
     of_best = order.loc[order["optimizer"].isin(names)]
     pairs = itertools.combinations(studies_figures.axes_of_several(of_best), 2)
@@ -153,7 +140,7 @@ def drawings(every: All) -> dict[str, writer.Drawing]:
         if len(having) < 2:
             continue
         draw = partial(studies_figures.heatmaps, runs, x, y, loss_name, of_best, having)
-        found[f"heatmap_{x}_{y}"] = writer.Drawing(draw, HEATMAPS.format(axis_name(x), axis_name(y)))
+        found[f"heatmap_{x}_{y}"] = writer.Drawing(draw)
     return found
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
@@ -22,71 +23,93 @@ from experiments.reports import (
     grid_figures,
     html,
     interactive,
+    layout,
+    looks,
     markdown,
     markup,
     sampled_figures,
     steps_to_target,
     training_figures,
 )
-from experiments.reports.aggregation import axis_name, ranked, summarise
+from experiments.reports.aggregation import number, ranked, summarise
 from experiments.training import diagnostics, targets
-from experiments.training.axes import WORDS, scale_of
 from experiments.training.targets import Target
-
-OPTIMIZERS = (
-    "Left: final loss against lr, at each lr the best that an optimizer does with everything else; a star is its best "
-    "lr, and a ✕ says that at least half of the seeds (small: fewer) diverged. Right: the best configuration of each "
-    "while it trains. Lines are medians over seeds."
-)
-BUDGET = (
-    "The lowest loss that one expects after trying so many of an optimizer's configurations in random order, and the "
-    "inter-quartile range over orders, not over seeds: exact for these configurations and the medians that they have "
-    "here. A configuration that is worse than no training counts as no training."
-)
-TARGET = (
-    "Left: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % or "
-    "more, the share of all runs like these (Clopper and Pearson 1934; as if no two runs shared a configuration or a "
-    "seed). Right: the median over seeds of the steps to the target, of the fastest configuration."
-)
-CONVERGENCE = (
-    "Losses (and accuracy) while training: coloured lines are the best configurations, medians over seeds; dashed "
-    "black is the default, grey is every other run, and a ✕ is where a run diverged."
-)
-BEST_OF_EACH = "The best configuration of each. "
-WALL_CLOCK = (
-    "Losses (and accuracy) against the time that a run takes: its share of the time of the population trained with "
-    "it, evaluations left out, compilation in the first steps included."
-)
-DIAGNOSTICS = (
-    "The best configuration of each optimizer at its evaluations: the L2 norm of the gradient over all weights, the "
-    "RMS (root mean square) of the update over that of the weights before it, and the share of weights whose update is "
-    "over twice as large as its mean in the nine steps before. By classes: the mean evaluation loss of groups of "
-    "classes, from the most to the least frequent in the training data, with about as many training examples each as "
-    "whole classes allow. Lines are medians over seeds."
-)
-SENSITIVITY = (
-    "Final loss against {0}: the thick line changes {0} alone, starting from the best configuration, the thin line "
-    "is the best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts "
-    "diverged runs."
-)
-SENSITIVITY_TO_WORDS = (
-    "Final loss against {0}: large dots change {0} alone, starting from the best configuration, small squares are the "
-    "best one can do by tuning everything else (both: medians over seeds), and the strip at the top counts diverged "
-    "runs."
-)
-HEATMAP = (
-    "Final loss over {0} and {1}, everything else as in the best configuration: brighter is better, "
-    "hatched cells diverged."
-)
-SCATTER = "Final loss of every configuration against {0}, median over seeds; those in the strip at the top diverged."
-PAIR = "Final loss of every configuration over {0} and {1}; a ✕ diverged."
 
 
 class Drawing(NamedTuple):
-    """A function that draws a figure, and the caption of the figure."""
+    """A figure of a report.
 
-    draw: Callable[[], Figure]
-    caption: str
+    Attributes:
+        draw: draws it; takes `figsize`, as of `layout.finished`. The figure has its caption.
+        before: what its caption begins with, as Markdown.
+    """
+
+    draw: Callable[..., Figure]
+    before: str = ""
+
+    def caption(self, figure: Figure) -> str:
+        """Return the caption, as Markdown, of the figure that was drawn."""
+        return self.before + markup.plain(layout.caption_of(figure))
+
+
+class OfOne(NamedTuple):
+    """The runs of one optimizer, whose figures are over its axes.
+
+    Attributes:
+        order: as of `aggregation.ranked`.
+        note: what the title of a figure says about the runs, if there are other optimizers.
+        before: as of `Drawing`.
+    """
+
+    runs: pd.DataFrame
+    order: pd.DataFrame
+    loss_name: str
+    sampled: bool
+    note: str = ""
+    before: str = ""
+
+    def against(self, axis: str) -> Drawing:
+        """Return the figure of the final loss against an axis."""
+        draw = sampled_figures.sensitivity if self.sampled else grid_figures.sensitivity
+        return Drawing(partial(draw, self.runs, axis, self.loss_name, self.order, self.note), self.before)
+
+    def over(self, x: str, y: str) -> Drawing:
+        """Return the figure of the final loss over two axes."""
+        draw = sampled_figures.pair if self.sampled else grid_figures.heatmap
+        return Drawing(partial(draw, self.runs, x, y, self.loss_name, self.order, self.note), self.before)
+
+
+def of_one(runs: pd.DataFrame, order: pd.DataFrame, provenance: dict, optimizer: str | None = None) -> OfOne:
+    """Return the runs of an optimizer: by default of the best. runs, order: of all optimizers."""
+    best, n = str(order.loc[0, "optimizer"]), runs["optimizer"].nunique()
+    name = optimizer or best
+    loss_name, sampled = provenance.get("loss_name", "evaluation loss"), bool(markdown.sampled(provenance))
+    if n < 2:
+        return OfOne(runs, order, loss_name, sampled)
+    place = list(aggregation.best_of_each(order)["optimizer"]).index(name) + 1
+    which = "the best optimizer" if place == 1 else f"number {place} of {n} optimizers"
+    note = f"{name} alone, the best of {n} optimizers" if place == 1 else f"{name} alone, {which}"
+    own = runs.loc[runs["optimizer"] == name]
+    return OfOne(
+        own,
+        aggregation.of_optimizer(order, name),
+        loss_name,
+        sampled,
+        note,
+        f"Of {markup.plain(name)} alone, {which}. ",
+    )
+
+
+def without_clock(provenance: dict) -> str:
+    """Return a sentence on why there is no figure of wall-clock time; "" if there is one."""
+    seconds = provenance.get("seconds") or {}
+    compiling, training = seconds.get("compile", 0.0), seconds.get("train", np.inf)
+    if compiling <= training:
+        return ""
+    return (
+        f"There is no figure of wall-clock time: of {number(compiling + training)} s of training, "
+        f"{number(compiling)} s were compilation, which says nothing about longer runs."
+    )
 
 
 def target_of(
@@ -129,23 +152,23 @@ def write(
         reached = steps_to_target.reach(runs, curves, goal)
         summary = summary.merge(steps_to_target.medians(reached), how="left")
     figures_ = drawings(runs, curves, provenance, reached, goal, summary)
-    captions = {f"{name}.png": of.caption for name, of in figures_.items()}
-    if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
-        captions[first] += f" {markdown.DIVERGED}"
-    text = markdown.page(runs, summary, provenance, captions, goal)
     names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf"))]
     paths = {name: folder / name for name in [*names, "report.md", "report.html"]}
 
     def fill(temporary: dict[Path, Path]) -> None:
         summary.to_csv(temporary[paths["summary.csv"]], index=False)
-        images, shown = {}, progress and sys.stderr is not None
+        images, captions, shown = {}, {}, progress and sys.stderr is not None
         bar = progress_bar(
             figures_.items(), desc=f"drawing {len(figures_)} figures", delay=2.0, leave=False, disable=not shown
         )
         for name, drawing in bar:
             png, pdf = (temporary[paths[f"{name}.{kind}"]] for kind in ("png", "pdf"))
-            save(drawing.draw(), png, pdf)
-            images[f"{name}.png"] = png.read_bytes()
+            figure = drawing.draw()
+            save(figure, png, pdf)
+            images[f"{name}.png"], captions[f"{name}.png"] = png.read_bytes(), drawing.caption(figure)
+        if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
+            captions[first] += f" {markdown.DIVERGED}"
+        text = markdown.page(runs, summary, provenance, captions, goal, without_clock(provenance))
         temporary[paths["report.md"]].write_text(text, encoding="utf-8")
         part = interactive.part(runs, curves, summary, provenance.get("loss_name", "evaluation loss"))
         temporary[paths["report.html"]].write_text(html.render(text, images, part), encoding="utf-8")
@@ -170,53 +193,42 @@ def drawings(
     target: Target | None,
     order: pd.DataFrame | None = None,
 ) -> dict[str, Drawing]:
-    """Return the figures of a report with their captions, by name. If there are several optimizers, some show the best.
+    """Return the figures of a report, by name. If there are several optimizers, some show the best.
 
     Args:
         reached: the table that `steps_to_target.reach` returns; None without a target.
         order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    pictures, of_best, sampled = {}, "", bool(markdown.sampled(provenance))
-    loss_name = provenance.get("loss_name", "evaluation loss")
+    pictures, one = {}, of_one(runs, order, provenance)
+    loss_name, sampled = one.loss_name, one.sampled
     curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
-    clock = Drawing(partial(training_figures.wall_clock, runs, curves, loss_name, None, order), WALL_CLOCK)
+    clock = Drawing(partial(training_figures.wall_clock, runs, curves, loss_name, None, order))
     if several := runs["optimizer"].nunique() > 1:
-        of_each = partial(comparison.figure, runs, curves, loss_name, sampled, order)
-        pictures["optimizers"] = Drawing(of_each, OPTIMIZERS)
-        pictures["budget"] = Drawing(partial(comparison.budget, runs, loss_name, order), BUDGET)
+        pictures |= of_several(runs, curves, loss_name, sampled, order)
         chosen, lines = comparison.tuned(runs, order)
-        clock = Drawing(
-            partial(training_figures.wall_clock, chosen, curves, loss_name, lines), BEST_OF_EACH + WALL_CLOCK
-        )
-    of_all = runs, curves, order
+        clock = Drawing(partial(training_figures.wall_clock, chosen, curves, loss_name, lines))
     if target and reached is not None:
-        draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled)
-        pictures["target"] = Drawing(draw, TARGET)
-    if several:
-        pictures["wall_clock"] = clock
-        best = order.loc[0, "optimizer"]
-        order = aggregation.of_optimizer(order, best)
-        runs, of_best = runs.loc[runs["optimizer"] == best], f"Of {markup.plain(best)} alone, the best optimizer. "
-    pictures["convergence"] = Drawing(
-        partial(training_figures.convergence, runs, curves, loss_name, order), of_best + CONVERGENCE
-    )
-    pictures.setdefault("wall_clock", clock)
+        draw = partial(steps_to_target.figure, reached, target, int(curves["step"].max()), sampled, order)
+        pictures["target"] = Drawing(draw)
+    clocks = {} if without_clock(provenance) else {"wall_clock": clock}
+    convergence = partial(training_figures.convergence, one.runs, curves, loss_name, one.order, one.note)
+    pictures |= clocks if several else {}
+    pictures |= {"convergence": Drawing(convergence, one.before)} | clocks
     if diagnostics.columns_of(curves):
-        draw = partial(diagnostic_figures.diagnostics, *of_all, provenance.get("class_groups"))
-        pictures["diagnostics"] = Drawing(draw, DIAGNOSTICS)
-    varied = aggregation.varied_axes(runs)
-    against, over = (
-        (sampled_figures.sensitivity, sampled_figures.pair)
-        if sampled
-        else (grid_figures.sensitivity, grid_figures.heatmap)
-    )
-    for axis in varied:
-        of_grid = SENSITIVITY_TO_WORDS if scale_of(axis, runs[axis]) == WORDS else SENSITIVITY
-        caption = of_best + (SCATTER if sampled else of_grid).format(axis_name(axis, runs))
-        pictures[f"sensitivity_{axis}"] = Drawing(partial(against, runs, axis, loss_name, order), caption)
-    for x, y in itertools.combinations(varied, 2):
-        caption = of_best + (PAIR if sampled else HEATMAP).format(axis_name(x, runs), axis_name(y, runs))
-        draw = partial(over, runs, x, y, loss_name, order)
-        pictures[f"{'pair' if sampled else 'heatmap'}_{x}_{y}"] = Drawing(draw, caption)
-    return pictures
+        draw = partial(diagnostic_figures.diagnostics, runs, curves, order, provenance.get("class_groups"))
+        pictures["diagnostics"] = Drawing(draw)
+    varied = aggregation.varied_axes(one.runs)
+    pictures |= {f"sensitivity_{axis}": one.against(axis) for axis in varied}
+    pairs = itertools.combinations(varied, 2)
+    return pictures | {f"{'pair' if sampled else 'heatmap'}_{x}_{y}": one.over(x, y) for x, y in pairs}
+
+
+def of_several(
+    runs: pd.DataFrame, curves: pd.DataFrame, loss_name: str, sampled: bool, order: pd.DataFrame
+) -> dict[str, Drawing]:
+    """Return the figures that compare optimizers, by name. order: as of `aggregation.ranked`."""
+    found = {"optimizers": Drawing(partial(comparison.figure, runs, curves, loss_name, sampled, order))}
+    if order["optimizer"].nunique() > looks.MOST:
+        found["lr_panels"] = Drawing(partial(comparison.lr_panels, runs, loss_name, sampled, order))
+    return found | {"budget": Drawing(partial(comparison.budget, runs, loss_name, order))}

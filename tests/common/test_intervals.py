@@ -15,6 +15,7 @@ from experiments import explorer
 from experiments.bench import step_time, timing
 from experiments.common import intervals, tables
 from experiments.reports import aggregation, html, markdown, statistics, steps_to_target, writer
+from experiments.reports.looks import Look
 from experiments.sweeps.results import Sweep
 from experiments.training.axes import AXES
 from tests.reports.artificial import sweep
@@ -140,14 +141,16 @@ def test_rows_of_different_numbers_of_seeds_say_their_level_each():
 def test_pages_and_figures_call_an_interval_what_it_is(seeds, name):
     runs, curves = sweep(seeds, lr=[1e-3, 1e-2])
     drawn = writer.drawings(runs, curves, {}, None, None)
-    text = markdown.page(runs, aggregation.summarise(runs), {}, {name: of.caption for name, of in drawn.items()}, None)
+    pictures = {name: of.draw() for name, of in drawn.items()}
+    captions = {name: of.caption(pictures[name]) for name, of in drawn.items()}
+    text = markdown.page(runs, aggregation.summarise(runs), {}, captions, None)
     shown = [text, html.render(text, dict.fromkeys(drawn, b"")), markdown.paired_table(runs).to_string()]
     for text in (*shown, aggregation.console_table(aggregation.summarise(runs))):
         assert ("75 % range" in text, "95 % interval" in text) == (name == "75 % range", name == "95 % interval")
     # What a band is stands on the page and in each legend, unless there is none.
     assert ("from quartile to quartile" in shown[0]) == (seeds > 1)
-    assert "95 %" not in str([of.caption for of in drawn.values()])
-    ax = drawn["sensitivity_lr"].draw().axes[0]
+    assert "95 %" not in str(captions)
+    ax = pictures["sensitivity_lr"].axes[0]
     assert (f"band: quartiles of {seeds} seeds" in ax.get_legend_handles_labels()[1]) == (seeds > 1)
 
 
@@ -176,7 +179,7 @@ def test_the_band_of_a_target_holds_the_share_of_runs_that_reach_it(n, share):
     held = 0
     for k, times in zip(*np.unique(np.random.default_rng(n).binomial(n, share, 400), return_counts=True), strict=True):
         ax = Figure().subplots()
-        steps_to_target.share(ax, np.where(np.arange(n) < k, 100.0, np.inf), 200, ("C0", "-", "o"), "adam")
+        steps_to_target.share(ax, np.where(np.arange(n) < k, 100.0, np.inf), 200, Look("C0", "o"), "adam")
         (band,) = ax.collections
         at_150 = np.asarray(band.get_paths()[0].vertices)
         ends = at_150[(at_150[:, 0] >= 100) & (at_150[:, 0] <= 200)][:, 1] if k else at_150[:, 1]

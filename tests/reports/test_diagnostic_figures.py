@@ -50,5 +50,6 @@ def test_the_report_has_the_figure_if_there_are_columns():
     runs, curves = sweep(2, lr=GRID["lr"])
     assert "diagnostics" not in writer.drawings(runs, curves, PROVENANCE, None, None)
     drawing = writer.drawings(*diagnosed(runs, curves), PROVENANCE, None, None)["diagnostics"]
-    assert "over twice as large as its mean in the nine steps before" in drawing.caption
-    assert len(drawing.draw().axes) == 4
+    drawn = drawing.draw()
+    assert "over twice as large as its mean in the nine steps before" in drawing.caption(drawn)
+    assert len(drawn.axes) == 4

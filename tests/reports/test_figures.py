@@ -50,7 +50,11 @@ def test_convergence_draws_medians_and_every_run():
     assert np.isnan(grey[:, 0]).sum() == len(runs) - len(ends) - 6 * 3
     assert list(dotted[np.flatnonzero(np.isnan(dotted[:, 0])) - 1, 0]) == ends
     assert losses.get_ylim()[0] < runs["eval_loss"].min()
-    assert losses.get_ylim()[1] == pytest.approx(2 * 2.31)
+    assert 2.31 < losses.get_ylim()[1] < 2 * 2.31
+    # The best differ in their marks and contrast, not in their width.
+    best = [named(losses, f"{place}. ") for place in range(1, 6)]
+    assert len({line.get_linewidth() for line in best}) == 1
+    assert len({(line.get_color(), line.get_marker()) for line in best}) == 5
 
 
 def test_convergence_of_a_configuration_stops_when_half_its_seeds_have_diverged():
@@ -91,8 +95,9 @@ def test_heatmap_cells_are_medians_of_the_slice(task):
     texts = [text.get_text() for text in ax.texts]
     assert f"{best['eval_loss_median']:.3g}" in texts
     assert any("%" in text for text in texts) == (task == "mnist")
-    steps = cells["diverged_step_median"][cells["n_diverged"] == 3]
-    assert sum(patch.get_hatch() is not None for patch in ax.patches) == len(steps) == 2
+    # Two of three seeds make a median infinite, too.
+    steps = cells["diverged_step_median"][cells["n_diverged"] > 1]
+    assert sum(patch.get_hatch() is not None for patch in ax.patches) == len(steps) == 3
     assert all(f"step {step:.0f}" in texts for step in steps)
     frame: Any = next(patch for patch in ax.patches if patch.get_label() == "best")
     centre = GRID["lr"].index(best["lr"]), GRID["beta1"].index(best["beta1"])

@@ -31,12 +31,12 @@ def test_words_are_not_joined_by_lines():
 def test_tied_axes_are_named_together_and_have_a_default_only_if_it_is_that_of_both():
     runs, curves = tied()
     ax = grid_figures.sensitivity(runs, "beta1", "loss").axes[0]
-    assert ax.get_xlabel() == "β1 = β2"
+    assert ax.get_xlabel() == "β1 = β2, log scale in 1 - β1"
     assert ax.get_title(loc="left").startswith("best β1 = β2 0.9")
     assert not [line for line in ax.get_lines() if "default" in str(line.get_label())]
     heatmap = grid_figures.heatmap(runs, "lr", "beta1", "loss").axes[0]
     assert [patch.get_label() for patch in heatmap.patches if patch.get_label()] == ["best"]
-    assert sampled_figures.pair(runs, "lr", "beta1", "loss").axes[0].get_ylabel() == "β1 = β2"
+    assert sampled_figures.pair(runs, "lr", "beta1", "loss").axes[0].get_ylabel() == ax.get_xlabel()
     assert named(training_figures.convergence(runs, curves, "loss").axes[0], "1. lr 1e-2, β1 = β2 0.9")
 
 
