@@ -8,6 +8,10 @@ which can be sent to somebody.
 python -m experiments.report results
 
 writes results/index.html, which lists all studies in the folders below it.
+
+python -m experiments.report results/first --figure heatmap --x lr --y beta2 --width 3.4in
+
+draws one figure for a paper, as wide as its column.
 """
 
 from __future__ import annotations
@@ -51,6 +55,14 @@ def draw(folder: Path, found: results.Sweep, target: str | None) -> str:
     )
 
 
+def draw_one(folder: Path, found: results.Sweep, args: argparse.Namespace) -> str:
+    """Draw the figure that was asked for; return what to print. Raises: OptionError, OSError."""
+    from experiments.reports import single_figure
+
+    asked = single_figure.Asked(args.figure, args.x, args.y, args.optimizer, args.width, args.format, args.out)
+    return str(single_figure.write(folder, *found, asked, args.target))
+
+
 def studies_below(folder: Path) -> list[Path]:
     """Return the folders of sweeps below a folder that holds no sweep itself; none if it holds one."""
     from experiments.sweeps import reading
@@ -87,19 +99,36 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_argument("folder", type=Path, metavar="FOLDER", help=folder)
     text = f"{targets.ACCEPTED} to count steps to (default: the sweep's)".replace("%", "%%")
     cli.add_argument("--target", metavar="T", help=text)
+    one = cli.add_argument_group("one figure, for a paper")
+    one.add_argument(
+        "--figure", metavar="NAME", help="a figure of the report, such as convergence, sensitivity or heatmap"
+    )
+    one.add_argument("--x", metavar="AXIS", help="the axis of a sensitivity, or the first of a heatmap")
+    one.add_argument("--y", metavar="AXIS", help="the second axis of a heatmap")
+    one.add_argument("--optimizer", metavar="NAME", help="whose axes these are (default: the best optimizer)")
+    one.add_argument(
+        "--width", metavar="W", help="with its unit: 3.4in, 8.6cm, 86mm or 245pt (default: as in the report)"
+    )
+    one.add_argument("--format", metavar="F", help="pdf, png or svg (default: pdf)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="the file (default: in FOLDER, named after the figure)")
     args = cli.parse_args(argv)
     try:
+        alone = [name for name in ("x", "y", "optimizer", "width", "format", "out") if getattr(args, name) is not None]
+        if alone and args.figure is None:
+            raise OptionError(f"--{alone[0]} goes with --figure")
         if below := studies_below(args.folder):
-            if args.target is not None:
-                raise OptionError(f"--target goes with the folder of one sweep, and {args.folder} holds {len(below)}")
+            if given := next((name for name in ("target", "figure") if getattr(args, name) is not None), None):
+                raise OptionError(f"--{given} goes with the folder of one sweep, and {args.folder} holds {len(below)}")
             text = index(args.folder, below)
+        elif args.figure is not None:
+            text = draw_one(args.folder, read(args.folder), args)
         else:
             text = draw(args.folder, read(args.folder), args.target)
     except OptionError as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{cli.prog}: {args.folder} cannot be written to ({error.strerror})", file=sys.stderr)
+        print(f"{cli.prog}: {args.out or args.folder} cannot be written to ({error.strerror})", file=sys.stderr)
         return 2
     print(text)
     return 0
