@@ -89,6 +89,66 @@ def test_a_folder_older_than_an_axis_is_drawn_as_before(folder, tmp_path):
     assert (tmp_path / "report.md").read_bytes() == (folder / "report.md").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "inches"),
+    [
+        (["heatmap", "--x", "beta1", "--y", "lr", "--width", "86mm"], "heatmap_beta1_lr_86mm.pdf", 86 / 25.4),
+        (["sensitivity", "--x", "lr", "--width", "3.4 in", "--format", "svg"], "sensitivity_lr_3.4in.svg", 3.4),
+        (["convergence", "--out", "{}/one.png", "--width", "245pt"], "one.png", 245 / 72),
+    ],
+)
+def test_one_figure_has_the_width_of_a_column(folder, tmp_path, capsys, words, name, inches):
+    for table in TABLES:
+        shutil.copy(folder / table, tmp_path)
+    assert report.main([str(tmp_path), "--figure", *(word.format(tmp_path) for word in words)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {*TABLES, name}
+    content = (tmp_path / name).read_bytes()
+    sizes = {
+        "pdf": lambda: float(re.search(rb"/MediaBox \[ *0 0 ([\d.]+) ", content)[1]) / 72,  # type: ignore[index]
+        "svg": lambda: float(re.search(rb'<svg[^>]* width="([\d.]+)pt"', content)[1]) / 72,  # type: ignore[index]
+        "png": lambda: int.from_bytes(content[16:20], "big") / 300,
+    }
+    assert sizes[name[-3:]]() == pytest.approx(inches, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--figure", "pie"],
+            "--figure accepts one of target, convergence, wall_clock, sensitivity, ",
+        ),
+        (
+            ["--figure", "heatmap", "--x", "lr"],
+            "--figure heatmap needs --y, an axis of adam that varies, ",
+        ),
+        (
+            ["--figure", "heatmap", "--x", "lr", "--y", "eps"],
+            "--y accepts an axis of adam that varies, one of ",
+        ),
+        (["--figure", "heatmap", "--x", "lr", "--y", "lr"], "--y accepts another axis than --x"),
+        (
+            ["--figure", "convergence", "--width", "3.4"],
+            "--width accepts a width with its unit, as 3.4in, 8.6cm, ",
+        ),
+        (["--figure", "convergence", "--width", "9km"], "--width accepts a width with its unit"),
+        (["--figure", "convergence", "--format", "gif"], "--format accepts one of pdf, png, svg, not 'gif'"),
+        (["--figure", "convergence", "--out", "a.jpg"], "--out accepts a name that ends in .pdf"),
+        (["--figure", "convergence", "--x", "lr"], "--x goes with --figure sensitivity or heatmap, not convergence"),
+        (["--figure", "sensitivity", "--x", "lr", "--optimizer", "sgd"], "--optimizer accepts one of adam, not 'sgd'"),
+        (["--width", "3in"], "--width goes with --figure"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused_in_a_sentence(folder, capsys, words, said):
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert report.main([str(folder), *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"python -m experiments.report: {said}")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
 def test_command_without_tables_fails_in_one_sentence(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()

@@ -93,6 +93,8 @@ def chosen(
     varied = aggregation.varied_axes(one.runs)
     plain = [name for name in drawings if name.partition("_")[0] not in ("sensitivity", "heatmap", "pair")]
     over = [name for name, axes in OVER.items() if len(varied) >= len(axes)]
+    if asked.figure == "wall_clock" and (reason := writer.without_clock(provenance)):
+        raise OptionError(f"--figure accepts another one: {reason[0].lower()}{reason[1:-1]}")
     figure = taken("--figure", asked.figure, one_of(f"one of {', '.join([*plain, *over])}", [*plain, *over]))
     needed = OVER.get(figure, ())
     for option, value in (("x", asked.x), ("y", asked.y)):
