@@ -85,9 +85,10 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def resolution(initial: float) -> float:
-    """Return the loss below which float32 tells no losses apart, from the loss before training.
+    """Return the loss below which float32 does not resolve a minimum, from the loss before training.
 
-    Near a minimum the loss is a square of the distance to it, and parameters have a relative precision of epsilon.
+    Near a minimum the loss is a square of the distance to it, and parameters have a relative precision of epsilon. Only
+    at the origin, where they have more, are lower losses more than rounding.
     """
     return float(np.finfo(np.float32).eps) ** 2 * max(initial, float(np.finfo(np.float32).tiny))
 

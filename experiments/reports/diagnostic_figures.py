@@ -50,7 +50,7 @@ def diagnostics(
     of_groups = [column for column in curves if column.startswith(OF_GROUP)]
     shown = lines[:MOST_OPTIMIZERS] if of_groups else []
     panels = [*OF_STEP, *range(len(shown))]
-    figure, found_axes = layout.canvas(len(panels), figsize or (4.6 * min(3, len(panels)), None), 4.6, 3.7)
+    figure, found_axes = layout.canvas(len(panels), figsize, 4.6, 3.7, most=2 if len(panels) == 4 else 3)
     axes: dict[Any, Axes] = dict(zip(panels, found_axes, strict=True))
 
     for column, name in OF_STEP.items():

@@ -163,10 +163,10 @@ def result(loss: float, initial: float) -> str:
 
 
 def unresolved(initial: float) -> str:
-    """Return a sentence on losses that float32 does not resolve. initial: the loss before training."""
+    """Return a sentence on losses below the resolution of float32. initial: the loss before training."""
     return (
-        f"Losses below {number(resolution(initial), 2)} are drawn there: float32 does not resolve them, because that "
-        "is its epsilon squared times the loss before training."
+        f"Losses below {number(resolution(initial), 2)} are drawn there: that is float32's epsilon squared times the "
+        "loss before training, below which it does not resolve a minimum that is not at the origin."
     )
 
 

@@ -1,6 +1,7 @@
 """The layout of figures at any width: panels, titles, legends and ticks that neither overlap nor leave the figure."""
 
 import functools
+import re
 import textwrap
 from collections.abc import Callable
 from functools import partial
@@ -60,18 +61,23 @@ def is_narrow(figure: Figure) -> bool:
     return figure.get_figwidth() < NARROW
 
 
-def canvas(n: int, figsize: Size, wide: float, tall: float, least: float = 2.9) -> tuple[Figure, list[Axes]]:
+def canvas(
+    n: int, figsize: Size, wide: float, tall: float, least: float = 2.9, most: int = 9
+) -> tuple[Figure, list[Axes]]:
     """Return a figure and its n panels, in as many rows as their width needs.
 
     Args:
         wide, tall: inches of a panel, if `figsize` leaves the choice.
         least: inches that a panel is wide, at least, unless the figure is narrower.
+        most: panels beside each other, at most.
     """
-    width = figsize[0] if figsize else n * wide
-    columns = max(1, min(n, int(width / least)))
+    width = figsize[0] if figsize else min(n, most) * wide
+    columns = max(1, min(n, most, int(width / least)))
     rows = -(-n // columns)
     height = figsize[1] if figsize and figsize[1] else rows * tall * min(1.0, max(0.6, width / columns / wide))
     figure = Figure(figsize=(width, height))
+    # Letters are up to 3 % wider at a lower resolution than that of the layout.
+    figure.set_layout_engine("constrained", w_pad=0.07)
     axes = list(np.ravel(figure.subplots(rows, columns)))
     for ax in axes[n:]:
         ax.remove()
@@ -96,8 +102,6 @@ def finished(
     counts = f"runs: {len(runs)}, seeds: {runs['seed'].nunique()}, diverged: {(runs['status'] != 'ok').sum()}"
     what = ", ".join([data, *run_length(runs)])
     title = figure.suptitle("; ".join([what, *names]) + f"\n{counts}")
-    if title.get_window_extent().width > 0.97 * figure.bbox.width:
-        title.set_text(";\n".join([what, *names]) + f"\n{counts}")
     handles, labels = handles_of(figure)
     add_legend = partial(figure.legend, handles, loc="outside lower center")
     legend = add_legend(labels, ncols=columns) if handles else None
@@ -188,8 +192,8 @@ def fit_lines(text: Text, length: float) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return text in lines of at most this many characters, broken after commas where that is enough."""
-    unbroken = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", "))
+    """Return text in lines of at most this many characters, broken after commas or semicolons where that is enough."""
+    unbroken = re.sub(r"(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
     found = textwrap.fill(unbroken, width, **UNBROKEN).replace("\N{NO-BREAK SPACE}", " ")
     lines = found.split("\n")
     return "\n".join(textwrap.fill(line, width, **UNBROKEN) for line in lines)
@@ -226,4 +230,5 @@ def overlap(labels: list[Text], along: int) -> bool:
         size = labels[0].get_fontsize() * labels[0].get_figure(root=True).dpi / 72  # type: ignore[union-attr]
         middles = sorted(float(np.mean(box)) for box in boxes)
         return any(after - before < 1.05 * size for before, after in pairwise(middles))
-    return any(after[0] < before[1] + 1 for before, after in pairwise(boxes))
+    gap = 6 if along == 0 else 1
+    return any(after[0] < before[1] + gap for before, after in pairwise(boxes))

@@ -111,6 +111,5 @@ def unresolved(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
     n = int((order["eval_loss_median"] < floor).sum())
     if n < 2:
         return []
-    return [
-        f"{n} configurations end below {number(floor, 2)}, which float32 does not resolve: their order means nothing."
-    ]
+    text = "which is float32's epsilon squared times the loss before training: their order means little."
+    return [f"{n} configurations end below {number(floor, 2)}, {text}"]

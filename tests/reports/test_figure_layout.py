@@ -133,7 +133,7 @@ def test_losses_that_float32_does_not_resolve_are_equal():
     floor = aggregation.resolution(8.0)
     assert figure.axes[0].get_ylim()[0] > floor / 10
     assert f"≤ {aggregation.number(floor, 2)}" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert "float32 does not resolve them" in layout.caption_of(figure)
+    assert "below which it does not resolve a minimum" in layout.caption_of(figure)
 
 
 def test_runs_that_end_far_above_the_start_have_a_place_that_is_not_that_of_diverged_ones():
