@@ -105,7 +105,7 @@ def finished(
     handles, labels = handles_of(figure)
     add_legend = partial(figure.legend, handles, loc="outside lower center")
     legend = add_legend(labels, ncols=columns) if handles else None
-    fit_lines(title, 0.97 * figure.bbox.width)
+    fit_lines(title, 0.97 * figure.bbox.width, title.get_text())
     # Configurations of many axes have long labels: use fewer columns for them, and at last more lines.
     for n_columns in range(columns - 1, -1, -1):
         if legend is None or (excess := legend.get_window_extent().width / figure.bbox.width) <= 1:
@@ -144,18 +144,20 @@ def handles_of(figure: Figure) -> tuple[list[Any], list[str]]:
 
 def fit(figure: Figure) -> None:
     """Break labels and titles that are longer than their panel, and turn or thin ticks whose labels overlap."""
+    changed = True
     for _ in range(2):
+        if not changed:
+            break
         arrange(figure)
         outer = {ax: ax.get_tightbbox() for ax in figure.axes}
+        changed = False
         for ax in figure.axes:
             box = ax.get_window_extent()
             right = next_to(ax, figure, [of for other, of in outer.items() if of and other is not ax])
             lengths = {ax.yaxis.label: 1.05 * box.height, ax.xaxis.label: box.width}
             for text, length in {**lengths, ax._left_title: right - box.x0}.items():  # type: ignore[attr-defined]
-                text.set_text(text.get_text().replace("\n", " "))
-                fit_lines(text, length)
-            fit_ticks(ax.xaxis, 0)
-            fit_ticks(ax.yaxis, 1)
+                changed |= fit_lines(text, length, text.get_text().replace("\n", " "))
+            changed |= fit_ticks(ax.xaxis, 0) | fit_ticks(ax.yaxis, 1)
             fit_counts(ax)
     # Matplotlib makes ticks on first use: without this they would miss the style.
     figure.draw_without_rendering()
@@ -177,18 +179,24 @@ def next_to(ax: Axes, figure: Figure, others: list[Bbox]) -> float:
     return max(box.x1, min([figure.bbox.x1, *starts]) - 4)
 
 
-def fit_lines(text: Text, length: float) -> None:
-    """Break each line of a text into lines of at most so many pixels, along its direction, if words allow."""
+def fit_lines(text: Text, length: float, content: str) -> bool:
+    """Show content, each line broken into lines of at most so many pixels if words allow; return whether that is new.
+
+    length: of a line, along the direction of the text.
+    """
 
     def longest() -> float:
         extent = text.get_window_extent()
         return extent.height if text.get_rotation() == 90 else extent.width
 
-    lines = text.get_text().split("\n")
+    before = text.get_text()
+    text.set_text(content)
+    lines = content.split("\n")
     widest = max(map(len, lines))
     while widest > 8 and longest() > length:
         widest = min(widest - 1, int(widest * length / longest()) + 1)
         text.set_text("\n".join(wrapped(line, widest) for line in lines))
+    return text.get_text() != before
 
 
 def wrapped(text: str, width: int) -> str:
@@ -199,27 +207,35 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.fill(line, width, **UNBROKEN) for line in lines)
 
 
-def fit_ticks(axis: Axis, along: int) -> None:
-    """Turn the labels of an x axis if they overlap, and leave some out if that does not suffice. along: 1 for y."""
-    labels = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
-    if len(labels) < 2 or not overlap(labels, along):
-        return
+def fit_ticks(axis: Axis, along: int) -> bool:
+    """Turn the labels of an x axis if they overlap, and leave some out if that does not suffice; return whether so.
+
+    along: 0 for x, 1 for y.
+    """
+
+    def fits() -> bool:
+        labels = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+        return not overlap(labels, along)
+
+    if fits():
+        return False
     if not isinstance(axis.get_major_locator(), FixedLocator):
         axis.set_major_locator(MaxNLocator(3))
-        return
+        return True
+    labels = axis.get_ticklabels()
     if along == 0 and axis.get_gid() != ROUND and labels[0].get_rotation() == 0:
         axis.set_tick_params(rotation=90 if len(labels) > 6 else 60)
-        if not overlap([label for label in axis.get_ticklabels() if label.get_text()], along):
-            return
+        if fits():
+            return True
     ticks, texts = axis.get_ticklocs(), [label.get_text() for label in axis.get_ticklabels()]
     axis.set_major_locator(FixedLocator(list(ticks)))
     for pace in range(2, len(ticks)):
         # Words, such as "diverged", are no members of a series.
         kept = [t if i % pace == 0 or not any(map(str.isdigit, t)) else "" for i, t in enumerate(texts)]
         axis.set_major_formatter(FixedFormatter(kept))
-        shown = [label for label in axis.get_ticklabels() if label.get_text()]
-        if not overlap(shown, along):
-            return
+        if fits():
+            break
+    return True
 
 
 def overlap(labels: list[Text], along: int) -> bool:

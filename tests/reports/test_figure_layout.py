@@ -9,7 +9,17 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.reports import aggregation, figures, layout, looks, steps_to_target, training_figures, writer
+from experiments.reports import (
+    aggregation,
+    figures,
+    layout,
+    looks,
+    steps_to_target,
+    studies_figures,
+    training_figures,
+    writer,
+)
+from experiments.training.diagnostics import OF_GROUP, OF_STEP
 from experiments.training.targets import Target
 from tests.reports.artificial import GRID, sweep, sweep_of_several
 
@@ -32,15 +42,20 @@ def of_many(n: int, **options: Any):
     return pd.concat(all_runs, ignore_index=True), pd.concat(all_curves, ignore_index=True)
 
 
-SAMPLE = {"sweep": {"sample": "sobol:15"}}
 CASES = {
-    "one optimizer": (sweep(3, **GRID), {}),
+    "one optimizer": (sweep(3, lr=GRID["lr"], beta1=GRID["beta1"]), {}),
     "three optimizers": (sweep_of_several(), {}),
-    "a sample": (sweep_of_several(), SAMPLE),
+    "a sample": (sweep_of_several(), {"sweep": {"sample": "sobol:15"}}),
     "nine optimizers": (of_many(9), {}),
     "a function": (sweep(2, "regression", lr=GRID["lr"]), {"loss_name": "value above the minimum"}),
 }
-FIGURES = [(case, name) for case, ((runs, curves), known) in CASES.items() for name in drawings(runs, curves, known)]
+FIGURES = {
+    "one optimizer": ["target", "convergence", "wall_clock", "sensitivity_beta1", "heatmap_lr_beta1", "diagnostics"],
+    "three optimizers": ["optimizers", "budget", "target", "diagnostics", "sensitivity_lr"],
+    "a sample": ["optimizers", "target", "sensitivity_beta1", "pair_lr_beta1"],
+    "nine optimizers": ["optimizers", "lr_panels", "budget", "target", "wall_clock"],
+    "a function": ["convergence", "sensitivity_lr"],
+}
 
 
 def texts_of(figure: Figure) -> list[tuple[str, Any]]:
@@ -56,10 +71,32 @@ def texts_of(figure: Figure) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("case", "name"), FIGURES)
+@pytest.mark.parametrize(("case", "name"), [(case, name) for case, names in FIGURES.items() for name in names])
 def test_no_text_is_cut_or_overlaps_another_at_the_width_of_a_column(case, name):
     (runs, curves), known = CASES[case]
-    figure = drawings(runs, curves, known)[name].draw(figsize=(3.4, None))
+    if name == "diagnostics":
+        curves = diagnosed(curves)
+    check_texts(drawings(runs, curves, known)[name].draw(figsize=(3.4, None)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_several_studies_fit_into_a_column():
+    (runs, _), _ = CASES["one optimizer"]
+    both = pd.concat([runs.assign(optimizer=f"adam ({name})") for name in ("first", "another study")])
+    order = aggregation.ranked(both)
+    check_texts(studies_figures.sensitivity(both, "beta1", "a loss", False, order, figsize=(3.4, None)))
+    names = list(both["optimizer"].unique())
+    check_texts(studies_figures.heatmaps(both, "lr", "beta1", "a loss", order, names, figsize=(3.4, None)))
+
+
+def diagnosed(curves):
+    """Return curves with columns as `--diagnostics` records them."""
+    names = [*OF_STEP, *(f"{OF_GROUP}{number}" for number in (1, 2, 3, 4, 5))]
+    return curves.assign(**{name: 10 ** -np.random.default_rng(0).uniform(0, 6, len(curves)) for name in names})
+
+
+def check_texts(figure: Figure) -> None:
+    """Fail if a text leaves the figure, or overlaps another."""
     assert figure.get_figwidth() == 3.4
     found = [(text, of.get_window_extent(), of.get_rotation()) for text, of in texts_of(figure)]
     box = figure.bbox
@@ -114,16 +151,14 @@ def test_of_many_optimizers_the_best_have_colours_and_each_has_a_panel():
 
 
 def test_captions_say_what_was_drawn():
-    fine, _ = sweep(1, lr=GRID["lr"], diverged=lambda row: False)
-    curves = sweep(1, lr=GRID["lr"])[1]
     captions = []
-    for runs in (fine, sweep(3, **GRID)[0]):
-        found = writer.drawings(runs, curves if runs is fine else sweep(3, **GRID)[1], {}, None, None)
-        drawn = [of.caption(of.draw()) for name, of in found.items() if name.startswith(("conv", "sens", "heat"))]
-        captions.append(" ".join(drawn))
-    without, with_all = captions
+    for runs, curves in (sweep(1, lr=GRID["lr"], diverged=lambda row: False), CASES["one optimizer"][0]):
+        figure = writer.of_one(runs, aggregation.ranked(runs), {})
+        drawn = [of.draw() for of in (figure.against("lr"), figure.over("lr", "beta1"))]
+        drawn.append(training_figures.convergence(runs, curves, "loss"))
+        captions.append(" ".join(map(layout.caption_of, drawn)))
     for words in ("diverged", "median over seeds", "hatched"):
-        assert (words in without, words in with_all) == (False, True), words
+        assert [words in caption for caption in captions] == [False, True], words
 
 
 def test_losses_that_float32_does_not_resolve_are_equal():
