@@ -34,6 +34,8 @@ from experiments.reports.aggregation import (
 from experiments.training.axes import WORDS, scale_of
 
 COLOURS = "viridis_r"
+LEGIBLE = 4.5
+"""Numbers in cells are at least so many points high, or left out."""
 
 
 @layout.styled
@@ -178,10 +180,10 @@ def heatmap(
             lines += [f"step {cell['diverged_step_median']:.0f}"] if n else ["not finite"]
             hatched(ax, i, j, bool(n))
         rest = "\n".join(lines[1:])
-        first = {"color": ink, "ha": "center", "fontsize": 10, "gid": "first"}
+        first = {"color": ink, "ha": "center", "fontsize": 8 if narrow else 10, "gid": "first"}
         ax.text(i, j, lines[0], va="bottom" if rest else "center", **first)
         if rest:
-            ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=8, gid="rest")
+            ax.text(i, j, rest, color=ink, ha="center", va="top", fontsize=6.5 if narrow else 8, gid="rest")
         is_default = None not in defaults and all(
             figures.is_close([v], default)[0] for v, default in zip(at, defaults, strict=True)
         )
@@ -263,7 +265,7 @@ def fit_cells(ax: Axes, shape: tuple[int, int]) -> None:
     first, rest = ([text for text in ax.texts if text.get_gid() == gid] for gid in ("first", "rest"))
     # Both meet in the middle of their cell.
     size = min(1.0, factor(first, 2.0), factor(rest, 2.0)) if rest else min(1.0, factor(first, 1.0))
-    if rest and 8 * size < 4.5:
+    if rest and size * float(rest[0].get_fontsize()) < LEGIBLE:
         for text in rest:
             text.set_visible(False)
         for text in first:
@@ -271,5 +273,5 @@ def fit_cells(ax: Axes, shape: tuple[int, int]) -> None:
         size = min(1.0, factor(first, 1.0))
     for text in [*first, *rest]:
         text.set_fontsize(size * float(text.get_fontsize()))
-        if 10 * size < 4.5:
+        if float(text.get_fontsize()) < LEGIBLE:
             text.set_visible(False)

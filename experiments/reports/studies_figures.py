@@ -89,7 +89,13 @@ def heatmaps(
                 ink = ink_on(np.asarray(shades.to_rgba(np.array(loss))))
             else:
                 hatched(ax, i, j, True)
-            style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center", "fontsize": 10, "gid": "first"}
+            style: dict[str, Any] = {
+                "color": ink,
+                "ha": "center",
+                "va": "center",
+                "fontsize": 8 if narrow else 9,
+                "gid": "first",
+            }
             ax.text(i, j, number(loss) if np.isfinite(loss) else "✕", fontweight="bold" if best else None, **style)
             if best:
                 frame = Rectangle((i - 0.46, j - 0.46), 0.92, 0.92, fill=False, linewidth=1.2 if narrow else 2)
