@@ -9,6 +9,8 @@ from functools import cache
 
 import numpy as np
 
+from experiments.common.numbers import exponents
+
 LEVEL = 0.95
 
 
@@ -88,7 +90,7 @@ def column(low: Iterable[float], high: Iterable[float], n: Iterable[int], form: 
         return {}
     same = len(names) == 1
     cells = [
-        f"{form.format(a)} to {form.format(b)}{'' if same else f' ({label(count)})'}" if a == a else "-"
+        exponents(f"{form.format(a)} to {form.format(b)}{'' if same else f' ({label(count)})'}") if a == a else "-"
         for a, b, count in rows
     ]
     return {names.pop() if same else "interval": cells}

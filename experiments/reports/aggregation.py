@@ -4,7 +4,6 @@ In medians and quartiles over seeds a diverged run counts as infinite. The best 
 final evaluation loss. The configurations of an optimizer are NaN in axes that it does not have.
 """
 
-import re
 from collections.abc import Collection
 from itertools import takewhile
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
+from experiments.common.numbers import number
 from experiments.training.axes import OF_MODEL, axes_in
 
 
@@ -77,11 +77,6 @@ def short(value: Any) -> str:
         return f"{value:.0f}"
     scientific = np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
     return scientific if 0 < value < 0.1 else f"{value:.{6 if 0.9 < value < 1 else 3}g}"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a result with so many digits, as people write it: 0.0123, 1.2e-5, 1.2e7."""
-    return re.sub(r"e([-+])0*", lambda found: "e" + found[1].strip("+"), f"{value:.{digits}g}")
 
 
 def resolution(initial: float) -> float:
@@ -274,10 +269,10 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
         table["optimizer"] = top["optimizer"].to_numpy()
     for axis in axes:
         table[axis_name(axis, summary)] = [short(value) for value in top[axis]]
-    table["eval loss"] = top["eval_loss_median"].map("{:.4g}".format)
+    table["eval loss"] = [number(value, 4) for value in top["eval_loss_median"]]
     ends = top["eval_loss_low"], top["eval_loss_high"], top["n_seeds"]
     table = table.assign(**intervals.column(*ends, "{:.4g}"))
-    table["train loss"] = top["train_loss_median"].map("{:.4g}".format)
+    table["train loss"] = [number(value, 4) for value in top["train_loss_median"]]
     for name, unit in {"steps_to_target": "steps", "seconds_to_target": "seconds"}.items():
         if f"{name}_median" in summary:
             values = top[f"{name}_median"]

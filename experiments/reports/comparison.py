@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from experiments.common.numbers import number
 from experiments.reports import against, figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
@@ -16,7 +17,6 @@ from experiments.reports.aggregation import (
     configuration,
     initial_loss,
     lr_sensitivity,
-    number,
     of_optimizer,
     ranked,
     scored,
@@ -35,7 +35,7 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """
     best, groups = best_of_each(summary), dict(list(runs.groupby("optimizer")))
     numbers = [
-        f"{lr_sensitivity(groups[name], of_optimizer(summary, name)):.3g}".replace("nan", "-")
+        number(lr_sensitivity(groups[name], of_optimizer(summary, name))).replace("nan", "-")
         for name in best["optimizer"]
     ]
     counts = runs.assign(diverged=runs["status"] != "ok").groupby("optimizer")["diverged"].agg(["sum", "size"])
@@ -46,7 +46,7 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     if len(set(sizes.values())) > 1:
         equal = min(sizes.values())
         expected = [expected_best(losses[name], [equal])["mean"].item() for name in sizes]
-        rows[f"expected best of {equal}"] = [f"{loss:.4g}" for loss in expected]
+        rows[f"expected best of {equal}"] = [number(loss, 4) for loss in expected]
     rows["diverged, all runs"] = [f"{k} of {n}" for k, n in counts.loc[best["optimizer"]].to_numpy()]
     return rows.assign(**{"lr sensitivity": numbers})
 

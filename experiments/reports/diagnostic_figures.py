@@ -10,8 +10,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from experiments.common.numbers import number
 from experiments.reports import comparison, figures, layout, looks
-from experiments.reports.aggregation import INFINITE, best_of_each, label, number, ranked, seeds, unscored, varied_axes
+from experiments.reports.aggregation import INFINITE, best_of_each, label, ranked, seeds, unscored, varied_axes
 from experiments.training.diagnostics import OF_GROUP
 
 OF_STEP = {

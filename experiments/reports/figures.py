@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from experiments.common.numbers import number
 from experiments.reports import layout, looks
-from experiments.reports.aggregation import axis_name, number, resolution, short, twins
+from experiments.reports.aggregation import axis_name, resolution, short, twins
 from experiments.training import optimizers
 from experiments.training.axes import BETA, LINEAR, LOG, WORDS, scale_of
 

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
 
+from experiments.common.numbers import number
 from experiments.reports import figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
@@ -23,7 +24,6 @@ from experiments.reports.aggregation import (
     initial_loss,
     label,
     lr_sensitivity,
-    number,
     ranked,
     resolution,
     scored,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from experiments.common.numbers import number
 from experiments.reports import aggregation
 from experiments.reports.aggregation import axis_name, short, varied_axes
 from experiments.reports.figures import positions
@@ -180,7 +181,7 @@ def loss_axis(losses: pd.Series, initial: float) -> dict[str, Any]:
     def place(values: Any) -> np.ndarray:
         return np.asarray(values, dtype=float) if scale == LINEAR else np.log10(np.maximum(values, least))
 
-    at, texts, tried = place(finite), [f"{value:.4g}" for value in finite], round_values(scale, finite)
+    at, texts, tried = place(finite), [number(value, 4) for value in finite], round_values(scale, finite)
     ticks = list(zip(place(tried), map(short, tried), strict=True))
     if not np.isfinite(losses).all():
         spread = at[-1] - at[0] if len(at) > 1 else 1.0

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from experiments.common import files
+from experiments.common.numbers import number
 from experiments.common.run_info import readable
 from experiments.reports import aggregation, markdown
 from experiments.reports.html import CSS
@@ -74,7 +75,7 @@ def of_sweep(folder: Path, root: Path, runs: pd.DataFrame, provenance: dict) -> 
     order = aggregation.ranked(runs)
     best = order.iloc[0]
     accuracy = best["eval_accuracy_median"]
-    loss = f"{provenance.get('loss_name', 'evaluation loss')} {best['eval_loss_median']:.4g}"
+    loss = f"{provenance.get('loss_name', 'evaluation loss')} {number(best['eval_loss_median'], 4)}"
     found = "every run diverged" if (runs["status"] != "ok").all() else loss
     if pd.notna(accuracy):
         found += f", accuracy {accuracy:.2%}"

@@ -7,11 +7,11 @@ import pandas as pd
 from scipy.special import gammaln
 
 from experiments.common import intervals
+from experiments.common.numbers import number
 from experiments.reports.aggregation import (
     INFINITE,
     best_of_each,
     initial_loss,
-    number,
     of_optimizer,
     ranked,
     resolution,

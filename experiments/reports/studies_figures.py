@@ -8,8 +8,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from experiments.common.numbers import number
 from experiments.reports import against, comparison, figures, layout, looks
-from experiments.reports.aggregation import axis_name, configuration, initial_loss, number, of_optimizer, short
+from experiments.reports.aggregation import axis_name, configuration, initial_loss, of_optimizer, short
 from experiments.reports.grid_figures import COLOURS, colour_bar, fit_cells, hatched, ink_on, norm_of
 
 PANELS = 6

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import ambient, files
 from experiments.common.figure_style import STYLE
+from experiments.common.numbers import number
 from experiments.common.progress import progress_bar
 from experiments.reports import (
     aggregation,
@@ -31,7 +32,7 @@ from experiments.reports import (
     steps_to_target,
     training_figures,
 )
-from experiments.reports.aggregation import number, ranked, summarise
+from experiments.reports.aggregation import ranked, summarise
 from experiments.training import diagnostics, targets
 from experiments.training.targets import Target
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from experiments.common.numbers import number
 from experiments.reports import (
     aggregation,
     figures,
@@ -167,7 +168,7 @@ def test_losses_that_float32_does_not_resolve_are_equal():
     figure = drawings(runs, sweep(2, "regression", lr=[1e-3, 1e-2, 1e-1])[1], {})["sensitivity_lr"].draw()
     floor = aggregation.resolution(8.0)
     assert figure.axes[0].get_ylim()[0] > floor / 10
-    assert f"≤ {aggregation.number(floor, 2)}" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert f"≤ {number(floor, 2)}" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "below which it does not resolve a minimum" in layout.caption_of(figure)
 
 
