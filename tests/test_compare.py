@@ -280,4 +280,4 @@ def test_the_explorer_shows_several_folders(root):
     body = next(html5lib.parse(leaf(box).value, namespaceHTMLElements=False).iter("tbody"))
     assert {row[1].text for row in body} == {"adam (first)", "sgd (sgd)"}
     assert "data:image/png" in leaf(box).value
-    assert "one task and its data" in explorer.static([root / "first", root / "other"])
+    assert "one task and its data" in explorer.static([root / "first", root / "other"])["text/html"]

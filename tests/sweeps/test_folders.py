@@ -168,7 +168,7 @@ def test_a_sweep_without_a_finished_run_is_one_sentence(tmp_path, monkeypatch, c
     assert report.main([str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert f"{tmp_path} holds no results: 0 of the 12 runs of its sweep are finished\n" in told
-    assert "0 of the 12 runs" in explorer.static(tmp_path)
+    assert "0 of the 12 runs" in explorer.static(tmp_path)["text/html"]
 
 
 def test_looking_at_a_folder_removes_nothing(tmp_path, monkeypatch):
