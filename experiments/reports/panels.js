@@ -115,9 +115,12 @@ function drawParallel(element, axes, selected, state, score) {
     customdata: members.flatMap((c) => Array(axes.length + 1).fill(c)),
   });
   const paper = getComputedStyle(document.body).backgroundColor;
+  // Every optimizer of thirty has its name, in smaller letters.
+  const labels = axes.map((axis) => ticks(axis, axis.words ? 30 : 12));
   const annotations = axes.flatMap((axis, a) => {
-    const { tickvals, ticktext } = ticks(axis, 12);
-    const common = { x: a, showarrow: false, xanchor: "right", xshift: -3, font: { size: 11 }, bgcolor: paper };
+    const { tickvals, ticktext } = labels[a];
+    const font = { size: tickvals.length > 16 ? 9 : 11 };
+    const common = { x: a, showarrow: false, xanchor: "right", xshift: -3, font, bgcolor: paper };
     return tickvals.map((at, i) => ({ ...common, y: heightOf(axis, at), text: ticktext[i] }));
   });
   const box = (axis, [low, high]) => {
@@ -131,8 +134,8 @@ function drawParallel(element, axes, selected, state, score) {
   return show(element, linesOf(few(selected, LINES), state.pinned, score, pathOf), {
     dragmode: "select", selections: [], annotations,
     shapes: [...axes.map((_, a) => ({ ...stem, x0: a, x1: a })), ...brushes],
-    margin: { l: 15, r: 15, t: 40, b: 10 },
-    xaxis: { ...label, range: [-0.55, axes.length - 0.65], showgrid: false, fixedrange: true },
+    margin: { l: 15 + 6 * Math.max(...labels[0].ticktext.map((text) => text.length)), r: 15, t: 40, b: 10 },
+    xaxis: { ...label, range: [-0.1, axes.length - 0.65], showgrid: false, fixedrange: true },
     yaxis: { range: [-0.02, 1.02], visible: false, fixedrange: true },
   });
 }
