@@ -15,7 +15,8 @@ from experiments.reports import aggregation, grid_figures, writer
 from tests.reports.artificial import GRID, PROVENANCE, sweep
 
 TABLES = "runs.parquet", "curves.parquet", "provenance.json"
-FIGURES = ["target", "convergence", "wall_clock", "sensitivity_lr", "sensitivity_beta1", "heatmap_lr_beta1"]
+FIGURES = ["target", "convergence", "wall_clock", "importance", "sensitivity_lr", "sensitivity_beta1"]
+FIGURES += ["heatmap_lr_beta1"]
 PICTURES = {f"{name}.png" for name in FIGURES}
 FILES = {"summary.csv", "report.md", "report.html", *PICTURES, *(f"{name}.pdf" for name in FIGURES)}
 
@@ -117,7 +118,7 @@ def test_one_figure_has_the_width_of_a_column(folder, tmp_path, capsys, words, n
     [
         (
             ["--figure", "pie"],
-            "--figure accepts one of target, convergence, wall_clock, sensitivity, ",
+            "--figure accepts one of target, convergence, wall_clock, importance, sensitivity, ",
         ),
         (
             ["--figure", "heatmap", "--x", "lr"],

@@ -15,8 +15,19 @@ from kernels.commands import commands
 from tests.pages import ROOT
 
 # torch itself imports tqdm, but not its bars.
-SLOW = {"pandas", "scipy", "matplotlib", "tqdm.auto", "tqdm.asyncio", "pyarrow", "numba", "markdown_it", "ray"}
-TO_DRAW = {"matplotlib", "scipy.stats", "markdown_it"}
+SLOW = {
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "tqdm.auto",
+    "tqdm.asyncio",
+    "pyarrow",
+    "numba",
+    "markdown_it",
+    "ray",
+    "sklearn",
+}
+TO_DRAW = {"matplotlib", "scipy.stats", "markdown_it", "sklearn"}
 COMMANDS = [name for package in (experiments, kernels) for name in commands(package.__name__)]
 NAME_RULES = ("experiments.autotune", "kernels.codegen")
 """Commands that list the rules, which Triton has a hand in."""

@@ -155,7 +155,7 @@ def fit(figure: Figure) -> None:
             box = ax.get_window_extent()
             right = next_to(ax, figure, [of for other, of in outer.items() if of and other is not ax])
             lengths = {ax.yaxis.label: 1.05 * box.height, ax.xaxis.label: box.width}
-            for text, length in {**lengths, ax._left_title: right - box.x0}.items():  # type: ignore[attr-defined]
+            for text, length in {**lengths, ax._left_title: 0.97 * (right - box.x0)}.items():  # type: ignore[attr-defined]
                 changed |= fit_lines(text, length, text.get_text().replace("\n", " "))
             changed |= fit_ticks(ax.xaxis, 0) | fit_ticks(ax.yaxis, 1)
             fit_counts(ax)

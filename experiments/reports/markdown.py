@@ -1,12 +1,14 @@
 """The text of a report: one page of Markdown about a sweep, with its findings in sentences."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from experiments.common import intervals
-from experiments.reports import aggregation, comparison, statistics
+from experiments.reports import aggregation, comparison, origin, statistics
 from experiments.reports.aggregation import axis_name, best_configurations, listed, recorded, run_length, short
-from experiments.reports.markup import fenced, markdown_frame, plain, text_table
+from experiments.reports.markup import fenced, markdown_frame, picture, plain, text_table
 from experiments.training import population
 from experiments.training.targets import Target
 
@@ -28,14 +30,12 @@ DIVERGED = (
     f"{population.DIVERGED:g} times that of its first step."
 )
 """The definition of a diverged run, shown where the word is first used."""
-RUN_KEYS = ("sample", "configs", "steps", "epochs", "n_train", "batch_size", "seeds", "accumulate", "schedule")
-RUN_KEYS += ("warmup", "init_scale")
 
 
 def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None, of: str = "grid") -> list[str]:
     """Return a sentence for each varied hyperparameter whose best value ends its grid; none if all runs diverged.
 
-    order: as of `aggregation.ranked`. of: as of `values_of`.
+    order: as of `aggregation.ranked`. of: as of `origin.values_of`.
     """
     order, names = aggregation.ranked(runs, order), runs["optimizer"].unique()
     sentences, several = [], len(names) > 1
@@ -59,6 +59,7 @@ def page(
     captions: dict[str, str],
     target: Target | None,
     left_out: str = "",
+    of_axes: Sequence[str] = (),
 ) -> str:
     """Return the report in Markdown.
 
@@ -66,6 +67,7 @@ def page(
         summary: `aggregation.summarise` of the runs, with `steps_to_target.medians` if there is a target.
         captions: file name of a figure -> caption.
         left_out: a sentence on a figure that is not there.
+        of_axes: `importance.blocks`.
     """
     n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
     names = [plain(name) for name in runs["optimizer"].unique()]
@@ -78,9 +80,9 @@ def page(
     blocks = [
         f"# {', '.join(names)} on {of_what}{f': {model}' * (model != data)}",
         f"**{left}**" if (left := unfinished_sentence(provenance)) else "",
-        data_line(provenance.get("data") or {}),
+        origin.data_line(provenance.get("data") or {}),
         fenced(provenance.get("command", "unknown command")),
-        text_table(["origin", ""], origin(provenance)),
+        text_table(["origin", ""], origin.rows(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
         f"median over {aggregation.seeds(summary['n_seeds'])}. {DIVERGED}",
@@ -91,10 +93,11 @@ def page(
         "All configurations are in [summary.csv](summary.csv).",
         *seed_by_seed(runs, summary),
         *confirmation(runs, provenance, summary),
+        *of_axes,
         "## Figures",
         bands(summary),
         left_out,
-        *(f"![{name}]({name})\n\n{caption}" for name, caption in captions.items()),
+        *(picture(name, caption) for name, caption in captions.items()),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -109,7 +112,7 @@ def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
     if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
-    sentences = edge_warnings(runs, summary, values_of(provenance)) + equal_length(runs)
+    sentences = edge_warnings(runs, summary, origin.values_of(provenance)) + equal_length(runs)
     if len(summary) > 1 and not provenance.get("confirmed"):
         sentences.append(
             "The best of many runs looks better than it is: `--confirm 10` runs it again with ten fresh seeds."
@@ -154,11 +157,6 @@ def sampled(provenance: dict) -> str | None:
     """Return how configurations were chosen, for example `sobol:64` or the name of a table; None for a grid."""
     sweep = provenance.get("sweep") or {}
     return sweep.get("sample") or sweep.get("configs")
-
-
-def values_of(provenance: dict) -> str:
-    """Return what the values of the axes make up."""
-    return "values tried" if (provenance.get("sweep") or {}).get("configs") else "grid"
 
 
 def bands(summary: pd.DataFrame) -> str:
@@ -250,49 +248,3 @@ def confirmation(runs: pd.DataFrame, provenance: dict, order: pd.DataFrame | Non
             markdown_frame(paired_table(again, summary)),
         ]
     return blocks
-
-
-def data_line(data: dict) -> str:
-    """Return a line about the data of a sweep. data: from its provenance."""
-    sizes = f"{data.get('n_train', '?')} training and {data.get('n_eval', '?')} evaluation examples"
-    warning = f" **{plain(data['warning'])}**" if data.get("warning") else ""
-    name, source = plain(data.get("name", "unknown")), plain(data.get("source", "an unknown source"))
-    return f"Data: {name}, {sizes}, from {source}.{warning}"
-
-
-def origin(provenance: dict) -> list[list[str]]:
-    """Return the rows of a table that says when, where and by which code the runs were trained."""
-    git, sweep, seconds = (provenance.get(key) or {} for key in ("git", "sweep", "seconds"))
-    device, versions = provenance.get("device") or {}, provenance.get("versions") or {}
-    # Sweeps of one optimizer once kept their grid under "axes".
-    grids = sweep.get("optimizers") or {"": sweep.get("axes", {})}
-    commit = f"{git.get('commit') or 'unknown'}{' (with uncommitted changes)' if git.get('dirty') else ''}"
-    rows = [
-        ["started", provenance.get("started", "unknown")],
-        *([["data", data["reason"]]] if (data := provenance.get("data") or {}).get("reason") else []),
-        ["device", ", ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in device.items())],
-        ["commit", commit],
-        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
-        *([values_of(provenance) + f" of {name}" * (len(grids) > 1), grid_line(axes)] for name, axes in grids.items()),
-        ["run", ", ".join(f"{key} {sweep[key]}".removesuffix(".0") for key in RUN_KEYS if sweep.get(key) is not None)],
-        *evaluated(sweep, provenance.get("data") or {}),
-        # Not known yet when the page is first drawn, and drawing again gives the same page.
-        ["time", ", ".join(f"{value:.4g} s {name}" for name, value in seconds.items() if name != "draw")],
-    ]
-    if alone := provenance.get("one_after_the_other"):
-        rows.append(["one after the other", alone.get("text") or f"{alone.get('seconds')} s"])
-    return rows
-
-
-def evaluated(sweep: dict, data: dict) -> list[list[str]]:
-    """Return a row about evaluations that took some of the examples; none if all did."""
-    if not (some := sweep.get("eval_examples")):
-        return []
-    of = f"{some} of {data.get('n_eval', '?')}"
-    return [["evaluation", f"{of} examples, always the same, each class by its share; last: all"]]
-
-
-def grid_line(axes: dict[str, list[float] | str]) -> str:
-    """Return axes as a user would type them. axes: values by axis, or a range that was sampled as a string."""
-    typed = {axis: v if isinstance(v, str) else f"{{{' '.join(map(short, v))}}}" for axis, v in axes.items()}
-    return ", ".join(f"{axis} {values}" for axis, values in typed.items())

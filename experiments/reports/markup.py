@@ -33,3 +33,8 @@ def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
 def markdown_frame(of: pd.DataFrame) -> str:
     """Return a table of strings as Markdown; see `text_table`."""
     return text_table(list(of), of.to_numpy().tolist())
+
+
+def picture(name: str, caption: str) -> str:
+    """Return a figure with its caption. name: of its file."""
+    return f"![{name}]({name})\n\n{caption}"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.common.errors import OptionError
 from experiments.common.run_info import readable
-from experiments.reports import aggregation, markdown
+from experiments.reports import aggregation, markdown, origin
 from experiments.training.axes import OURS, RUN, axes_in
 
 LONGEST = 40
@@ -149,8 +149,8 @@ def facts(study: Study) -> dict[str, str]:
     """Return all that is known about the origin of a study, by name, as text."""
     provenance, runs = study.provenance, study.runs
     data, device, git = (provenance.get(name) or {} for name in ("data", "device", "git"))
-    rows = dict(markdown.origin(provenance))
-    of, names = markdown.values_of(provenance), list(dict.fromkeys(runs["optimizer"].astype(str)))
+    rows = dict(origin.rows(provenance))
+    of, names = origin.values_of(provenance), list(dict.fromkeys(runs["optimizer"].astype(str)))
     # One grid stands there without the name of its optimizer.
     grids = {f"{of} of {names[0]}" if name == of else name: grid for name, grid in rows.items() if name.startswith(of)}
     first = runs.iloc[0]

@@ -1,5 +1,6 @@
 """The writer of a report's files: a table of configurations, the figures, and a page about them."""
 
+import functools
 import itertools
 import os
 import sys
@@ -23,6 +24,7 @@ from experiments.reports import (
     diagnostic_figures,
     grid_figures,
     html,
+    importance,
     interactive,
     layout,
     looks,
@@ -152,7 +154,8 @@ def write(
     if goal:
         reached = steps_to_target.reach(runs, curves, goal)
         summary = summary.merge(steps_to_target.medians(reached), how="left")
-    figures_ = drawings(runs, curves, provenance, reached, goal, summary)
+    matter = functools.cache(partial(importance.of_each, runs, summary))
+    figures_ = drawings(runs, curves, provenance, reached, goal, summary, matter)
     names = ["summary.csv", *(f"{name}.{kind}" for name in figures_ for kind in ("png", "pdf"))]
     paths = {name: folder / name for name in [*names, "report.md", "report.html"]}
 
@@ -169,7 +172,8 @@ def write(
             images[f"{name}.png"], captions[f"{name}.png"] = png.read_bytes(), drawing.caption(figure)
         if first := next((name for name, caption in captions.items() if "diverged" in caption), None):
             captions[first] += f" {markdown.DIVERGED}"
-        text = markdown.page(runs, summary, provenance, captions, goal, without_clock(provenance))
+        of_axes = importance.blocks(matter(), markup.picture("importance.png", captions.pop("importance.png", "")))
+        text = markdown.page(runs, summary, provenance, captions, goal, without_clock(provenance), of_axes)
         temporary[paths["report.md"]].write_text(text, encoding="utf-8")
         part = interactive.part(runs, curves, summary, provenance.get("loss_name", "evaluation loss"))
         temporary[paths["report.html"]].write_text(html.render(text, images, part), encoding="utf-8")
@@ -193,14 +197,17 @@ def drawings(
     reached: pd.DataFrame | None,
     target: Target | None,
     order: pd.DataFrame | None = None,
+    matter: Callable[[], list[importance.Importance]] | None = None,
 ) -> dict[str, Drawing]:
     """Return the figures of a report, by name. If there are several optimizers, some show the best.
 
     Args:
         reached: the table that `steps_to_target.reach` returns; None without a target.
         order: as of `aggregation.ranked`.
+        matter: returns `importance.of_each`, from a caller that needs it, too.
     """
     order = ranked(runs, order)
+    matter = matter or partial(importance.of_each, runs, order)
     pictures, one = {}, of_one(runs, order, provenance)
     loss_name, sampled = one.loss_name, one.sampled
     curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
@@ -219,6 +226,8 @@ def drawings(
     if diagnostics.columns_of(curves):
         draw = partial(diagnostic_figures.diagnostics, runs, curves, order, provenance.get("class_groups"))
         pictures["diagnostics"] = Drawing(draw)
+    if importance.samples(runs, order):
+        pictures["importance"] = Drawing(partial(importance.figure, runs, order, matter))
     varied = aggregation.varied_axes(one.runs)
     pictures |= {f"sensitivity_{axis}": one.against(axis) for axis in varied}
     pairs = itertools.combinations(varied, 2)
