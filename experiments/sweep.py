@@ -74,6 +74,9 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
             that of the parameters, the share of unusually large updates, and for classes the loss of up to five groups
             of them by frequency; see `Diagnostics.values`. Runs train to the same bits; the ten steps up to an
             evaluation take about a third longer, and evaluations of classes twice as long.
+        keep_diverged: whether runs that have diverged are trained to the end. Otherwise they leave their population at
+            the next evaluation, where their curves end, and what they would cost is saved; the others go on as before,
+            to last bits.
         data_dir: files of MNIST or images like it; see `data.mnist`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         out: folder for parquet files, figures and report; None writes nothing. It may hold results of the same sweep

@@ -129,11 +129,15 @@ def seeds(counts: Collection[int]) -> str:
 def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
     """Return the seconds of each row of curves: the time of its population divided by the number of runs in it.
 
-    Runs of one optimizer with the same time at their end were trained together.
+    Curves of older versions do not say it: their runs of one optimizer with the same time at their end were trained
+    together.
     """
+    if "run_seconds" in curves and curves["run_seconds"].notna().all():
+        return curves["run_seconds"]
     end = runs["run_id"].map(curves.groupby("run_id")[["seconds"]].agg("max").loc[:, "seconds"])
     lanes = end.groupby([runs["optimizer"], end]).transform("size")
-    return curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
+    shares = curves["seconds"] / curves["run_id"].map(lanes.set_axis(runs["run_id"]))
+    return curves["run_seconds"].fillna(shares) if "run_seconds" in curves else shares
 
 
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from experiments.training.axes import axes_in
 
 OF_PLAN = ["config", "setting", "steps"]
 """Columns of a plan's runs that the tables of chunks do not have."""
-CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds"]
+CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds", "run_seconds"]
 
 
 def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
@@ -113,7 +113,8 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
 def curve_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a chunk's table that curves have."""
     metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
-    return [*CURVES, *metrics, *diagnostics.columns_of(table)]
+    # Tables of older versions lack run_seconds.
+    return [*(name for name in CURVES if name in table), *metrics, *diagnostics.columns_of(table)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -137,6 +137,9 @@ class SweepConfig:
     diagnostics: bool = setting(
         False, FLAG, "at evaluations also record norms of gradients, sizes of updates, and losses by class frequency"
     )
+    keep_diverged: bool = setting(
+        False, FLAG, "train runs that have diverged to the end, instead of leaving them out after the next evaluation"
+    )
     data_dir: str | os.PathLike[str] | None = setting(
         None,
         optional(FOLDER._replace(accepts="a folder, or a .npz file")),

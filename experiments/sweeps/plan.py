@@ -193,6 +193,7 @@ def setting_of(
         **{name: chosen[name] for name in ("batch_size", "accumulate", "schedule", "warmup")},
         "eval_examples": config.eval_examples,
         "diagnostics": config.diagnostics,
+        "keep_diverged": config.keep_diverged,
     }
     if config.engine == "local":
         cost.check_fits(problem.model, batch_size, device)
@@ -238,6 +239,8 @@ def identity_of(
         identity["init_scale"] = config.init_scale
     if config.diagnostics:
         identity["diagnostics"] = True
+    if config.keep_diverged:
+        identity["keep_diverged"] = True
     if {*of_run} & {*LENGTH} and config.steps is None:
         # Whatever values these axes have, runs are as long as this says.
         del identity["steps"]

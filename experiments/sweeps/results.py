@@ -34,9 +34,10 @@ class Sweep(NamedTuple):
             accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are fractions, NaN
             for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
-            last evaluation), eval_loss, eval_accuracy, and the seconds that the run's population has trained. If only
-            some of its runs are in the table, the seconds are their share. With `diagnostics` also what
-            `Diagnostics.values` returns.
+            last evaluation), eval_loss, eval_accuracy, the seconds that the run's population has trained, and
+            run_seconds, its share of them. If only some of the population's runs are in the table, the seconds are
+            their share. Unless `keep_diverged`, curves of diverged runs end with the evaluation after diverged_step.
+            With `diagnostics` also what `Diagnostics.values` returns.
         provenance: data, loss_name, seconds, versions, device and grid, as in provenance.json. Seconds are the
             `total` of training, and its phases; without a folder nothing is written and drawn. If the sweep has not
             ended, `unfinished` says how many runs are finished, and of how many.

@@ -46,12 +46,12 @@ def live(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> Calla
     def follow(points: list[dict]) -> None:
         nonlocal written
         for point in points[written:]:
-            names = safe_names(name for name in point if name != "step")
-            columns = dict(zip(names, (value for name, value in point.items() if name != "step"), strict=True))
-            for lane, path in enumerate(paths):
-                # The epoch and the seconds are those of all lanes.
-                values = {name: value[lane] if hasattr(value, "__len__") else value for name, value in columns.items()}
-                append(path, [event(time.time(), point["step"], values_of(values))])
+            found = {name: value for name, value in point.items() if name not in ("lane", "step")}
+            columns = dict(zip(safe_names(found), found.values(), strict=True))
+            for i, lane in enumerate(point["lane"].tolist()):
+                # The epoch and the seconds are those of all lanes; a number is a tensor without dimensions.
+                values = {name: value[i] if getattr(value, "ndim", 0) else value for name, value in columns.items()}
+                append(paths[lane], [event(time.time(), point["step"], values_of(values))])
         written = len(points)
 
     return follow

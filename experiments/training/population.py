@@ -10,52 +10,17 @@ import pandas as pd
 import torch
 
 from experiments.common import ambient
-from experiments.tasks import model
 from experiments.tasks.any_module import AnyModel
 from experiments.tasks.problems import Problem
-from experiments.training import cuda_graph, evaluation, optimizers, schedules
+from experiments.training import cuda_graph, evaluation, schedules
+from experiments.training import lanes as lanes_
+from experiments.training.batches import batch_indices, draws_of, placed, tensors, upload
 from experiments.training.diagnostics import Diagnostics
 from optim.base import RuleOptimizer
 
 DIVERGED = 100.0
 """A run has diverged at the first step whose training loss is not finite or exceeds this many times the loss of its
 first step."""
-
-
-def batch_indices(n: int, batch_size: int, seed: int, in_order: bool = False):
-    """Yield int64 `[batch_size]` indices without end; each epoch is a new permutation, incomplete batches are dropped.
-
-    They depend on the seed alone, not on the device or on other runs.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.arange(n) if in_order else torch.randperm(n, generator=generator)
-        yield from order.split(batch_size)[: n // batch_size]
-
-
-def tensors(
-    problem: Problem, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> list[torch.Tensor]:
-    """Return x_train, y_train, x_eval and y_eval on the device, floating-point ones as dtype."""
-    data = problem.data
-    all_four = (data.x_train, data.y_train, data.x_eval, data.y_eval)
-    return [t.to(device, dtype if t.is_floating_point() else None) for t in all_four]
-
-
-def draws_of(model: AnyModel, seeds: Sequence[int], step: int, batch_size: int) -> list[torch.Tensor]:
-    """Return the random numbers of a step, such as masks of dropout, on the CPU: `[n_seeds, ..., batch_size]` each."""
-    return [torch.stack(of) for of in zip(*(model.draws(seed, step, batch_size) for seed in seeds), strict=True)]
-
-
-def placed(draws: Sequence[torch.Tensor], device: str | torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return draws as training needs them: masks on its device; whole numbers seed generators, and stay on the CPU."""
-    return [drawn.to(device, dtype) if drawn.is_floating_point() else drawn for drawn in draws]
-
-
-def upload(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a tensor from the CPU, in place into target, without waiting for work queued on a GPU."""
-    # From pageable memory the copy would wait.
-    target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)
 
 
 def step_(
@@ -115,6 +80,7 @@ def train_lanes(
     evaluations: int = 8,
     eval_examples: int | None = None,
     diagnostics: bool = False,
+    keep_diverged: bool = False,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] = lambda step: None,
@@ -134,24 +100,25 @@ def train_lanes(
         schedule, warmup: schedule of lr, for every lane; see `schedules.factor`.
         eval_examples: number of examples of every evaluation but the last; None takes all. See `evaluation.subset`.
         diagnostics: whether curves also have the columns of `Diagnostics.values`. Training has the same bits.
+        keep_diverged: whether lanes that have diverged are trained to the end. Otherwise their curves end with the next
+            evaluation, and the population shrinks when at least one lane in `lanes.FEWEST` is dead. The others go on
+            as before, to last bits, which depend on the number of lanes.
         on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
         due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
             holds the tensors themselves, which the next step changes.
         resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
             Training continues after its step, to the same bits on the same device.
         on_points: called after each evaluation, and once at the start if a state is resumed, with all evaluations so
-            far: the columns of curves in dictionaries, each value one number or one for each lane.
+            far: the columns of curves in dictionaries, each value one number or one for each `lane`.
     Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
         (losses, accuracies, seconds); both are numbered by the column `lane`. Seconds exclude evaluation and the time
-        of `keep`, and include those of the training that was resumed. `curves.attrs["compile_seconds"]` is by how
-        much the first step (of each process, if resumed) took longer than the median of the next ones.
+        of `keep`, and include those of the training that was resumed; run_seconds are a lane's share of them.
+        `curves.attrs["compile_seconds"]` is by how much the first step (of each process, if resumed) took longer than
+        the median of the next ones.
     """
     # Nothing that an earlier training has left in the modules of a model goes on.
     problem = replace(problem, model=replace(problem.model))
-    n_configs, lanes = len(configs), len(configs) * len(seeds)
-    params = model.stack(problem.model, seeds, n_configs, dtype, device)
-    others = model.stack_others(problem.model, seeds, n_configs, dtype, device)
-    optimizer_ = optimizers.make(optimizer, params, optimizers.over_lanes(configs, len(seeds), device))
+    runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
     x, y, x_eval, y_eval = tensors(problem, device, dtype)
     chosen = slice(None) if eval_examples is None else evaluation.subset(problem.data.y_eval, eval_examples).to(device)
     x_some, y_some = x_eval[chosen], y_eval[chosen]
@@ -159,23 +126,50 @@ def train_lanes(
     batches = zip(*(batch_indices(len(x), per_step, seed, problem.data.in_order) for seed in seeds), strict=True)
     # A user's class may keep its lr anywhere, as long as no schedule has to change it.
     is_scheduled = (schedule, warmup) != ("constant", 0)
-    lrs = [group["lr"].clone() for group in optimizer_.param_groups] if is_scheduled else []
 
     # Values that differ between steps are in tensors, which a captured step reads anew each time.
     index = torch.zeros(len(seeds), per_step, dtype=torch.int64, device=device)
     draws = placed(draws_of(problem.model, seeds, 1, per_step), device, dtype)
     factor = torch.ones((), dtype=torch.float64, device=device)
     current = torch.zeros((), dtype=torch.int64, device=device)
-    diverged_at = torch.zeros(lanes, dtype=torch.int64, device=device)
-    loss_sum = torch.zeros(lanes, dtype=torch.float64, device=device)
-    loss_limit = torch.zeros(lanes, dtype=dtype, device=device)
     evaluate_at = evaluation.evaluation_steps(steps, evaluations)
-    observed = Diagnostics(problem, params, evaluate_at) if diagnostics else None
     points, seconds, since, done = [], 0.0, 0, 0
+    # Of all lanes, also those that have left: the step at which they diverged, and their share of the seconds.
+    reached = torch.zeros(len(runs), dtype=torch.int64)
+    share, shared = torch.zeros(len(runs), dtype=torch.float64), 0.0
     first_steps, compiled_before = [], resume.get("compile_seconds", 0.0) if resume else 0.0
 
     def compile_seconds() -> float:
         return compiled_before + max(0.0, first_steps[0] - np.median(first_steps[1:] or first_steps).item())
+
+    def begin(numbers: np.ndarray, state: dict | None = None) -> tuple:
+        """Return these lanes, from their state if there is one, what observes them, and what takes a step of theirs."""
+        of = lanes_.begin(problem, optimizer, runs.drop(columns="seed"), seeds, numbers, dtype, device)
+        lrs = [group["lr"].clone() for group in of.optimizer.param_groups] if is_scheduled else []
+        observed = Diagnostics(problem, of.params, evaluate_at) if diagnostics else None
+        if state:
+            lanes_.load(of, state)
+            if observed:
+                observed.resume(state["diagnostics"])
+
+        def advance() -> None:
+            for group, lr in zip(of.optimizer.param_groups, lrs, strict=False):
+                torch.mul(lr, factor, out=group["lr"])
+            options = {"model": problem.model, "others": of.others, "accumulate": accumulate}
+            loss = step_(of.params, of.optimizer, x[index], y[index], draws, **options)
+            problem.model.project_(of.params)
+            current.add_(1)
+            of.loss_limit.copy_(torch.where(current == 1, DIVERGED * loss, of.loss_limit))
+            diverges = (of.diverged_at == 0) & ~(loss <= of.loss_limit)
+            of.diverged_at.copy_(torch.where(diverges, current, of.diverged_at))
+            of.loss_sum.add_(loss)
+
+        # A graph would run the Python code of a user's class, such as counting its steps, only once.
+        captures = isinstance(of.optimizer, RuleOptimizer) and problem.model.capturable
+        return of, observed, cuda_graph.replayed(advance, device) if captures else advance
+
+    def state_of_lanes() -> dict:
+        return {**lanes_.state_of(lanes), "diagnostics": observed.sums if observed else {}}
 
     def feed(step: int) -> None:
         upload(index, torch.stack(next(batches)))
@@ -183,45 +177,33 @@ def train_lanes(
             upload(target, drawn)
         factor.fill_(schedules.factor(schedule, step, steps, warmup))
 
-    def advance() -> None:
-        for group, lr in zip(optimizer_.param_groups, lrs, strict=False):
-            torch.mul(lr, factor, out=group["lr"])
-        options = {"model": problem.model, "others": others, "accumulate": accumulate}
-        loss = step_(params, optimizer_, x[index], y[index], draws, **options)
-        problem.model.project_(params)
-        current.add_(1)
-        loss_limit.copy_(torch.where(current == 1, DIVERGED * loss, loss_limit))
-        diverged_at.copy_(torch.where((diverged_at == 0) & ~(loss <= loss_limit), current, diverged_at))
-        loss_sum.add_(loss)
-
-    # A graph would run the Python code of a user's class, such as counting its steps, only once.
-    captures = isinstance(optimizer_, RuleOptimizer) and problem.model.capturable
-    take = cuda_graph.replayed(advance, device) if captures else advance
-
     def record(step: int) -> None:
+        nonlocal shared
         evaluated = (x_eval, y_eval) if step == steps else (x_some, y_some)
-        with evaluation.averaged(optimizer_, params):
-            means = evaluation.evaluate(problem, params, *evaluated, others)
-            diagnosed = observed.values(step, *evaluated, others) if observed else {}
-        means.setdefault("accuracy", torch.full_like(loss_sum, math.nan))
-        train_loss = loss_sum / since if since else torch.full_like(loss_sum, math.nan)
-        point = {"step": step, "epoch": step / (len(x) // per_step)}
-        point |= {"train_loss": train_loss.cpu(), **{f"eval_{name}": mean.cpu() for name, mean in means.items()}}
-        points.append({**point, **diagnosed, "seconds": seconds})
+        with evaluation.averaged(lanes.optimizer, lanes.params):
+            means = evaluation.evaluate(problem, lanes.params, *evaluated, lanes.others)
+            diagnosed = observed.values(step, *evaluated, lanes.others) if observed else {}
+        means.setdefault("accuracy", torch.full_like(lanes.loss_sum, math.nan))
+        train_loss = lanes.loss_sum / since if since else torch.full_like(lanes.loss_sum, math.nan)
+        values = {"train_loss": train_loss, **{f"eval_{name}": mean for name, mean in means.items()}, **diagnosed}
+        share[lanes.numbers] += (seconds - shared) / len(lanes.numbers)
+        shared = seconds
+        # Of a lane that has diverged this is the last evaluation, though it may go on to keep a seed's place.
+        was = torch.from_numpy(lanes.numbers)
+        here = (reached[was] == 0) | torch.tensor(keep_diverged)
+        reached[was] = lanes.diverged_at.cpu()
+        point = {"lane": was[here], **{name: value.cpu()[here] for name, value in values.items()}}
+        point |= {"step": step, "epoch": step / (len(x) // per_step), "seconds": seconds}
+        points.append({**point, "run_seconds": share[was[here]]})
         on_points(points)
 
+    state = resume["lanes"] if resume else None
+    lanes, observed, take = begin(state["numbers"].numpy() if state else np.arange(len(runs)), state)
     if resume:
-        with torch.no_grad():
-            for t, saved in zip([*params, *others], [*resume["params"], *resume.get("others", ())], strict=True):
-                t.copy_(saved)
-        optimizer_.load_state_dict(resume["optimizer"])
-        for name, t in (("diverged_at", diverged_at), ("loss_sum", loss_sum), ("loss_limit", loss_limit)):
-            t.copy_(resume[name])
         points, seconds, since, done = (resume[name] for name in ("points", "seconds", "since", "step"))
+        reached, share, shared = resume["reached"].clone(), resume["run_seconds"].clone(), resume["shared"]
         for _ in range(done):
             next(batches)
-        if observed:
-            observed.resume(resume["diagnostics"])
         current.fill_(done)
         on_step(done)
         on_points(points)
@@ -246,30 +228,26 @@ def train_lanes(
             seconds += time.perf_counter() - started
             if evaluates:
                 record(step)
-                loss_sum.zero_()
+                lanes.loss_sum.zero_()
                 since = 0
+                if step < steps and not keep_diverged:
+                    left = lanes_.remaining((lanes.diverged_at > 0).cpu().numpy(), len(seeds))
+                    if not len(left):
+                        break
+                    if lanes_.FEWEST * (len(lanes.numbers) - len(left)) >= len(lanes.numbers):
+                        lanes, observed, take = begin(lanes.numbers[left], lanes_.joined([state_of_lanes()], [left]))
             if keeps:
-                state = {"params": [p.detach() for p in params], "others": others}
-                state |= {"optimizer": optimizer_.state_dict()}
-                state |= {"diverged_at": diverged_at, "loss_sum": loss_sum, "loss_limit": loss_limit}
-                state |= {"points": points, "seconds": seconds, "compile_seconds": compile_seconds()}
-                if observed:
-                    state["diagnostics"] = observed.sums
-                keep({**state, "since": since, "step": step})
+                state = {"step": step, "since": since, "lanes": state_of_lanes(), "points": points}
+                state |= {"reached": reached, "run_seconds": share, "shared": shared, "seconds": seconds}
+                keep({**state, "compile_seconds": compile_seconds()})
             started = time.perf_counter()
         on_step(step)
 
-    lane = np.arange(lanes)
-    curves = pd.concat(
-        [pd.DataFrame({"lane": lane, **{k: np.asarray(v) for k, v in point.items()}}) for point in points],
-        ignore_index=True,
-    )
+    curves = pd.concat([pd.DataFrame({k: np.asarray(v) for k, v in p.items()}) for p in points], ignore_index=True)
     curves.attrs["compile_seconds"] = compile_seconds()
-    runs = pd.concat([configs.assign(seed=seed) for seed in seeds], ignore_index=True)
-    runs.insert(0, "lane", lane)
-    reached = diverged_at.cpu().numpy()
-    runs["diverged_step"] = pd.array(reached, dtype="Int64")
-    runs.loc[reached == 0, "diverged_step"] = pd.NA
+    runs.insert(0, "lane", np.arange(len(runs)))
+    runs["diverged_step"] = pd.array(reached.numpy(), dtype="Int64")
+    runs.loc[reached.numpy() == 0, "diverged_step"] = pd.NA
     return runs, curves
 
 

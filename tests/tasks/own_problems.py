@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments import Problem
+from experiments.tasks import own as owns
+from experiments.tasks import problems
 
 
 class Encoder(nn.Module):
@@ -116,3 +118,13 @@ def own(module: str, **changes) -> Problem:
     given = {"name": module, "model": MODULES[module], "train": (x[:100], y[:100]), "evaluate": (x[100:], y[100:])}
     metrics = {} if module == "autoencoder" else {"accuracy": accuracy}
     return Problem(**{**given, "loss": loss, "metrics": metrics, "batch_size": 16, **changes})
+
+
+def made(module: str) -> problems.Problem:
+    """Return `own` as what a sweep trains."""
+
+    def function():
+        return own(module)
+
+    function.__qualname__ = f"own_{module}"
+    return problems.make(owns.name_of(function))

@@ -10,28 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_map_only
 
-from experiments.tasks import own, problems
+from experiments.tasks import problems
 from experiments.tasks.any_module import AnyModule, attention, drawing, plain_attention
 from experiments.training import population, reference
-from tests.tasks.own_problems import MODULES, SHARED
-from tests.tasks.own_problems import own as problem_of
+from tests.tables import without_seconds
+from tests.tasks.own_problems import MODULES, SHARED, made
 
 CONFIGS = pd.DataFrame(
     {"lr": [1e-3, 1e-2], "beta1": [0.9, 0.8], "beta2": [0.999, 0.99], "eps": [1e-8, 1e-6], "weight_decay": [0.0, 1e-3]}
 )
 OPTIONS = {"steps": 30, "batch_size": 16, "dtype": torch.float64}
-
-
-def made(name: str) -> problems.Problem:
-    return problems.make(own.name_of(named(name)))
-
-
-def named(name: str):
-    def function():
-        return problem_of(name)
-
-    function.__qualname__ = f"own_{name}"
-    return function
 
 
 def evaluated(problem: problems.Problem, module: torch.nn.Module) -> float:
@@ -86,7 +74,7 @@ def test_buffers_are_part_of_a_checkpoint():
     population.train_lanes(problem, CONFIGS, [0], evaluations=1, due=lambda: next(steps) == 11, keep=keep, **OPTIONS)
     assert kept[0]["step"] == 12
     _, again = population.train_lanes(problem, CONFIGS, [0], evaluations=1, resume=kept[0], **OPTIONS)
-    pd.testing.assert_frame_equal(again.drop(columns="seconds"), curves.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(without_seconds(again), without_seconds(curves), check_exact=True)
 
 
 def test_torchs_generators_stay_as_they_were():

@@ -17,6 +17,7 @@ from experiments.sweeps import memory
 from experiments.tasks import data, mlp, problems
 from experiments.training import diagnostics, evaluation, population, reference
 from tests.sweeps.small import write_report
+from tests.tables import without_seconds
 from tests.tasks.own_problems import own as own_problem
 from tests.training.small_problems import CONFIGS, digits, linear, small_gru
 
@@ -83,7 +84,7 @@ def test_training_has_the_same_bits_with_and_without(make, options):
     same, more = population.train(problem, CONFIGS, [0, 5], diagnostics=True, **options)
     pd.testing.assert_frame_equal(runs, same, check_exact=True)
     same = more.drop(columns=diagnostics.columns_of(more))
-    pd.testing.assert_frame_equal(curves.drop(columns="seconds"), same.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(without_seconds(curves), without_seconds(same), check_exact=True)
     assert set(more) - set(curves) >= set(diagnostics.OF_STEP)
 
 
@@ -103,7 +104,7 @@ def test_the_gradient_is_the_mean_of_accumulated_batches():
         population.train_lanes(digits(), CONFIGS, [0], batch_size=size, accumulate=parts, **options)
         for size, parts in ((8, 4), (32, 1))
     )
-    pd.testing.assert_frame_equal(apart.drop(columns="seconds"), together.drop(columns="seconds"), rtol=1e-9)
+    pd.testing.assert_frame_equal(without_seconds(apart), without_seconds(together), rtol=1e-9)
 
 
 @pytest.mark.parametrize("stop", [8, 13, 16, 22])
@@ -118,9 +119,9 @@ def test_a_training_resumed_in_a_window_has_the_same_bits(stop, tmp_path):
     population.train_lanes(digits(), sick, [0, 5], due=due, keep=lambda state: torch.save(state, path), **options)
     state = torch.load(path, weights_only=True)
     assert state["step"] == stop
-    assert state["diagnostics"]
+    assert state["lanes"]["diagnostics"]
     _, resumed = population.train_lanes(digits(), sick, [0, 5], resume=state, **options)
-    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(without_seconds(whole), without_seconds(resumed), check_exact=True)
 
 
 def test_a_lane_does_not_depend_on_the_others_and_a_diverged_one_has_no_share():
@@ -230,7 +231,7 @@ def test_the_command_writes_the_columns(tmp_path, capsys, monkeypatch):
     assert "it differs in diagnostics" in capsys.readouterr().err
     assert main([*command, "--fresh"]) == 0
     plain = pd.read_parquet(tmp_path / "curves.parquet")
-    pd.testing.assert_frame_equal(curves.drop(columns=["seconds", *columns]), plain.drop(columns="seconds"))
+    pd.testing.assert_frame_equal(without_seconds(curves.drop(columns=columns)), without_seconds(plain))
     pd.testing.assert_frame_equal(runs, pd.read_parquet(tmp_path / "runs.parquet"))
     assert main([*command, "--diagnostics"]) == 2
     assert "it differs in diagnostics" in capsys.readouterr().err
