@@ -9,6 +9,7 @@ import pytest
 from experiments.common.errors import OptionError
 from experiments.reports import aggregation
 from tests.sweeps.small import assert_same, interrupting, train
+from tests.tables import last
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 SICK = {"lr": [1e-3, 1e-2, 1e30, 1e31], "beta1": [0.9], "seeds": 2}
@@ -19,9 +20,8 @@ def test_survivors_of_a_sweep_are_what_they_are_among_diverged_runs_and_curves_e
     columns = ["lr", "seed", "status", "diverged_step"]
     pd.testing.assert_frame_equal(without.runs[columns], kept.runs[columns])
     assert without.runs["status"].tolist() == ["ok", "ok", "diverged", "diverged"] * 2
-    steps = without.curves.groupby("run_id")["step"].max()
-    assert steps.tolist() == [12, 12, 4, 4] * 2
-    assert set(kept.curves.groupby("run_id")["step"].max()) == {12}
+    assert last(without.curves, "step").tolist() == [12, 12, 4, 4] * 2
+    assert set(last(kept.curves, "step")) == {12}
     ok = without.runs["status"] == "ok"
     # Single losses in float32 differ in last bits alone, because products of fewer lanes round differently.
     np.testing.assert_allclose(without.runs["eval_loss"][ok], kept.runs["eval_loss"][ok], rtol=2e-6)
@@ -30,7 +30,7 @@ def test_survivors_of_a_sweep_are_what_they_are_among_diverged_runs_and_curves_e
     with pytest.raises(OptionError, match=r"holds another sweep \(it differs in keep_diverged\)"):
         train(tmp_path / "a", **SICK, keep_diverged=True)
     # Half of the lanes pay for two thirds of the steps.
-    share = aggregation.run_seconds(without.runs, without.curves).groupby(without.curves["run_id"]).max()
+    share = last(without.curves.assign(run_seconds=aggregation.run_seconds(*without[:2])), "run_seconds")
     assert share[ok].min() > 1.5 * share[~ok].max()
 
 
