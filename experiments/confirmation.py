@@ -22,7 +22,9 @@ def fresh_plan(plan: Plan, runs: pd.DataFrame, n: int) -> Plan | None:
     ]
     first = plan.identity["seeds"]
     again = [row.assign(seed=seed) for row in winners for seed in range(first, first + n)]
-    return plan._replace(runs=pd.concat(again, ignore_index=True))
+    # All of them are trained to the end.
+    identity = {name: value for name, value in plan.identity.items() if name != "halving"}
+    return plan._replace(identity=identity, runs=pd.concat(again, ignore_index=True))
 
 
 def record(runs: pd.DataFrame) -> dict:

@@ -132,7 +132,7 @@ def view(
         sentence=" ".join(
             [
                 f"{what}, {optimizer}; held: {kept}. {len(runs)} of {len(whole)} runs.",
-                *([markdown.DIVERGED] if (runs["status"] != "ok").any() else []),
+                *([markdown.DIVERGED] if (runs["status"] == "diverged").any() else []),
                 *([left] if (left := markdown.unfinished_sentence(sweep.provenance)) else []),
             ]
         ),

@@ -74,6 +74,9 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
             that of the parameters, the share of unusually large updates, and for classes the loss of up to five groups
             of them by frequency; see `Diagnostics.values`. Runs train to the same bits; the ten steps up to an
             evaluation take about a third longer, and evaluations of classes twice as long.
+        halving: ETA of successive halving: the configurations of each optimizer are ranked by evaluation loss (median
+            over seeds) at the first evaluations at or after T / ETA^k of a run's T steps, and the best 1 / ETA of them
+            go on, to the results of a plain sweep but for last bits. The others get the status "stopped".
         keep_diverged: whether runs that have diverged are trained to the end. Otherwise they leave their population at
             the next evaluation, where their curves end, and what they would cost is saved; the others go on as before,
             to last bits.
@@ -151,9 +154,10 @@ def train_and_draw(plan: Plan) -> Sweep:
 
 def check_plan(plan: Plan) -> None:
     """Raise OptionError if a plan's results could not be compared, confirmed or measured against its target."""
-    from experiments.sweeps import cost
+    from experiments.sweeps import cost, rungs
     from experiments.training import reference
 
+    rungs.exponents(plan)
     for name in plan.n_runs if plan.config.compare_alone else ():
         reference.class_of(name)
     if plan.config.target is not None:
@@ -195,15 +199,14 @@ def show(result: Sweep, out: Path) -> None:
         print(comparison.table(result.runs, summary).to_string(index=False))
     print(f"\n{what}: the ten best configurations\n")
     print(aggregation.console_table(summary))
-    print(f"\n{markdown.DIVERGED}")
+    print(f"\n{markdown.defined(summary)}")
     if confirmed := provenance.get("confirmed"):
         print(f"\nagain on {len(confirmed['seeds'])} fresh seeds\n")
         again = aggregation.summarise(aggregation.recorded(confirmed))
         print(markdown.confirmed_table(again, summary).to_string(index=False))
     print(f"\ntarget: {writer.target_of(result.runs, provenance, order=summary) or 'none, because no run has trained'}")
-    diverged = (result.runs["status"] == "diverged").sum()
     seconds, device = provenance["seconds"]["total"], provenance["device"]["name"]
-    print(f"{len(result.runs)} runs, {diverged} diverged, {seconds:.1f} s on {device}")
+    print(f"{len(result.runs)} runs, {aggregation.ends(result.runs)}, {seconds:.1f} s on {device}")
     took = provenance["seconds"]
     if phases := [f"{phase} {took[phase]:.1f} s" for phase in PHASES if phase in took]:
         print(", ".join(phases))

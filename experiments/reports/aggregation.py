@@ -1,7 +1,8 @@
 """Summaries of a table of runs: its configurations over seeds, the best of them, and the sensitivity to lr.
 
-In medians and quartiles over seeds a diverged run counts as infinite. The best configuration has the lowest median
-final evaluation loss. The configurations of an optimizer are NaN in axes that it does not have.
+In medians and quartiles over seeds a diverged run counts as infinite, and a stopped one with its loss at its rung. The
+best configuration has the lowest median final evaluation loss of those that went furthest. The configurations of an
+optimizer are NaN in axes that it does not have.
 """
 
 from collections.abc import Collection
@@ -111,7 +112,7 @@ def label(row: pd.Series, axes: list[str], runs: pd.DataFrame | None = None) -> 
 
 def scored(runs: pd.DataFrame, column: str) -> pd.Series:
     """Return a column in which lower is better, with `INFINITE` where the run diverged or the value is not finite."""
-    return runs[column].where((runs["status"] == "ok") & np.isfinite(runs[column]), INFINITE)
+    return runs[column].where((runs["status"] != "diverged") & np.isfinite(runs[column]), INFINITE)
 
 
 def unscored(values: pd.Series) -> pd.Series:
@@ -143,15 +144,15 @@ def run_seconds(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
 def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Aggregate runs over all columns but `by`, whose values are the index of the result.
 
-    Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median and
-    diverged_step_median (over the diverged runs). In medians a diverged run has infinite loss and the lowest
-    accuracy; a median accuracy that depends on one is NaN.
+    Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median,
+    diverged_step_median (over the diverged runs) and, if runs were stopped, stopped_step_median (over these). In
+    medians a diverged run has infinite loss and the lowest accuracy; a median accuracy that depends on one is NaN.
     """
     table = runs[by].assign(
         eval_loss=scored(runs, "eval_loss"),
         train_loss=scored(runs, "train_loss"),
         inaccuracy=scored(runs.assign(inaccuracy=-runs["eval_accuracy"]), "inaccuracy"),
-        diverged=runs["status"] != "ok",
+        diverged=runs["status"] == "diverged",
         diverged_step=runs["diverged_step"].astype(float),
     )
     groups = table.groupby(by, dropna=False)
@@ -160,7 +161,22 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         columns[f"eval_loss_{name}"] = unscored(groups["eval_loss"].quantile(q))
     columns["train_loss_median"] = unscored(groups["train_loss"].median())
     columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
-    return pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
+    found = pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
+    if (stopped := runs["status"] == "stopped").any():
+        steps = runs.loc[stopped, by].assign(step=runs["stopped_step"].astype(float))
+        found["stopped_step_median"] = steps.groupby(by, dropna=False)["step"].median()
+    return found
+
+
+def stopped_at(table: pd.DataFrame) -> pd.Series:
+    """Return the step at which halving stopped each configuration of a table, NaN for those that it did not."""
+    return table["stopped_step_median"] if "stopped_step_median" in table else pd.Series(np.nan, table.index)
+
+
+def ends(runs: pd.DataFrame) -> str:
+    """Return how many runs ended in which way, in words: "12 ok, 45 stopped and 7 diverged"."""
+    n = runs["status"].value_counts().reindex(["ok", "stopped", "diverged"], fill_value=0)
+    return f"{n['ok']} ok" + f", {n['stopped']} stopped" * bool(n["stopped"]) + f" and {n['diverged']} diverged"
 
 
 def runs_of(runs: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
@@ -177,12 +193,16 @@ def rows_like(table: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
 def ranked(runs: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return `aggregate` by configuration, best first; of equally good ones first the one with fewer diverged runs.
 
+    Those that halving has stopped come after those that it has not, the latest first, and before those without a loss.
+
     known: the same table, or that of `summarise`, from a caller that has it: it is returned as it is.
     """
     if known is not None:
         return known
     table = aggregate(runs, configuration(runs)).reset_index()
-    return table.sort_values(["eval_loss_median", "n_diverged", "eval_loss_q75"], kind="stable", ignore_index=True)
+    table = table.assign(lost=~np.isfinite(table["eval_loss_median"]), early=-stopped_at(table).fillna(np.inf))
+    by = ["lost", "early", "eval_loss_median", "n_diverged", "eval_loss_q75"]
+    return table.sort_values(by, kind="stable", ignore_index=True).drop(columns=["lost", "early"])
 
 
 def of_optimizer(order: pd.DataFrame, name: object) -> pd.DataFrame:
@@ -225,16 +245,18 @@ def lr_sensitivity(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> flo
     """Return the mean over the lr grid of min(loss, initial loss) - best loss; 0 is perfectly insensitive.
 
     loss is the median final evaluation loss over seeds with everything but lr as in the best configuration; where it
-    diverged, the initial loss stands in. NaN if every run diverged, there is one lr, or not all have such runs.
+    diverged, the initial loss stands in. NaN if every run diverged, there is one lr, not all have such runs, or some of
+    these were stopped.
     Reference: Wortsman et al. 2023, arXiv:2309.14322.
 
     Args:
         runs: of one optimizer.
         order: as of `ranked`.
     """
-    losses = held(ranked(runs, order), ["lr"])["eval_loss_median"]
+    alike = held(ranked(runs, order), ["lr"])
+    losses = alike["eval_loss_median"]
     regret = losses.clip(upper=initial_loss(runs)) - losses.min()
-    known = np.isfinite(losses.min()) and len(losses) == runs["lr"].nunique() > 1
+    known = np.isfinite(losses.min()) and len(losses) == runs["lr"].nunique() > 1 and stopped_at(alike).isna().all()
     return float(regret.mean()) if known else np.nan
 
 
@@ -242,9 +264,10 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Summarise each configuration over its seeds: one row each, best (lowest median final evaluation loss) first.
 
     Columns: data, task, model, optimizer, the axes, n_seeds, n_diverged, eval_loss_{median, q25, q75, low, high,
-    level}, train_loss_median, eval_accuracy_median and diverged_step_median. Low and high are the ends of
-    `intervals.interval_or_range`, and level is its exact level, 0.75 at three seeds; NaN for one seed. A diverged run
-    has infinite losses, and a median accuracy that depends on one is NaN.
+    level}, train_loss_median, eval_accuracy_median, diverged_step_median and, if runs were stopped,
+    stopped_step_median. Low and high are the ends of `intervals.interval_or_range`, and level is its exact level, 0.75
+    at three seeds; NaN for one seed. A diverged run has infinite losses, and a median accuracy that depends on one is
+    NaN.
     """
     summary = ranked(runs)
     columns = configuration(runs)
@@ -281,9 +304,12 @@ def best_configurations(summary: pd.DataFrame, n: int = 10) -> pd.DataFrame:
         if f"{name}_median" in summary:
             values = top[f"{name}_median"]
             table[f"{unit} to target"] = values.map("{:.3g}".format if unit == "seconds" else "{:.0f}".format)
-            table[f"{unit} to target"] = table[f"{unit} to target"].where(np.isfinite(values), "missed")
+            missed = np.where(stopped_at(top).notna(), "stopped", "missed")
+            table[f"{unit} to target"] = table[f"{unit} to target"].where(np.isfinite(values), missed)
     if summary["eval_accuracy_median"].notna().any():
         table["accuracy"] = top["eval_accuracy_median"].map("{:.2%}".format).replace("nan%", "-")
+    if stopped_at(summary).notna().any():
+        table["stopped"] = ["-" if np.isnan(step) else f"at step {step:.0f}" for step in stopped_at(top)]
     table["diverged"] = [f"{k} of {n}" for k, n in zip(top["n_diverged"], top["n_seeds"], strict=True)]
     return table
 

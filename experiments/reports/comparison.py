@@ -38,7 +38,7 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         number(lr_sensitivity(groups[name], of_optimizer(summary, name))).replace("nan", "-")
         for name in best["optimizer"]
     ]
-    counts = runs.assign(diverged=runs["status"] != "ok").groupby("optimizer")["diverged"].agg(["sum", "size"])
+    counts = runs.assign(diverged=runs["status"] == "diverged").groupby("optimizer")["diverged"].agg(["sum", "size"])
     rows = best_configurations(best, len(best)).drop(columns="train loss")
     losses = tuning_losses(runs, summary)
     sizes = {name: len(losses[name]) for name in best["optimizer"]}

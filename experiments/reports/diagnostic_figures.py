@@ -69,7 +69,7 @@ def diagnostics(
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if counts := [len(ids) for ids, *_ in lines if len(ids) > 1]:
         figures.explain_band(axes["grad_norm"], f"band: quartiles of {seeds(counts)}")
-    if (chosen["status"] != "ok").any():
+    if (chosen["status"] == "diverged").any():
         axes["grad_norm"].plot([], [], "x", color=looks.INK, label="diverged at this step")
     axes["unusual_updates"].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
@@ -102,7 +102,7 @@ def caption_of(chosen: pd.DataFrame, lines: list, shown: list) -> list[str]:
         if shown
         else "",
         "Lines are medians over seeds." if max(len(line.ids) for line in lines) > 1 else "",
-        "A ✕ at the top is where a run diverged." if (chosen["status"] != "ok").any() else "",
+        "A ✕ at the top is where a run diverged." if (chosen["status"] == "diverged").any() else "",
     ]
 
 

@@ -35,6 +35,7 @@ RESULTS = {
     "steps_to_target_median": "steps to target",
     "eval_accuracy_median": "accuracy",
     "n_diverged": "diverged",
+    "stopped_step_median": "stopped at step",
     "n_seeds": "seeds",
 }
 """Columns of a table of configurations, with their names in the page."""

@@ -99,7 +99,9 @@ def finished(
     data, model = listed(runs["data"]), listed(runs["model"])
     # A problem of one's own may have one name for both.
     names = [model] * (model != data) + [note or listed(runs["optimizer"], most=5)]
-    counts = f"runs: {len(runs)}, seeds: {runs['seed'].nunique()}, diverged: {(runs['status'] != 'ok').sum()}"
+    n_diverged, n_stopped = ((runs["status"] == status).sum() for status in ("diverged", "stopped"))
+    counts = f"runs: {len(runs)}, seeds: {runs['seed'].nunique()}, diverged: {n_diverged}"
+    counts += f", stopped: {n_stopped}" * bool(n_stopped)
     what = ", ".join([data, *run_length(runs)])
     title = figure.suptitle("; ".join([what, *names]) + f"\n{counts}")
     handles, labels = handles_of(figure)

@@ -30,6 +30,15 @@ DIVERGED = (
     f"{population.DIVERGED:g} times that of its first step."
 )
 """The definition of a diverged run, shown where the word is first used."""
+STOPPED = (
+    "Stopped is a run that successive halving ended at a rung, because its configuration was not among the best of its "
+    "optimizer there; its losses are those at that step, and come after the others in tables."
+)
+
+
+def defined(summary: pd.DataFrame) -> str:
+    """Return the definitions of how runs of these configurations ended."""
+    return f"{DIVERGED} {STOPPED}" if aggregation.stopped_at(summary).notna().any() else DIVERGED
 
 
 def edge_warnings(runs: pd.DataFrame, order: pd.DataFrame | None = None, of: str = "grid") -> list[str]:
@@ -69,10 +78,10 @@ def page(
         left_out: a sentence on a figure that is not there.
         of_axes: `importance.blocks`.
     """
-    n_diverged, n_seeds = int(summary["n_diverged"].sum()), runs["seed"].nunique()
+    n_seeds = runs["seed"].nunique()
     names = [plain(name) for name in runs["optimizer"].unique()]
     data, model = plain(runs["data"].iloc[0]), plain(listed(runs["model"]))
-    counts = f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged"
+    counts = f"{len(runs)} runs, {aggregation.ends(runs)}"
     loss_name = plain(provenance.get("loss_name", "evaluation loss"))
     best = best_configurations(summary)
     of_each = [markdown_frame(comparison.table(runs, summary)), "The best configurations of all:"]
@@ -85,7 +94,7 @@ def page(
         text_table(["origin", ""], origin.rows(provenance)),
         "## What came out",
         f"{counts}; configurations: {len(summary)}, seeds: {n_seeds}. The loss is the {loss_name} after the last step, "
-        f"median over {aggregation.seeds(summary['n_seeds'])}. {DIVERGED}",
+        f"median over {aggregation.seeds(summary['n_seeds'])}. {defined(summary)}",
         "\n".join(f"- {finding}" for finding in findings(runs, summary, provenance, target)),
         *(of_each if len(names) > 1 else []),
         markdown_frame(best),
@@ -110,7 +119,7 @@ def asked_length(provenance: dict) -> list[str]:
 def findings(runs: pd.DataFrame, summary: pd.DataFrame, provenance: dict, target: Target | None) -> list[str]:
     """Return the findings of a sweep that precede its tables, a sentence or two each."""
     names, several = runs["optimizer"].unique(), runs["optimizer"].nunique() > 1
-    if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] != "ok").all():
+    if not np.isfinite(summary["eval_loss_median"]).any() and (runs["status"] == "diverged").all():
         return ["Every run diverged: there is no best configuration, and the order below means nothing."]
     sentences = edge_warnings(runs, summary, origin.values_of(provenance)) + equal_length(runs)
     if len(summary) > 1 and not provenance.get("confirmed"):

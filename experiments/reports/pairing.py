@@ -165,14 +165,17 @@ def repeated(one: Study, other: Study) -> str:
             return ""
     a, b = (both.loc[both["study"] == place] for place in (0, 1))
     pairs = a.merge(b, on=columns)
-    if pairs.empty:
+    if (n_pairs := len(pairs)) == 0:
         return ""
+    n_stopped = int(((pairs["status_x"] == "stopped") != (pairs["status_y"] == "stopped")).sum())
+    pairs = pairs[(pairs["status_x"] != "stopped") & (pairs["status_y"] != "stopped")]
     x, y = (pairs[f"eval_loss_{end}"].where(pairs[f"status_{end}"] == "ok") for end in ("x", "y"))
     apart = ((x - y).abs() / y.abs()).loc[x != y]
     ended = int((x.notna() & y.notna()).sum())
     equal, unlike = int((x == y).sum()), int((x.notna() != y.notna()).sum())
-    text = f"{len(pairs)} runs of {one.name} are in {other.name}, too, with the same configuration, seed and batches: "
+    text = f"{n_pairs} runs of {one.name} are in {other.name}, too, with the same configuration, seed and batches: "
     text += f"{equal} of them ended with equal losses"
     if equal < ended:
         text += f", the others {apart.median():.2g} of the loss apart (median; at most {apart.max():.2g})"
+    text += f"; {n_stopped} were stopped by halving in one of the two alone" * bool(n_stopped)
     return text + (f"; {unlike} diverged in one of the two alone." if unlike else ".")

@@ -76,18 +76,19 @@ def of_sweep(folder: Path, root: Path, runs: pd.DataFrame, provenance: dict) -> 
     best = order.iloc[0]
     accuracy = best["eval_accuracy_median"]
     loss = f"{provenance.get('loss_name', 'evaluation loss')} {number(best['eval_loss_median'], 4)}"
-    found = "every run diverged" if (runs["status"] != "ok").all() else loss
+    found = "every run diverged" if (runs["status"] == "diverged").all() else loss
     if pd.notna(accuracy):
         found += f", accuracy {accuracy:.2%}"
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if order.loc[[0], axis].notna().all()]
     of = f"{best['optimizer']}, {aggregation.label(best, axes, runs)}"
-    n_diverged = int((runs["status"] != "ok").sum())
+    n_diverged, n_stopped = (int((runs["status"] == status).sum()) for status in ("diverged", "stopped"))
+    counts = f"{n_diverged} diverged" + f", {n_stopped} stopped" * bool(n_stopped)
     started = str(provenance.get("started", ""))
     lines = [
         f"{runs['data'].iloc[0]} ({runs['task'].iloc[0]}), {aggregation.listed(runs['model'], most=3)}; "
         f"{', '.join(runs['optimizer'].astype(str).unique())}",
         f"Best: {found} by {of} (median over {aggregation.seeds([best['n_seeds']])})",
-        f"{len(runs)} runs, {n_diverged} diverged{f'; started {started[:10]}' * bool(started)}",
+        f"{len(runs)} runs, {counts}{f'; started {started[:10]}' * bool(started)}",
         *filter(None, [markdown.unfinished_sentence(provenance), (provenance.get("data") or {}).get("warning")]),
     ]
     return entry(folder, root, lines, started)

@@ -148,14 +148,13 @@ def page(every: All, captions: dict[str, str]) -> str:
     """Return the report on several studies in Markdown. every: with `escaped` names; captions: by name of a file."""
     found, runs, summary, loss_name = every.studies, every.runs, every.summary, every.provenance["loss_name"]
     data = escaped(str(runs["data"].iloc[0]))
-    n_diverged = int(summary["n_diverged"].sum())
     blocks = [
         f"# {', '.join(study.name for study in found)}: {len(found)} studies of {data}",
         *different(found),
         "## What came out",
-        f"{len(runs)} runs, {len(runs) - n_diverged} ok and {n_diverged} diverged; configurations: {len(summary)}. The "
+        f"{len(runs)} runs, {aggregation.ends(runs)}; configurations: {len(summary)}. The "
         f"loss is the {loss_name} after the last step, median over {aggregation.seeds(summary['n_seeds'])}. "
-        f"{markdown.DIVERGED}",
+        f"{markdown.defined(summary)}",
         "\n".join(f"- {finding}" for finding in findings(every)),
         escape.frame(comparison.table(runs, summary)),
         "The best configurations of all:",

@@ -150,9 +150,9 @@ def described(runs: pd.DataFrame, lines: list[Line], of: str) -> list[str]:
     if len(coloured) < len(lines):
         found.append("Dashed black: the default.")
     drawn = {run_id for line in lines for run_id in line.ids}
-    if of == "configuration" and (~runs["run_id"].isin(drawn) & (runs["status"] == "ok")).any():
+    if of == "configuration" and (~runs["run_id"].isin(drawn) & (runs["status"] != "diverged")).any():
         found.append("Grey: every other run.")
-    if (runs["status"] != "ok").any():
+    if (runs["status"] == "diverged").any():
         found.append("A ✕ at the edge is where a run diverged.")
     return found
 
@@ -166,7 +166,7 @@ def training(
 
     others: the name of runs that no line has.
     """
-    ids, ok = runs["run_id"], (runs["status"] == "ok").to_numpy()
+    ids, ok = runs["run_id"], (runs["status"] != "diverged").to_numpy()
     table, at = (
         curves.assign(value=curves[name]).pivot(index="step", columns="run_id", values="value").reindex(columns=ids)
         for name in (column, x)

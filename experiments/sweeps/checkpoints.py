@@ -151,8 +151,8 @@ def save(parts: Path, name: str, table: pd.DataFrame) -> None:
         path.unlink()
 
 
-def save_checkpoint(parts: Path, name: str, state: dict) -> None:
-    """Write the checkpoint of a chunk, and remove its earlier ones."""
+def save_checkpoint(parts: Path, name: str, state: dict, suffix: str = ".pt") -> None:
+    """Write the checkpoint of a chunk, or with another suffix the state at its end, and remove its earlier ones."""
 
     def fill(path: Path) -> None:
         try:
@@ -162,14 +162,14 @@ def save_checkpoint(parts: Path, name: str, state: dict) -> None:
             # If writing fails, torch raises that it could not finish the file; the cause is the OSError before.
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
-    kept = write(parts, name, ".pt", fill)
-    for path in parts.glob(f"{name}-*.pt"):
+    kept = write(parts, name, suffix, fill)
+    for path in parts.glob(f"{name}-*{suffix}"):
         if path != kept:
             path.unlink()
 
 
-def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
-    """Read the checkpoint of a chunk; return None if it has none. Report and remove damaged ones.
+def read_checkpoint(parts: Path, name: str, device: str, suffix: str = ".pt") -> dict | None:
+    """Read what `save_checkpoint` wrote of a chunk; return None if there is none. Report and remove damaged ones.
 
     device: device for the tensors that were on a GPU; the others stay on the CPU.
     """
@@ -178,7 +178,7 @@ def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
         return torch.serialization.default_restore_location(storage, "cpu" if location == "cpu" else device)
 
     # A process that was killed may have left an earlier one, too.
-    for path in sorted(parts.glob(f"{name}-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in sorted(parts.glob(f"{name}-*{suffix}"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_intact(path):
             return torch.load(path, map_location=place, weights_only=True)
         warn(f"{path} is damaged: its runs start over")
@@ -186,9 +186,9 @@ def read_checkpoint(parts: Path, name: str, device: str) -> dict | None:
     return None
 
 
-def drop_checkpoints(parts: Path, but: set[str]) -> None:
-    """Remove the checkpoints of all chunks except those named in `but`."""
-    for path in parts.glob("*-*.pt"):
+def drop_checkpoints(parts: Path, but: set[str], suffix: str = ".pt") -> None:
+    """Remove the checkpoints, or the states, of all chunks except those named in `but`."""
+    for path in parts.glob(f"*-*{suffix}"):
         if path.stem.partition("-")[0] not in but:
             path.unlink()
 

@@ -1,7 +1,7 @@
 """Chunks: runs that are trained as one population; each is some rows of a plan's table of runs, seed by seed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from experiments.sweeps.plan import Plan
 from experiments.training import diagnostics, optimizers, population
 from experiments.training.axes import axes_in
 
-OF_PLAN = ["config", "setting", "steps"]
+OF_PLAN = ["config", "setting", "steps", "before", "end"]
 """Columns of a plan's runs that the tables of chunks do not have."""
 CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds", "run_seconds"]
 
@@ -23,13 +23,24 @@ def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
     return cut_alike(chunk, -(-len(chunk) // 2))
 
 
-def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
-    """Train a chunk; return one row per run and evaluation: the columns of the run, diverged_step and `CURVES`.
+def train(
+    plan: Plan, chunk: pd.DataFrame, keep: Callable[[dict], object] = lambda state: None, **options
+) -> tuple[pd.DataFrame, dict | None]:
+    """Train a chunk through its stage; return a row per run and evaluation: the run's columns, diverged_step, `CURVES`.
 
-    A column compile_seconds says in each row how many of the seconds were compilation.
+    A column compile_seconds says in each row how many of the seconds were compilation. Also return the state at the end
+    of the stage, from which runs go on; None if this is their end, or all have diverged.
 
-    options: further arguments of `population.train_lanes`.
+    keep, options: further arguments of `population.train_lanes`.
     """
+    end, ended = int(chunk["end"].iloc[0]), []
+
+    def keep_or_end(state: dict) -> None:
+        if state["step"] < end:
+            keep(state)
+        else:
+            ended.append(state)
+
     seeds, setting = chunk["seed"].unique().tolist(), plan.settings[chunk["setting"].iloc[0]]
     configs = chunk.loc[chunk["seed"] == seeds[0], axes_in(chunk)].reset_index(drop=True)
     runs, curves = population.train_lanes(
@@ -40,11 +51,13 @@ def train(plan: Plan, chunk: pd.DataFrame, **options) -> pd.DataFrame:
         evaluations=plan.identity["evaluations"],
         **setting.training,
         device=plan.device,
+        until=end,
+        keep=keep_or_end,
         **options,
     )
     lanes = chunk.assign(lane=range(len(chunk)), diverged_step=runs["diverged_step"].array)
     table = lanes.merge(curves, on="lane").drop(columns=["lane", *OF_PLAN])
-    return table.assign(compile_seconds=curves.attrs["compile_seconds"])
+    return table.assign(compile_seconds=curves.attrs["compile_seconds"]), ended[0] if ended else None
 
 
 def of_runs(runs: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -95,7 +108,8 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
 
     Args:
         runs: all runs that the sweep is to train, as `asked_runs` returns them.
-        tables: as `of_runs` returns them; at least one.
+        tables: as `of_runs` returns them, by the keys of runs (see `by_run`); at least one. A run of several stages is
+            in one of each, and its seconds continue from one to the next.
     """
     lanes = pd.Series(range(len(runs)), index=runs["key"])
     table = pd.concat(tables)
@@ -104,9 +118,18 @@ def joined(runs: pd.DataFrame, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame
     ends = table.drop_duplicates("lane")
     runs = runs.iloc[ends["lane"]].drop(columns="key").reset_index(drop=True)
     runs.insert(0, "lane", ends["lane"].array)
-    runs["diverged_step"] = ends["diverged_step"].array
+    runs["diverged_step"] = table.drop_duplicates("lane", keep="last")["diverged_step"].array
+    if "begin" in table and table["begin"].any():
+        last = table.groupby(["lane", "begin"])[["seconds"]].agg("max")
+        earlier = (last.groupby("lane").cumsum() - last).rename(columns={"seconds": "earlier"})
+        table["seconds"] += table.join(earlier, on=["lane", "begin"])["earlier"]
     curves = table.loc[:, ["lane", *curve_columns(table)]]
     runs = population.summarise_lanes(runs, curves)
+    reached = table.drop_duplicates("lane", keep="last")["step"].array
+    stopped = (runs["status"] == "ok") & (reached < runs["steps"])
+    runs.loc[stopped, "status"] = "stopped"
+    steps = pd.array(reached, dtype="Int64")
+    runs.insert(list(runs).index("diverged_step") + 1, "stopped_step", pd.Series(steps).where(stopped))
     return runs.rename(columns={"lane": "run_id"}), curves.rename(columns={"lane": "run_id"})
 
 
@@ -115,6 +138,11 @@ def curve_columns(table: pd.DataFrame) -> list[str]:
     metrics = [name for name in table if name.startswith("eval_") and name not in CURVES]
     # Tables of older versions lack run_seconds.
     return [*(name for name in CURVES if name in table), *metrics, *diagnostics.columns_of(table)]
+
+
+def by_run(tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the tables of chunks of any stage with the keys of their runs; see `rungs.stage`."""
+    return [table.assign(key=table["run_key"]) if "run_key" in table else table for table in tables]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -137,6 +137,12 @@ class SweepConfig:
     diagnostics: bool = setting(
         False, FLAG, "at evaluations also record norms of gradients, sizes of updates, and losses by class frequency"
     )
+    halving: int | None = setting(
+        None,
+        optional(whole(2)),
+        "stop configurations early: from each rung, at T/ETA^k steps, the best 1/ETA of an optimizer's go on",
+        "ETA",
+    )
     keep_diverged: bool = setting(
         False, FLAG, "train runs that have diverged to the end, instead of leaving them out after the next evaluation"
     )

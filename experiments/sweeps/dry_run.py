@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from experiments.common import run_info
-from experiments.sweeps import chunks, run_keys
+from experiments.sweeps import chunks, run_keys, rungs
 from experiments.sweeps.plan import Plan, Setting
 from experiments.training import axes, population
 from kernels.files import cache_folder, keep, kept
@@ -48,7 +48,7 @@ def estimate_seconds(plan: Plan) -> Estimate:
     """
     training, evaluating, dates, n_seeds = 0.0, 0.0, set(), plan.identity["seeds"]
     n_eval = len(plan.problem.data.x_eval)
-    share = (plan.config.eval_examples or n_eval) / n_eval
+    share, planned = (plan.config.eval_examples or n_eval) / n_eval, rungs.planned(plan)
     for runs in chunks.together(plan.runs):
         name, setting = str(runs["optimizer"].iloc[0]), plan.settings[runs["setting"].iloc[0]]
         of_one_seed = runs.loc[runs["seed"] == 0, axes.axes_in(runs)]
@@ -65,9 +65,12 @@ def estimate_seconds(plan: Plan) -> Estimate:
         else:
             date = timing.measured
         dates.add(date)
-        steps, populations = setting.training["steps"], len(runs) / lanes
-        training += populations * steps * timing.per_step
-        evaluating += populations * (min(plan.identity["evaluations"], steps) * share + 1) * timing.per_evaluation
+        own = planned[(planned["optimizer"] == name) & (planned["setting"] == runs["setting"].iloc[0])]
+        # The part of the sweep's lanes that go on to each stage.
+        populations = own["runs"] / own["runs"].iloc[0] * len(runs) / lanes
+        training += float((populations * own["steps"]).sum()) * timing.per_step
+        evaluations = populations * own["evaluations"] * share
+        evaluating += float(evaluations.sum() + populations.iloc[0]) * timing.per_evaluation
     total = training + evaluating
     on = [f"on {date}" for date in sorted(dates) if date] + ["now"] * ("" in dates)
     return Estimate(total, evaluating / total, f"measured {' and '.join(on)}")
@@ -143,6 +146,7 @@ def describe(plan: Plan, estimate: Estimate) -> str:
         **lines_of,
         **({"--sample": plan.identity["sample"]} if plan.identity["sample"] else {}),
         "runs": f"{n_runs} ({n_runs // n_seeds} configurations x {n_seeds} seeds), {length} each",
+        **({"rungs": rungs.described(plan)} if "halving" in plan.identity else {}),
         "lanes": f"{lanes} at once, in {n_chunks} chunk{'s' * (n_chunks > 1)}",
         "memory": f"{needed / 2**20:.0f} MiB a chunk on {plan.device}",
         "estimated time": time_,

@@ -1,5 +1,6 @@
 """Values that TensorBoard shows while a sweep trains: event files in OUT/tensorboard, a folder for each run."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,13 +24,12 @@ def check(config: SweepConfig) -> None:
 class Log:
     """The event files of a sweep's runs, which are written anew by each process that works at it."""
 
-    def __init__(self, out: Path, asked: pd.DataFrame, about: dict, tables: Iterable[pd.DataFrame]):
-        """Remove earlier event files, and write those of finished chunks.
+    def __init__(self, out: Path, asked: pd.DataFrame, about: dict):
+        """Remove earlier event files.
 
         Args:
             asked: all runs of the sweep, as `chunks.asked_runs` returns them.
             about: the provenance that is known at the start.
-            tables: of finished chunks, as of `add`.
         """
         tensorboard_runs.clear(out / results.LOG)
         self.started = records.started(about)
@@ -37,16 +37,21 @@ class Log:
         self.folders = {key: out / results.LOG / name for key, name in zip(asked["key"], names, strict=True)}
         configs = (records.known(row) for row in runs.to_dict("records"))
         self.configs = dict(zip(asked["key"], configs, strict=True))
-        for table in tables:
-            self.add(table)
+        self.points: dict[str, list[records.Point]] = defaultdict(list)
 
     def follow(self, keys: Iterable[str]) -> Callable[[list[dict]], None]:
-        """Return the `on_points` of the population of these runs, which writes values at every evaluation."""
-        keys = [*keys]
-        return tensorboard_runs.live([self.folders[key] for key in keys], [self.configs[key] for key in keys])
+        """Return the `on_points` of the population of these runs, which writes values at every evaluation.
 
-    def add(self, table: pd.DataFrame) -> None:
-        """Write all values of a finished chunk, given its table."""
-        for key, rows in table.sort_values("step").groupby("key"):
-            points = records.points_of(rows.loc[:, chunks.curve_columns(rows)])
-            tensorboard_runs.write_run(self.folders[key], self.configs[key], self.started, points)
+        The values of stages that are finished are written at once.
+        """
+        keys = [*keys]
+        known = [[(self.started + point.seconds, point) for point in self.points[key]] for key in keys]
+        return tensorboard_runs.live([self.folders[key] for key in keys], [self.configs[key] for key in keys], known)
+
+    def add(self, table: pd.DataFrame, written: bool = False) -> None:
+        """Write all values of a finished chunk, given its table, unless they were written as they came."""
+        for key, rows in table.sort_values("step").groupby("run_key"):
+            key, points = str(key), records.points_of(rows.loc[:, chunks.curve_columns(rows)])
+            self.points[key] += points
+            if not written:
+                tensorboard_runs.write_run(self.folders[key], self.configs[key], self.started, points)

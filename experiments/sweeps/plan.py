@@ -239,6 +239,8 @@ def identity_of(
         identity["init_scale"] = config.init_scale
     if config.diagnostics:
         identity["diagnostics"] = True
+    if config.halving is not None:
+        identity["halving"] = config.halving
     if config.keep_diverged:
         identity["keep_diverged"] = True
     if {*of_run} & {*LENGTH} and config.steps is None:

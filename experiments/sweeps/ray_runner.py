@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import pandas as pd
@@ -17,6 +17,7 @@ import pandas as pd
 from experiments.common.errors import OptionError
 from experiments.common.processes import ROOT
 from experiments.sweeps import chunks
+from experiments.sweeps.ledger import Ledger
 from experiments.sweeps.plan import Plan
 from experiments.tasks import own
 from experiments.training import optimizers
@@ -76,8 +77,13 @@ def refusal(address: str | None, reason: str) -> str:
     return f"--ray-address accepts HOST:PORT of a Ray cluster that can be reached, and {address} cannot ({reason})"
 
 
-def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Train the chunks that a `runner.Ledger` has left on the connected cluster; yield each with its table."""
+def train(
+    plan: Plan, ledger: Ledger, state_before: Callable[[pd.DataFrame], dict | None]
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict | None]]:
+    """Train the chunks that a stage has left on the connected cluster; yield each with its table and its state.
+
+    state_before: returns the state from which a chunk goes on.
+    """
     import ray  # pyright: ignore[reportMissingImports]
     import ray.exceptions  # pyright: ignore[reportMissingImports]
     from ray import cloudpickle  # pyright: ignore[reportMissingImports]
@@ -94,31 +100,36 @@ def train(plan: Plan, ledger) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     while ledger.todo or running:
         while ledger.todo:
             chunk = ledger.todo.popleft()
-            running[task.remote(shared, chunk, given)] = chunk
+            running[task.remote(shared, chunk, given, state_before(chunk))] = chunk
         (done, *_), _ = ray.wait(list(running))
         chunk = running.pop(done)
         try:
-            table = ray.get(done)
+            found = ray.get(done)
         except ray.exceptions.OutOfMemoryError:
-            table = None
+            found = None
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
             reason = str(error).partition("\n")[0]
             raise OptionError(f"--engine ray lost a worker of the same chunk {RETRIES + 1} times ({reason})") from error
-        if table is None:
+        if found is None:
             ledger.halve(chunk)
         else:
-            yield chunk, table
+            yield chunk, *found
 
 
-def train_one(plan: Plan, chunk: pd.DataFrame, given: dict[str, type]) -> pd.DataFrame | None:
-    """Train a chunk in a worker; return its table, or None if memory was too small.
+def train_one(
+    plan: Plan, chunk: pd.DataFrame, given: dict[str, type], state: dict | None
+) -> tuple[pd.DataFrame, dict | None] | None:
+    """Train a chunk in a worker; return its table and its state, or None if memory was too small.
 
-    given: the user's optimizer classes, which a worker cannot import.
+    Args:
+        given: the user's optimizer classes, which a worker cannot import.
+        state: from which the chunk goes on.
     """
     optimizers.GIVEN.update(given)
     started = time.perf_counter()
     try:
-        return chunks.train(plan, chunk).assign(chunk_seconds=lambda _: time.perf_counter() - started)
+        table, state = chunks.train(plan, chunk, resume=state)
+        return table.assign(chunk_seconds=time.perf_counter() - started), state
     except (RuntimeError, MemoryError) as error:
         if chunks.is_out_of_memory(error):
             return None

@@ -91,12 +91,16 @@ def read_unfinished(out: Path) -> results.Sweep | None:
         asked = json.loads((out / results.PARTS / results.ASKED).read_text(encoding="utf-8"))
         runs, about = pd.DataFrame(asked["runs"]), asked["about"]
         # A sweep may end, and another one start, while these files are read.
-        tables = chunks.of_runs(runs, checkpoints.read(out / results.PARTS, repair=False))
+        tables = chunks.of_runs(runs, chunks.by_run(checkpoints.read(out / results.PARTS, repair=False)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    finished = {key for table in tables for key in table["key"]}
-    about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
-    if len(finished) < len(runs):
-        about["unfinished"] = {"finished": len(finished), "of": len(runs)}
     found = chunks.joined(runs, tables) if tables else (runs.iloc[:0], runs.iloc[:0])
+    about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
+    # Halving may let runs go on that have been trained to a rung: so far they are as if they had stopped there.
+    n_finished = len(found[0])
+    if n_finished:
+        keys = runs["key"].iloc[found[0]["run_id"]]
+        n_finished -= int(((found[0]["status"] == "stopped").array & keys.isin(asked.get("going", []))).sum())
+    if n_finished < len(runs):
+        about["unfinished"] = {"finished": n_finished, "of": len(runs)}
     return results.Sweep(*found, about)

@@ -30,9 +30,9 @@ class Sweep(NamedTuple):
 
     Attributes:
         runs: one row per run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the axes (float64, or
-            words; NaN where the optimizer lacks one), seed, status ("ok" or "diverged"), diverged_step, and losses and
-            accuracies at the start (initial_), at the end, and at their best (best_). Accuracies are fractions, NaN
-            for regressions.
+            words; NaN where the optimizer lacks one), seed, status ("ok", "diverged", or "stopped" by halving),
+            diverged_step, stopped_step, and losses and accuracies at the start (initial_), at the end, and at their
+            best (best_). Accuracies are fractions, NaN for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, the seconds that the run's population has trained, and
             run_seconds, its share of them. If only some of the population's runs are in the table, the seconds are
@@ -98,7 +98,7 @@ def clear(out: Path) -> None:
     """Remove a sweep's results, and nothing else, from a folder whose lock this process holds."""
     for name in (RUNS, CURVES, *drawn(out)):
         (out / name).unlink(missing_ok=True)
-    for pattern in ("*-*.parquet", "*-*.pt", "*.json"):
+    for pattern in ("*-*.parquet", "*-*.pt", "*-*.state", "*.json"):
         for path in (out / PARTS).glob(pattern):
             path.unlink()
     tensorboard_runs.clear(out / LOG)
@@ -132,14 +132,15 @@ def differences(sweep: dict, other: dict) -> list[str]:
     return [key for key in {**sweep, **other} if key not in GRID and sweep.get(key) != other.get(key)]
 
 
-def begin(out: Path, runs: pd.DataFrame, about: dict) -> None:
+def begin(out: Path, runs: pd.DataFrame, about: dict, going: Iterable[str] = ()) -> None:
     """Record the runs that a sweep is to train, until `end`.
 
     Args:
         runs: as `chunks.asked_runs` returns them.
         about: the provenance that is known at the start.
+        going: keys of those that halving has not stopped so far.
     """
-    text = json.dumps({"about": about, "runs": runs.to_dict("list")})
+    text = json.dumps({"about": about, "runs": runs.to_dict("list"), "going": [*going]})
     files.replace(out / PARTS / ASKED, lambda path: path.write_text(text, encoding="utf-8"))
 
 

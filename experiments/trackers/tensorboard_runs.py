@@ -30,17 +30,21 @@ def write_run(folder: Path, config: Mapping[str, Any], started: float, points: I
     append(path, [event(started + point.seconds, point.step, point.values) for point in points])
 
 
-def live(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> Callable[[list[dict]], None]:
+def live(
+    folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], known: Sequence[Iterable[tuple[float, Point]]]
+) -> Callable[[list[dict]], None]:
     """Return a function that appends the evaluations of a population to new event files; earlier ones are removed.
 
     Args:
-        folders, configs: one for each lane.
+        folders, configs, known: one for each lane; known are earlier evaluations, each with its time since 1970.
     Returns: a function of all evaluations so far, as `population.train_lanes` gives them to `on_points`.
     """
     for folder in folders:
         for path in folder.glob(FILES):
             path.unlink()
     paths = [begin(folder, config, time.time()) for folder, config in zip(folders, configs, strict=True)]
+    for path, earlier in zip(paths, known, strict=True):
+        append(path, [event(at, point.step, point.values) for at, point in earlier])
     written = 0
 
     def follow(points: list[dict]) -> None:

@@ -93,7 +93,8 @@ OF_MODEL = "hidden", "dropout", "init_scale"
 """Those that change the model, and its name."""
 COLUMNS = {
     *("run_id", "lane", "key", "config", "setting", "data", "task", "model", "optimizer", "seed", "n_seeds", "status"),
-    *("step", "epoch", "seconds", "run_seconds", "chunk_seconds", "compile_seconds", "diverged_step", "n_diverged"),
+    *("step", "epoch", "seconds", "run_seconds", "chunk_seconds", "compile_seconds", "diverged_step", "stopped_step"),
+    *("n_diverged", "n_stopped", "run_key", "before", "begin", "end"),
     *("train_loss", "eval_loss", "eval_accuracy", "best_train_loss", "best_eval_loss", "best_eval_accuracy"),
     "initial_eval_loss",
 }

@@ -1,6 +1,6 @@
 """The lanes of a population: their tensors, and their state as trees of tensors from which lanes can be taken."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,25 @@ def load(lanes: Lanes, state: dict[str, Any]) -> None:
             t.copy_(saved)
         for name in ("diverged_at", "loss_sum", "loss_limit"):
             getattr(lanes, name).copy_(state[name])
+
+
+def gathered(chosen: Iterable[tuple[dict[str, Any], Sequence[int]]]) -> dict[str, Any]:
+    """Return the state from which lanes of several trainings go on together, as `population.train_lanes` resumes it.
+
+    chosen: what `keep` got there, after the same step, which was evaluated, and the numbers of the lanes to take.
+    """
+    parts, seconds, step = [], [], 0
+    # One after the other, because each may be as large as memory allows.
+    for state, numbers in chosen:
+        place = {int(number): i for i, number in enumerate(state["lanes"]["numbers"])}
+        parts.append(joined([state["lanes"]], [np.array([place[number] for number in numbers], dtype=np.int64)]))
+        seconds.append(state["run_seconds"][list(numbers)])
+        step = state["step"]
+    n = sum(map(len, seconds))
+    lanes = joined(parts, [np.arange(len(of)) for of in seconds]) | {"numbers": torch.arange(n)}
+    of_all = {"reached": lanes["diverged_at"].cpu(), "run_seconds": torch.cat(seconds)}
+    none = {"since": 0, "points": [], "shared": 0.0, "seconds": 0.0, "compile_seconds": 0.0}
+    return {"step": step, "lanes": lanes, **of_all, **none}
 
 
 def joined(states: Sequence[dict[str, Any]], chosen: Sequence[np.ndarray]) -> dict[str, Any]:

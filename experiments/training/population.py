@@ -88,6 +88,7 @@ def train_lanes(
     keep: Callable[[dict], object] = lambda state: None,
     resume: dict | None = None,
     on_points: Callable[[list[dict]], object] = lambda points: None,
+    until: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
 
@@ -107,7 +108,9 @@ def train_lanes(
         due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
             holds the tensors themselves, which the next step changes.
         resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
-            Training continues after its step, to the same bits on the same device.
+            Training continues after its step, to the same bits on the same device. Or of `lanes.gathered`.
+        until: a step with an evaluation, after which to stop; None is the last. Unless it is the last, or all lanes
+            are dead, `keep` gets the state after it.
         on_points: called after each evaluation, and once at the start if a state is resumed, with all evaluations so
             far: the columns of curves in dictionaries, each value one number or one for each `lane`.
     Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
@@ -210,7 +213,8 @@ def train_lanes(
     else:
         record(0)
     started = time.perf_counter()
-    for step in range(done + 1, steps + 1):
+    end = until or steps
+    for step in range(done + 1, end + 1):
         before = time.perf_counter()
         feed(step)
         if observed:
@@ -221,7 +225,7 @@ def train_lanes(
         if step <= done + 9:
             first_steps.append(time.perf_counter() - before)
         since += 1
-        evaluates, keeps = step in evaluate_at, step < steps and due()
+        evaluates, keeps = step in evaluate_at, step < steps and (step == end or due())
         if evaluates or keeps:
             if x.is_cuda:
                 torch.cuda.synchronize()
@@ -230,7 +234,7 @@ def train_lanes(
                 record(step)
                 lanes.loss_sum.zero_()
                 since = 0
-                if step < steps and not keep_diverged:
+                if step < end and not keep_diverged:
                     left = lanes_.remaining((lanes.diverged_at > 0).cpu().numpy(), len(seeds))
                     if not len(left):
                         break

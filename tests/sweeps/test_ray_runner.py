@@ -82,18 +82,20 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(tmp_path):
+@pytest.mark.parametrize(("asked", "n_chunks"), [(["--steps", "800"], 2), (["--steps", "4000", "--halving", "2"], 8)])
+def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(asked, n_chunks, tmp_path):
     """Use nodes that are processes of this machine, and kill a worker in its first chunk."""
     pytest.importorskip("ray", reason="needs the extra cluster")
-    words = [*COMMAND, "--steps", "800", "--out", str(tmp_path / "ray")]
+    words = [*COMMAND, *asked, "--out", str(tmp_path / "ray")]
     done = subprocess.run([sys.executable, "-c", LOSE_A_WORKER, *words], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "killed 1" in done.stderr
-    assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == 2
-    assert end_of(start(tmp_path / "here", "--steps", 800)) == 0
+    assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == n_chunks
+    assert not list(tmp_path.rglob("*.state"))
+    assert end_of(start(tmp_path / "here", *asked)) == 0
     ray, local = reading.load(tmp_path / "ray"), reading.load(tmp_path / "here")
     assert ray.provenance["engine"] == "ray"
-    keys = ["run_id", "lr", "beta1", "seed", "status"]
+    keys = ["run_id", "lr", "beta1", "seed", "status", "stopped_step"]
     assert ray.runs[keys].equals(local.runs[keys])
     # Chunks have other sizes here, on one thread each, so the runs are equal up to rounding.
     np.testing.assert_allclose(ray.runs.initial_eval_loss, local.runs.initial_eval_loss, rtol=1e-5)
