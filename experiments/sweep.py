@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gc
 import inspect
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -91,6 +92,9 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         checkpoint_every: seconds between checkpoints of a chunk, with "local"; more if writing one takes long.
         log: "tensorboard" also writes event files to OUT/tensorboard, a folder for each run: at every evaluation, or
             with "ray" as chunks finish.
+        time_budget: seconds, or words such as "10m" or "1h30m", after which training ends at the next evaluation. The
+            results are those of the runs that are finished, and `provenance["unfinished"]` says how many these are.
+            With a folder the same call goes on from there, for as long again.
         compare_alone: also time a sample of an ordinary run, to estimate the time of all runs one by one.
         target: loss (0.2) or accuracy ("95%") to which the report counts steps; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
@@ -129,17 +133,25 @@ def train_and_draw(plan: Plan) -> Sweep:
     from experiments.reports import writer
     from experiments.sweeps import runner
 
-    config, folder = plan.config, plan.config.out
-    result = runner.run(plan, folder)
-    result.provenance["target"] = config.target
-    if config.confirm is not None and (again := confirmation.fresh_plan(plan, result.runs, config.confirm)):
+    config, folder, started = plan.config, plan.config.out, time.monotonic()
+    budget: Any = math.inf if config.time_budget is None else config.time_budget
+    result = runner.run(plan, folder, budget)
+    about, again = result.provenance, None
+    about["target"] = config.target
+    if config.confirm is not None and "unfinished" not in about:
+        again = confirmation.fresh_plan(plan, result.runs, config.confirm)
+    if again:
         confirmed = folder and folder / results.CONFIRMED
         with runner.opened(again, confirmed, config.fresh):
-            result.provenance["confirmed"] = confirmation.record(runner.run(again, confirmed).runs)
+            fresh = runner.run(again, confirmed, max(0.0, budget - (time.monotonic() - started)))
+        if left := fresh.provenance.get("unfinished"):
+            about["unfinished"] = {name: len(result.runs) + n for name, n in left.items()}
+        else:
+            about["confirmed"] = confirmation.record(fresh.runs)
     try:
-        if config.compare_alone:
+        if config.compare_alone and "unfinished" not in about:
             result.provenance["one_after_the_other"] = time_alone(plan)
-        if folder is not None:
+        if folder is not None and len(result.runs):
             results.write_provenance(folder, result.provenance)
             started = time.perf_counter()
             results.write_drawn(folder, writer.write(folder, *result, None, None, config.progress))
@@ -191,6 +203,10 @@ def show(result: Sweep, out: Path) -> None:
     """Print the best of every optimizer, the ten best configurations, the time taken and the files written."""
     from experiments.reports import aggregation, comparison, markdown, writer
 
+    if unfinished := markdown.unfinished_sentence(result.provenance):
+        print(f"\nThe time budget is over. {unfinished}")
+        if result.runs.empty:
+            return
     provenance, summary = result.provenance, aggregation.summarise(result.runs)
     data, model = provenance["data"]["name"], aggregation.listed(result.runs["model"])
     what = ", ".join([data, *aggregation.run_length(result.runs), model])

@@ -129,7 +129,7 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
     def keep(state: dict) -> None:
         checkpoints.save_checkpoint(tmp_path, "chunk", state)
 
-    population.train(problem, TWO, [0, 1], due=lambda: next(states), keep=keep, **options)
+    population.train(problem, TWO, [0, 1], due=lambda _: next(states), keep=keep, **options)
     resume = checkpoints.read_checkpoint(tmp_path, "chunk", "cuda")
     assert resume is not None
     assert resume["step"] == 12

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from numbers import Number
 from pathlib import Path
@@ -153,6 +154,26 @@ def real(accepts: str, fits: Callable[[float], bool] = lambda value: True) -> Ki
         return found
 
     return Kind(accepts, take)
+
+
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def seconds(given: Any) -> float:
+    """Return a positive time in seconds, given as words such as 10m or 1h30m, or as a number of seconds."""
+    if isinstance(given, str):
+        match = re.fullmatch("".join(rf"(?:(\d+(?:\.\d+)?)\s*{unit}\s*)?" for unit in UNITS), given.strip())
+        if not match:
+            raise ValueError
+        found = sum(float(part) * unit for part, unit in zip(match.groups(), UNITS.values(), strict=True) if part)
+    else:
+        found = number(given)
+    if not 0 < found < math.inf:
+        raise ValueError
+    return found
+
+
+DURATION = Kind("a time above 0, such as 90s, 10m or 1h30m", seconds)
 
 
 def extended(accepts: str, fits: Callable[[float], bool]) -> Kind:

@@ -1,5 +1,7 @@
 """Chunks: runs that are trained as one population; each is some rows of a plan's table of runs, seed by seed."""
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -16,6 +18,14 @@ OF_PLAN = ["config", "setting", "steps", "before", "end"]
 CURVES = ["step", "epoch", "train_loss", "eval_loss", "eval_accuracy", "seconds", "run_seconds"]
 
 
+class Paused(Exception):
+    """Raised when the time of a training is over. Attributes: state, from which it goes on."""
+
+    def __init__(self, state: dict):
+        super().__init__("the time is over")
+        self.state = state
+
+
 def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
     """Cut a chunk that does not fit into memory into two. Raises: OptionError if it is a single run."""
     if len(chunk) == 1:
@@ -24,22 +34,35 @@ def halves(chunk: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def train(
-    plan: Plan, chunk: pd.DataFrame, keep: Callable[[dict], object] = lambda state: None, **options
+    plan: Plan,
+    chunk: pd.DataFrame,
+    due: Callable[[], bool] = lambda: False,
+    keep: Callable[[dict], object] = lambda state: None,
+    deadline: float = math.inf,
+    **options,
 ) -> tuple[pd.DataFrame, dict | None]:
     """Train a chunk through its stage; return a row per run and evaluation: the run's columns, diverged_step, `CURVES`.
 
     A column compile_seconds says in each row how many of the seconds were compilation. Also return the state at the end
     of the stage, from which runs go on; None if this is their end, or all have diverged.
 
-    keep, options: further arguments of `population.train_lanes`.
+    Args:
+        due, keep, options: further arguments of `population.train_lanes`.
+        deadline: seconds since 1970, after which to stop at an evaluation.
+    Raises: Paused at the deadline, after `keep` got the state.
     """
     end, ended = int(chunk["end"].iloc[0]), []
 
+    def is_over(evaluated: bool) -> bool:
+        return evaluated and time.time() >= deadline
+
     def keep_or_end(state: dict) -> None:
-        if state["step"] < end:
-            keep(state)
-        else:
+        if state["step"] == end:
             ended.append(state)
+            return
+        keep(state)
+        if is_over(evaluated=state["since"] == 0):
+            raise Paused(state)
 
     seeds, setting = chunk["seed"].unique().tolist(), plan.settings[chunk["setting"].iloc[0]]
     configs = chunk.loc[chunk["seed"] == seeds[0], axes_in(chunk)].reset_index(drop=True)
@@ -52,6 +75,7 @@ def train(
         **setting.training,
         device=plan.device,
         until=end,
+        due=lambda evaluated: due() or is_over(evaluated),
         keep=keep_or_end,
         **options,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.common import devices
 from experiments.common.devices import DEVICES
-from experiments.common.values import FLAG, FOLDER, Kind, one_of, option, optional, real, taken, whole, word
+from experiments.common.values import DURATION, FLAG, FOLDER, Kind, one_of, option, optional, real, taken, whole, word
 from experiments.sweeps import axis_values, configs_file, space
 from experiments.sweeps.axis_values import Range
 from experiments.tasks import own, problems
@@ -171,6 +171,12 @@ class SweepConfig:
         real("seconds from 0", lambda value: 0 <= value < math.inf),
         "between two checkpoints of what is being trained (default 20)",
         "SECONDS",
+    )
+    time_budget: str | float | None = setting(
+        None,
+        optional(DURATION),
+        "such as 90s, 10m or 1h30m: end at the next evaluation after so long; the same command goes on",
+        "TIME",
     )
     target: str | float | None = setting(
         None,

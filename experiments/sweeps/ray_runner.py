@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import pandas as pd
+import torch
+from torch.utils._pytree import tree_map_only
 
 from experiments.common.errors import OptionError
 from experiments.common.processes import ROOT
-from experiments.sweeps import chunks
+from experiments.sweeps import checkpoints, chunks
 from experiments.sweeps.ledger import Ledger
 from experiments.sweeps.plan import Plan
 from experiments.tasks import own
@@ -78,11 +80,15 @@ def refusal(address: str | None, reason: str) -> str:
 
 
 def train(
-    plan: Plan, ledger: Ledger, state_before: Callable[[pd.DataFrame], dict | None]
+    plan: Plan, ledger: Ledger, start_of: Callable[[pd.DataFrame], tuple[dict | None, float]], deadline: float
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict | None]]:
     """Train the chunks that a stage has left on the connected cluster; yield each with its table and its state.
 
-    state_before: returns the state from which a chunk goes on.
+    Chunks that are not finished at the deadline are left, with a checkpoint if they have begun and there is a folder.
+
+    Args:
+        start_of: returns the state from which a chunk goes on, and the seconds that it has taken.
+        deadline: seconds since 1970.
     """
     import ray  # pyright: ignore[reportMissingImports]
     import ray.exceptions  # pyright: ignore[reportMissingImports]
@@ -96,11 +102,13 @@ def train(
     # A task sees only the GPU that Ray gave it.
     shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))
     task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)(train_one)
-    running = {}
+    running, paused = {}, []
     while ledger.todo or running:
         while ledger.todo:
             chunk = ledger.todo.popleft()
-            running[task.remote(shared, chunk, given, state_before(chunk))] = chunk
+            # Some chunk gets on, however short the time is.
+            may_wait = len(running) > 0
+            running[task.remote(shared, chunk, given, *start_of(chunk), deadline, may_wait)] = chunk
         (done, *_), _ = ray.wait(list(running))
         chunk = running.pop(done)
         try:
@@ -112,25 +120,49 @@ def train(
             raise OptionError(f"--engine ray lost a worker of the same chunk {RETRIES + 1} times ({reason})") from error
         if found is None:
             ledger.halve(chunk)
+        elif isinstance(found, dict):
+            paused.append(chunk)
+            if found and ledger.folder:
+                checkpoints.save_checkpoint(ledger.folder, checkpoints.name_of(chunk["key"]), found)
         else:
             yield chunk, *found
+    ledger.todo.extend(paused)
 
 
 def train_one(
-    plan: Plan, chunk: pd.DataFrame, given: dict[str, type], state: dict | None
-) -> tuple[pd.DataFrame, dict | None] | None:
+    plan: Plan,
+    chunk: pd.DataFrame,
+    given: dict[str, type],
+    state: dict | None,
+    seconds: float,
+    deadline: float,
+    may_wait: bool,
+) -> tuple[pd.DataFrame, dict | None] | dict | None:
     """Train a chunk in a worker; return its table and its state, or None if memory was too small.
+
+    If the deadline comes first, return the checkpoint; an empty one if there is no time to begin.
 
     Args:
         given: the user's optimizer classes, which a worker cannot import.
-        state: from which the chunk goes on.
+        state, seconds: from which the chunk goes on, and what it has taken so far.
+        deadline: seconds since 1970.
+        may_wait: whether not to begin after the deadline.
     """
+    if may_wait and time.time() >= deadline:
+        return {}
     optimizers.GIVEN.update(given)
-    started = time.perf_counter()
+    started = time.perf_counter() - seconds
     try:
-        table, state = chunks.train(plan, chunk, resume=state)
-        return table.assign(chunk_seconds=time.perf_counter() - started), state
+        table, state = chunks.train(plan, chunk, resume=state, deadline=deadline)
+        return table.assign(chunk_seconds=time.perf_counter() - started), on_cpu(state)
+    except chunks.Paused as pause:
+        return {"training": on_cpu(pause.state), "seconds": time.perf_counter() - started}
     except (RuntimeError, MemoryError) as error:
         if chunks.is_out_of_memory(error):
             return None
         raise
+
+
+def on_cpu(state: dict | None) -> dict | None:
+    """Return a state whose tensors a process without a GPU can read."""
+    return tree_map_only(torch.Tensor, torch.Tensor.cpu, state)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,25 @@ def read_unfinished(out: Path) -> results.Sweep | None:
         tables = chunks.of_runs(runs, chunks.by_run(checkpoints.read(out / results.PARTS, repair=False)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return so_far(runs, tables, asked.get("going", []), about)
+
+
+def so_far(runs: pd.DataFrame, tables: list[pd.DataFrame], going: Collection[str], about: dict) -> results.Sweep:
+    """Return what is finished of a sweep.
+
+    Args:
+        runs: as `chunks.asked_runs` returns them.
+        tables: as of `chunks.joined`, maybe none.
+        going: keys of the runs that halving has not stopped.
+        about: the provenance, which gets `seconds` and `unfinished`.
+    """
     found = chunks.joined(runs, tables) if tables else (runs.iloc[:0], runs.iloc[:0])
     about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
     # Halving may let runs go on that have been trained to a rung: so far they are as if they had stopped there.
     n_finished = len(found[0])
     if n_finished:
         keys = runs["key"].iloc[found[0]["run_id"]]
-        n_finished -= int(((found[0]["status"] == "stopped").array & keys.isin(asked.get("going", []))).sum())
+        n_finished -= int(((found[0]["status"] == "stopped").array & keys.isin(list(going))).sum())
     if n_finished < len(runs):
         about["unfinished"] = {"finished": n_finished, "of": len(runs)}
     return results.Sweep(*found, about)

@@ -69,8 +69,13 @@ def state_of(lanes: Lanes) -> dict[str, Any]:
 
 
 def load(lanes: Lanes, state: dict[str, Any]) -> None:
-    """Copy a `state_of` as many lanes into lanes, in place."""
-    lanes.optimizer.load_state_dict(state["optimizer"])
+    """Copy a `state_of` as many lanes, on any device, into lanes, in place."""
+    device = lanes.diverged_at.device
+    groups = [
+        {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in group.items()}
+        for group in state["optimizer"]["param_groups"]
+    ]
+    lanes.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
     with torch.no_grad():
         for t, saved in zip([*lanes.params, *lanes.others], [*state["params"], *state["others"]], strict=True):
             t.copy_(saved)

@@ -84,7 +84,7 @@ def train_lanes(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] = lambda step: None,
-    due: Callable[[], bool] = lambda: False,
+    due: Callable[[bool], bool] = lambda evaluated: False,
     keep: Callable[[dict], object] = lambda state: None,
     resume: dict | None = None,
     on_points: Callable[[list[dict]], object] = lambda points: None,
@@ -105,8 +105,8 @@ def train_lanes(
             evaluation, and the population shrinks when at least one lane in `lanes.FEWEST` is dead. The others go on
             as before, to last bits, which depend on the number of lanes.
         on_step: called after each step with the number of steps done, and once at the start if a state is resumed.
-        due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True. The state
-            holds the tensors themselves, which the next step changes.
+        due, keep: after each step but the last, `keep` gets the state of the training if `due` returns True, which is
+            told whether the step was evaluated. The state holds the tensors themselves, which the next step changes.
         resume: a state that `keep` got, of the same configurations and seeds in the same order, and the same options.
             Training continues after its step, to the same bits on the same device. Or of `lanes.gathered`.
         until: a step with an evaluation, after which to stop; None is the last. Unless it is the last, or all lanes
@@ -225,7 +225,8 @@ def train_lanes(
         if step <= done + 9:
             first_steps.append(time.perf_counter() - before)
         since += 1
-        evaluates, keeps = step in evaluate_at, step < steps and (step == end or due())
+        evaluates = step in evaluate_at
+        keeps = step < steps and (step == end or due(evaluates))
         if evaluates or keeps:
             if x.is_cuda:
                 torch.cuda.synchronize()

@@ -27,7 +27,7 @@ def test_interrupted_in_any_stage_it_goes_on_to_the_same_bits(after, tmp_path, m
         interrupting(patch, after, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match="runs are finished and kept"):
             train(tmp_path, **GRID)
-    so_far = reading.read_unfinished(tmp_path)
+    assert (so_far := reading.read_unfinished(tmp_path))
     assert so_far.provenance["unfinished"]["of"] == 14
     again = train(tmp_path, **GRID)
     assert_same(again, whole)

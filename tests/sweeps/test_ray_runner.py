@@ -82,7 +82,7 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("asked", "n_chunks"), [(["--steps", "800"], 2), (["--steps", "4000", "--halving", "2"], 8)])
+@pytest.mark.parametrize(("asked", "n_chunks"), [(["--steps", "800"], 2), (["--steps", "4000", "--halving", "2"], 9)])
 def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(asked, n_chunks, tmp_path):
     """Use nodes that are processes of this machine, and kill a worker in its first chunk."""
     pytest.importorskip("ray", reason="needs the extra cluster")

@@ -71,7 +71,7 @@ def test_buffers_are_part_of_a_checkpoint():
             kept.append(tree_map_only(torch.Tensor, torch.Tensor.clone, state))
 
     steps = iter(range(30))
-    population.train_lanes(problem, CONFIGS, [0], evaluations=1, due=lambda: next(steps) == 11, keep=keep, **OPTIONS)
+    population.train_lanes(problem, CONFIGS, [0], evaluations=1, due=lambda _: next(steps) == 11, keep=keep, **OPTIONS)
     assert kept[0]["step"] == 12
     _, again = population.train_lanes(problem, CONFIGS, [0], evaluations=1, resume=kept[0], **OPTIONS)
     pd.testing.assert_frame_equal(without_seconds(again), without_seconds(curves), check_exact=True)

@@ -108,7 +108,7 @@ def test_a_training_resumed_before_or_after_lanes_have_left_has_the_same_bits():
     states: list[dict] = []
     options = {**OPTIONS, "optimizer": "sgd", "diagnostics": True}
     whole = population.train(
-        linear(), BORDER, SEEDS, due=lambda: True, keep=lambda state: states.append(clone(state)), **options
+        linear(), BORDER, SEEDS, due=lambda _: True, keep=lambda state: states.append(clone(state)), **options
     )
     held = [len(state["lanes"]["numbers"]) for state in states]
     assert held[0] == 21

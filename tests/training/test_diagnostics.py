@@ -115,7 +115,7 @@ def test_a_training_resumed_in_a_window_has_the_same_bits(stop, tmp_path):
     options: dict[str, Any] = {**STEPS, "evaluations": 6, "diagnostics": True, "schedule": "cosine"}
     _, whole = population.train_lanes(digits(), sick, [0, 5], **options)
     steps = iter(range(1, 24))
-    due, path = lambda: next(steps) == stop, tmp_path / "state"
+    due, path = lambda _: next(steps) == stop, tmp_path / "state"
     population.train_lanes(digits(), sick, [0, 5], due=due, keep=lambda state: torch.save(state, path), **options)
     state = torch.load(path, weights_only=True)
     assert state["step"] == stop

@@ -199,7 +199,7 @@ def test_a_resumed_training_gives_the_bits_of_an_uninterrupted_one(make, optimiz
     whole = population.train(problem, sick, [0, 5], **options)
     asked = iter([False] * 21 + [True] + [False] * 18)
     population.train(
-        problem, sick, [0, 5], due=lambda: next(asked), keep=lambda s: torch.save(s, tmp_path / "state"), **options
+        problem, sick, [0, 5], due=lambda _: next(asked), keep=lambda s: torch.save(s, tmp_path / "state"), **options
     )
     state, seen = torch.load(tmp_path / "state", weights_only=True), []
     assert state["step"] == 22
@@ -218,7 +218,7 @@ def test_dropout_and_bounded_parameters_resume_to_the_same_bits():
         states: list[Any] = []
         options: dict[str, Any] = {"steps": 9, "batch_size": batch_size, "evaluations": 1}
         whole, _ = population.train(
-            problem, CONFIGS, [0], due=lambda: True, keep=lambda s, to=states: to.append(clone(s)), **options
+            problem, CONFIGS, [0], due=lambda _: True, keep=lambda s, to=states: to.append(clone(s)), **options
         )
         assert [state["step"] for state in states] == list(range(1, 9))  # not after the last step
         resumed, _ = population.train(problem, CONFIGS, [0], resume=states[4], **options)
