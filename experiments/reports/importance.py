@@ -31,6 +31,7 @@ class Importance(NamedTuple):
 
     Attributes:
         n: configurations.
+        stopped: how many of them halving has stopped; their loss is that of their last evaluation.
         r2: R² of the predictions for configurations that a forest was not fitted to; 1 is perfect, 0 is no better than
             the mean, and below 0 worse.
         shares: indexed by axis, the most important first: mean, q25 and q75, over splits, of the share of the variance
@@ -41,6 +42,7 @@ class Importance(NamedTuple):
 
     optimizer: str
     n: int
+    stopped: int
     r2: float
     shares: pd.DataFrame
     names: list[str]
@@ -127,7 +129,8 @@ def of_one(name: str, of: Samples) -> Importance:
     table = pd.DataFrame({"mean": shares.mean(axis=0), "q25": low, "q75": high}, index=of.axes)
     table = table.sort_values("mean", ascending=False, kind="stable")
     names = [axis_name(axis, of.table) for axis in table.index]
-    return Importance(name, len(y), 1 - squares / (REPEATS * len(y) * y.var()), table, names)
+    stopped = int(aggregation.stopped_at(of.table).notna().sum())
+    return Importance(name, len(y), stopped, 1 - squares / (REPEATS * len(y) * y.var()), table, names)
 
 
 def of_each(runs: pd.DataFrame, order: pd.DataFrame) -> list[Importance]:
@@ -240,4 +243,6 @@ def blocks(found: list[Importance], picture: str) -> list[str]:
         f"ended above {figures.ABOVE:g} times the loss before training, counts as the worst of the others, or as no "
         "training if that is worse."
     )
+    if any(one.stopped for one in found):
+        limits += " One that was stopped counts with its loss when it was, which is higher than it might have become."
     return ["## Which axes matter", what, limits, *cautions(found), markdown_frame(table(found)), picture]
