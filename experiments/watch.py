@@ -86,13 +86,12 @@ def counts_of(state: State) -> str:
 
 def place_of(state: State) -> str:
     """Return which chunk is at work, where it is, and how many of its lanes are alive, in words."""
-    status = state.chunks["status"]
+    status = state.chunks["status"].tolist()
     stage = f"stage {state.stage} of {state.stages}, " if state.stages > 1 else ""
-    number = int((status == "finished").sum())
-    if not state.lanes:
+    if "running" not in status:
         left = ", those at work are seen when they end" if state.sweep.provenance.get("engine") == "ray" else ""
-        return f"{stage}{number} of {len(status)} chunks finished{left}"
-    where = f"chunk {number + 1} of {len(status)} at step {state.step} of {state.end}"
+        return f"{stage}{status.count('finished')} of {len(status)} chunks finished{left}"
+    where = f"chunk {status.index('running') + 1} of {len(status)} at step {state.step} of {state.end}"
     return f"{stage}{where}, {state.alive} of {state.lanes} lanes alive"
 
 
