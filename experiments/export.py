@@ -35,9 +35,15 @@ def export(folder: str | os.PathLike[str], to: str, out: str | os.PathLike[str] 
     to = taken("--to", to, one_of(NAMES, TRACKERS))
     check("--to", to)
     source = taken("the folder of a sweep", folder, FOLDER)
-    from experiments.results import load
+    from experiments.results import load, summary_of
 
     runs, curves, provenance, summary = load(source)
+    if not (finished := runs["status"] != "unfinished").all():
+        runs = runs.loc[finished].reset_index(drop=True)
+        if runs.empty:
+            raise OptionError(f"{source} holds no finished runs")
+        curves = curves.loc[curves["run_id"].isin(runs["run_id"])].reset_index(drop=True)
+        summary = summary_of(runs, curves, provenance)
     final = files.check_folder(source / to if out is None else out)
     if final.exists() and any(final.iterdir()):
         raise OptionError(f"--out accepts a new or empty folder, and {final} has files in it")

@@ -28,8 +28,8 @@ class Results(NamedTuple):
 def load(folder: str | os.PathLike[str]) -> Results:
     """Read a results folder: runs, curves, provenance and summary.
 
-    While its sweep runs, or after an interruption, these are the finished runs, and `provenance["unfinished"]` says how
-    many there are, and of how many. Nothing is written.
+    While its sweep runs, or after an interruption, these are the finished runs and, with the status "unfinished", those
+    at work so far; `provenance["unfinished"]` says how many are finished, of how many. Nothing is written.
 
     Raises: OptionError, a sentence that names the folder or the missing or damaged file.
     """

@@ -30,6 +30,7 @@ COMMANDS = {
     "experiments.rounding": [],
     "experiments.sweep": [],
     "experiments.throughput": ["sweep", "command", "host", "step", "models"],
+    "experiments.watch": [],
     "kernels.codegen": [],
 }
 OTHERS = [

@@ -60,7 +60,7 @@ LACKING = {
     "kernels.codegen": "TRITON_INTERPRET",
 }
 """What may keep a command from more than having understood its words, where there is no GPU."""
-READS = {"experiments.report": 1, "experiments.compare": 2, "experiments.export": 1}
+READS = {"experiments.report": 1, "experiments.compare": 2, "experiments.export": 1, "experiments.watch": 1}
 """How many folders with results a command of a page begins with."""
 STUDY = ROOT / "results/gallery/demo/mnist"
 

@@ -26,6 +26,7 @@ SLOW = {
     "markdown_it",
     "ray",
     "sklearn",
+    "rich",
 }
 TO_DRAW = {"matplotlib", "scipy.stats", "markdown_it", "sklearn"}
 COMMANDS = [name for package in (experiments, kernels) for name in commands(package.__name__)]
@@ -90,6 +91,7 @@ def test_a_command_that_is_refused_imports_nothing_to_draw_with(tmp_path):
         "experiments.sweep regression --model none --out {}/out",
         "experiments.sweep regression --lr 1e-3 --steps 2 --out {}",
         "experiments.report {}/none",
+        "experiments.watch {}/none",
         "experiments.export {}/none --to csv",
         "experiments.export {}/none --to none",
     ]

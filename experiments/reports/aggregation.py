@@ -34,6 +34,8 @@ def console_table(summary: pd.DataFrame, n: int = 10) -> str:
 # Stands for infinity inside quantiles, where interpolating between two true infinities gives NaN.
 INFINITE = 1e100
 
+EARLY = "stopped", "unfinished"
+"""The status of runs that halving ended before their last step, or that have not ended; both are at stopped_step."""
 NAMES = {"hidden": "hidden width", "n_train": "training set size"}
 """The names of axes in tables and figures, where their options are no words for them."""
 LONGER_IS_BETTER = "epochs", "steps", "n_train"
@@ -145,8 +147,9 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Aggregate runs over all columns but `by`, whose values are the index of the result.
 
     Columns: n_seeds, n_diverged, eval_loss_{median, q25, q75}, train_loss_median, eval_accuracy_median,
-    diverged_step_median (over the diverged runs) and, if runs were stopped, stopped_step_median (over these). In
-    medians a diverged run has infinite loss and the lowest accuracy; a median accuracy that depends on one is NaN.
+    diverged_step_median (over the diverged runs) and, if runs were stopped or are unfinished, stopped_step_median (over
+    these). In medians a diverged run has infinite loss and the lowest accuracy; a median accuracy that depends on one
+    is NaN.
     """
     table = runs[by].assign(
         eval_loss=scored(runs, "eval_loss"),
@@ -162,7 +165,7 @@ def aggregate(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     columns["train_loss_median"] = unscored(groups["train_loss"].median())
     columns["eval_accuracy_median"] = -unscored(groups["inaccuracy"].median()).replace(np.inf, np.nan)
     found = pd.DataFrame(columns).assign(diverged_step_median=groups["diverged_step"].median())
-    if (stopped := runs["status"] == "stopped").any():
+    if (stopped := runs["status"].isin(EARLY)).any():
         steps = runs.loc[stopped, by].assign(step=runs["stopped_step"].astype(float))
         found["stopped_step_median"] = steps.groupby(by, dropna=False)["step"].median()
     return found
@@ -175,8 +178,14 @@ def stopped_at(table: pd.DataFrame) -> pd.Series:
 
 def ends(runs: pd.DataFrame) -> str:
     """Return how many runs ended in which way, in words: "12 ok, 45 stopped and 7 diverged"."""
-    n = runs["status"].value_counts().reindex(["ok", "stopped", "diverged"], fill_value=0)
-    return f"{n['ok']} ok" + f", {n['stopped']} stopped" * bool(n["stopped"]) + f" and {n['diverged']} diverged"
+    n = runs["status"].value_counts().reindex(["ok", *EARLY, "diverged"], fill_value=0)
+    return f"{n['ok']} ok{early_ends(runs)} and {n['diverged']} diverged"
+
+
+def early_ends(runs: pd.DataFrame) -> str:
+    """Return how many runs have ended early, or have not ended, to append to other counts: ", 45 stopped"."""
+    n = runs["status"].value_counts()
+    return "".join(f", {n[status]} {status}" for status in EARLY if status in n)
 
 
 def runs_of(runs: pd.DataFrame, row: pd.Series) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from experiments.common.figure_style import STYLE
-from experiments.reports.aggregation import listed, run_length
+from experiments.reports.aggregation import EARLY, listed, run_length
 
 Size = tuple[float, float | None] | None
 """Width and height in inches: a height of None lets a figure choose it, and None alone both."""
@@ -99,9 +99,9 @@ def finished(
     data, model = listed(runs["data"]), listed(runs["model"])
     # A problem of one's own may have one name for both.
     names = [model] * (model != data) + [note or listed(runs["optimizer"], most=5)]
-    n_diverged, n_stopped = ((runs["status"] == status).sum() for status in ("diverged", "stopped"))
-    counts = f"runs: {len(runs)}, seeds: {runs['seed'].nunique()}, diverged: {n_diverged}"
-    counts += f", stopped: {n_stopped}" * bool(n_stopped)
+    n = runs["status"].value_counts()
+    counts = f"runs: {len(runs)}, seeds: {runs['seed'].nunique()}, diverged: {n.get('diverged', 0)}"
+    counts += "".join(f", {status}: {n[status]}" for status in EARLY if status in n)
     what = ", ".join([data, *run_length(runs)])
     title = figure.suptitle("; ".join([what, *names]) + f"\n{counts}")
     handles, labels = handles_of(figure)

@@ -17,9 +17,10 @@ def unfinished_sentence(provenance: dict) -> str:
     """Return a sentence on how much of a sweep is finished; "" if all of it is."""
     if not (counts := provenance.get("unfinished")):
         return ""
+    begun = f", {counts['begun']} more to their last evaluation so far" if counts.get("begun") else ""
     return (
-        f"Unfinished: {counts['finished']} of {counts['of']} runs are finished, and shown here; the command of the "
-        "sweep goes on with the others."
+        f"Unfinished: {counts['finished']} of {counts['of']} runs are finished, and shown here{begun}; the command of "
+        "the sweep goes on with the others."
     )
 
 
@@ -32,7 +33,8 @@ DIVERGED = (
 """The definition of a diverged run, shown where the word is first used."""
 STOPPED = (
     "Stopped is a run that successive halving ended at a rung, because its configuration was not among the best of its "
-    "optimizer there; its losses are those at that step, and come after the others in tables."
+    "optimizer there, or one of an unfinished sweep that has not ended; its losses are those at that step, and come "
+    "after the others in tables."
 )
 
 

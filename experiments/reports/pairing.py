@@ -9,6 +9,7 @@ import pandas as pd
 
 from experiments.common import intervals
 from experiments.reports import aggregation, statistics
+from experiments.reports.aggregation import EARLY
 from experiments.reports.studies import Study, joined
 from experiments.training.axes import RUN, axes_in
 
@@ -168,7 +169,7 @@ def repeated(one: Study, other: Study) -> str:
     if (n_pairs := len(pairs)) == 0:
         return ""
     n_stopped = int(((pairs["status_x"] == "stopped") != (pairs["status_y"] == "stopped")).sum())
-    pairs = pairs[(pairs["status_x"] != "stopped") & (pairs["status_y"] != "stopped")]
+    pairs = pairs[~pairs["status_x"].isin(EARLY) & ~pairs["status_y"].isin(EARLY)]
     x, y = (pairs[f"eval_loss_{end}"].where(pairs[f"status_{end}"] == "ok") for end in ("x", "y"))
     apart = ((x - y).abs() / y.abs()).loc[x != y]
     ended = int((x.notna() & y.notna()).sum())

@@ -81,8 +81,7 @@ def of_sweep(folder: Path, root: Path, runs: pd.DataFrame, provenance: dict) -> 
         found += f", accuracy {accuracy:.2%}"
     axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if order.loc[[0], axis].notna().all()]
     of = f"{best['optimizer']}, {aggregation.label(best, axes, runs)}"
-    n_diverged, n_stopped = (int((runs["status"] == status).sum()) for status in ("diverged", "stopped"))
-    counts = f"{n_diverged} diverged" + f", {n_stopped} stopped" * bool(n_stopped)
+    counts = f"{int((runs['status'] == 'diverged').sum())} diverged{aggregation.early_ends(runs)}"
     started = str(provenance.get("started", ""))
     lines = [
         f"{runs['data'].iloc[0]} ({runs['task'].iloc[0]}), {aggregation.listed(runs['model'], most=3)}; "

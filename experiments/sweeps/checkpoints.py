@@ -43,7 +43,8 @@ def locked(out: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
     except Timeout:
         raise OptionError(
-            f"--out accepts a folder that no other sweep is writing to, and {owner(parts)} is writing to {out}"
+            "--out accepts a folder that no other sweep is writing to, "
+            f"and {owner(parts) or 'another process'} is writing to {out}"
         ) from None
     except (OSError, NotImplementedError) as error:
         lock.release()
@@ -52,18 +53,20 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Who reads the folder sees that nobody works at it, even if this process goes on.
+        (parts / OWNER).unlink(missing_ok=True)
         lock.release()
 
 
-def owner(parts: Path) -> str:
-    """Return the name of the process that holds the lock; "another process" if the file does not tell it yet."""
+def owner(parts: Path) -> str | None:
+    """Return the name of the process that holds the lock; None if no living one has told it."""
     try:
         told = (parts / OWNER).read_text(encoding="utf-8")
     except OSError:
         told = ""
     match = re.fullmatch(r"process (\d+) on (.+)", told)
     if not match or (match[2] == socket.gethostname() and not is_alive(int(match[1]))):
-        return "another process"
+        return None
     return told
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from experiments.sweeps import checkpoints, chunks, run_keys
+from experiments.sweeps import at_work, checkpoints, chunks, run_keys
 from experiments.sweeps.chunks import cut
 
 STATE = ".state"
@@ -70,6 +70,7 @@ class Ledger:
             self.keep_state(name, state)
         if self.folder:
             checkpoints.save(self.folder, name, table)
+            at_work.remove(self.folder)
         self.tables.append(table)
         self.n_done += len(chunk)
         self.steps_done += steps_of(chunk)

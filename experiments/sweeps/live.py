@@ -39,7 +39,7 @@ class Log:
         self.configs = dict(zip(asked["key"], configs, strict=True))
         self.points: dict[str, list[records.Point]] = defaultdict(list)
 
-    def follow(self, keys: Iterable[str]) -> Callable[[list[dict]], None]:
+    def follow(self, keys: Iterable[str]) -> Callable[[list[dict], object], None]:
         """Return the `on_points` of the population of these runs, which writes values at every evaluation.
 
         The values of stages that are finished are written at once.

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from experiments.common import files, values
 from experiments.common.errors import OptionError
-from experiments.sweeps import checkpoints, chunks, results
+from experiments.sweeps import at_work, checkpoints, chunks, results
 from experiments.sweeps.results import CURVES, PROVENANCE, RUNS, Sweep
 
 LOSSES = ("train_loss", "eval_loss", "eval_accuracy")
@@ -21,7 +21,7 @@ CURVE_COLUMNS = ("run_id", "step", "seconds", *LOSSES)
 
 
 def load(folder: str | os.PathLike[str]) -> Sweep:
-    """Read the results of a sweep or, while it runs or after an interruption, those of its finished runs.
+    """Read the results of a sweep or, while it runs or after an interruption, what there is of it so far.
 
     Raises: OptionError, a sentence that names the missing or damaged file.
     """
@@ -83,36 +83,55 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def read_unfinished(out: Path) -> results.Sweep | None:
-    """Read the finished runs of a sweep that has not ended, even while it runs; return None if the sweep has ended.
+    """Read a sweep that has not ended, even while it runs; return None if it has ended.
 
-    The tables may be empty. In the provenance, `unfinished` says how many runs are finished, and of how many.
+    Its runs are those that are finished and, with the status "unfinished", those of the chunk at work so far. The
+    tables may be empty. In the provenance, `unfinished` says how many runs are finished, of how many, and how many more
+    have `begun`, if any have.
     """
     try:
-        asked = json.loads((out / results.PARTS / results.ASKED).read_text(encoding="utf-8"))
-        runs, about = pd.DataFrame(asked["runs"]), asked["about"]
-        # A sweep may end, and another one start, while these files are read.
-        tables = chunks.of_runs(runs, chunks.by_run(checkpoints.read(out / results.PARTS, repair=False)))
+        asked = read_asked(out)
+        # A sweep may end, and another one start, while these files are read. The chunk at work comes first: if it ends
+        # meanwhile, its table is there.
+        running = at_work.read(out / results.PARTS)
+        tables = checkpoints.read(out / results.PARTS, repair=False)
+        return so_far(asked, tables, unless_finished(running, tables))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return so_far(runs, tables, asked.get("going", []), about)
 
 
-def so_far(runs: pd.DataFrame, tables: list[pd.DataFrame], going: Collection[str], about: dict) -> results.Sweep:
-    """Return what is finished of a sweep.
+def read_asked(out: Path) -> dict[str, Any]:
+    """Read the record of `results.begin`. Raises: OSError, ValueError, KeyError or TypeError if there is none."""
+    asked = json.loads((out / results.PARTS / results.ASKED).read_text(encoding="utf-8"))
+    return asked | {"runs": pd.DataFrame(asked["runs"])}
+
+
+def unless_finished(running: pd.DataFrame | None, tables: Iterable[pd.DataFrame]) -> pd.DataFrame | None:
+    """Return the table of the chunk at work, of `at_work.read`; None if that chunk has finished or there is none."""
+    finished = {key for table in tables for key in table["key"].unique()}
+    return None if running is None or finished.issuperset(running["key"]) else running
+
+
+def so_far(asked: dict[str, Any], tables: list[pd.DataFrame], running: pd.DataFrame | None = None) -> results.Sweep:
+    """Return what there is of a sweep.
 
     Args:
-        runs: as `chunks.asked_runs` returns them.
-        tables: as of `chunks.joined`, maybe none.
-        going: keys of the runs that halving has not stopped.
-        about: the provenance, which gets `seconds` and `unfinished`.
+        asked: of `read_asked`.
+        tables: of finished chunks, maybe none.
+        running: of the chunk at work.
     """
+    runs, about = asked["runs"], asked["about"]
+    tables = chunks.of_runs(runs, chunks.by_run([*tables, *([] if running is None else [running])]))
     found = chunks.joined(runs, tables) if tables else (runs.iloc[:0], runs.iloc[:0])
-    about |= {"seconds": {"total": round(chunks.seconds(tables), 3)}}
-    # Halving may let runs go on that have been trained to a rung: so far they are as if they had stopped there.
+    about = about | {"seconds": {"total": round(chunks.seconds(tables), 3)}}
     n_finished = len(found[0])
     if n_finished:
         keys = runs["key"].iloc[found[0]["run_id"]]
-        n_finished -= int(((found[0]["status"] == "stopped").array & keys.isin(list(going))).sum())
+        # They are at work, or wait at a rung.
+        go_on = (found[0]["status"] == "stopped") & keys.isin(asked.get("going", [])).array
+        found[0].loc[go_on, "status"] = "unfinished"
+        n_finished -= int((go_on | keys.isin([] if running is None else running["run_key"]).array).sum())
     if n_finished < len(runs):
-        about["unfinished"] = {"finished": n_finished, "of": len(runs)}
+        begun = len(found[0]) - n_finished
+        about["unfinished"] = {"finished": n_finished, "of": len(runs)} | ({"begun": begun} if begun else {})
     return results.Sweep(*found, about)

@@ -30,9 +30,10 @@ class Sweep(NamedTuple):
 
     Attributes:
         runs: one row per run, as in runs.parquet: run_id, data, task, model, steps, optimizer, the axes (float64, or
-            words; NaN where the optimizer lacks one), seed, status ("ok", "diverged", or "stopped" by halving),
-            diverged_step, stopped_step, and losses and accuracies at the start (initial_), at the end, and at their
-            best (best_). Accuracies are fractions, NaN for regressions.
+            words; NaN where the optimizer lacks one), seed, status ("ok", "diverged", "stopped" by halving or, of a
+            sweep that has not ended, "unfinished"), diverged_step, stopped_step (the last one so far of an unfinished
+            run), and losses and accuracies at the start (initial_), at the end, and at their best (best_). Accuracies
+            are fractions, NaN for regressions.
         curves: one row per run and evaluation, as in curves.parquet: run_id, step, epoch, train_loss (mean since the
             last evaluation), eval_loss, eval_accuracy, the seconds that the run's population has trained, and
             run_seconds, its share of them. If only some of the population's runs are in the table, the seconds are
@@ -40,7 +41,7 @@ class Sweep(NamedTuple):
             With `diagnostics` also what `Diagnostics.values` returns.
         provenance: data, loss_name, seconds, versions, device and grid, as in provenance.json. Seconds are the
             `total` of training, and its phases; without a folder nothing is written and drawn. If the sweep has not
-            ended, `unfinished` says how many runs are finished, and of how many.
+            ended, `unfinished` says how many runs are finished, of how many, and how many more have `begun`.
     """
 
     runs: pd.DataFrame
@@ -98,7 +99,7 @@ def clear(out: Path) -> None:
     """Remove a sweep's results, and nothing else, from a folder whose lock this process holds."""
     for name in (RUNS, CURVES, *drawn(out)):
         (out / name).unlink(missing_ok=True)
-    for pattern in ("*-*.parquet", "*-*.pt", "*-*.state", "*.json"):
+    for pattern in ("*-*.parquet", "*-*.pt", "*-*.state", "*.curves", "*.json"):
         for path in (out / PARTS).glob(pattern):
             path.unlink()
     tensorboard_runs.clear(out / LOG)
@@ -132,15 +133,16 @@ def differences(sweep: dict, other: dict) -> list[str]:
     return [key for key in {**sweep, **other} if key not in GRID and sweep.get(key) != other.get(key)]
 
 
-def begin(out: Path, runs: pd.DataFrame, about: dict, going: Iterable[str] = ()) -> None:
+def begin(out: Path, runs: pd.DataFrame, about: dict, going: Iterable[str] = (), stage: dict | None = None) -> None:
     """Record the runs that a sweep is to train, until `end`.
 
     Args:
         runs: as `chunks.asked_runs` returns them.
         about: the provenance that is known at the start.
         going: keys of those that halving has not stopped so far.
+        stage: number of the stage at work, `of` how many, keys of its runs, and steps of the whole sweep.
     """
-    text = json.dumps({"about": about, "runs": runs.to_dict("list"), "going": [*going]})
+    text = json.dumps({"about": about, "runs": runs.to_dict("list"), "going": [*going], "stage": stage})
     files.replace(out / PARTS / ASKED, lambda path: path.write_text(text, encoding="utf-8"))
 
 

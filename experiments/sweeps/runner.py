@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.common import interrupts, run_info
 from experiments.common.progress import progress_bar
-from experiments.sweeps import checkpoints, chunks, live, ray_runner, reading, results, run_keys, stages
+from experiments.sweeps import checkpoints, chunks, live, ray_runner, reading, results, run_keys, rungs, stages
 from experiments.sweeps.ledger import Ledger, steps_of
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Sweep
@@ -66,7 +66,7 @@ def run(plan: Plan, out: Path | None = None, budget: float = math.inf) -> Sweep:
                 for ledger in stages.stages(plan, out and out / results.PARTS, asked["key"], slots):
                     ledgers.append(ledger)
                     if out is not None:
-                        results.begin(out, asked, about, ledger.runs["run_key"])
+                        results.begin(out, asked, about, ledger.runs["run_key"], stage_of(plan, ledgers))
                     bar = bar or stack.enter_context(bar_of(plan, ledger))
                     works = len(ledger.todo) > 0
                     train_stage(plan, ledgers, bar, ends, log)
@@ -75,7 +75,7 @@ def run(plan: Plan, out: Path | None = None, budget: float = math.inf) -> Sweep:
                         break
             tables = chunks.by_run(table for ledger in ledgers for table in ledger.tables)
             if stages.n_ended(plan, ledgers[-1]) < len(plan.runs):
-                return reading.so_far(asked, tables, {*ledgers[-1].runs["run_key"]}, about)
+                return reading.so_far({"runs": asked, "about": about, "going": ledgers[-1].runs["run_key"]}, tables)
             result = Sweep(*chunks.joined(asked, tables), about)
             seconds = round(chunks.seconds(tables), 3)
             result.provenance.update(chunks=len(tables), seconds={"total": seconds} | chunks.phases(tables))
@@ -102,6 +102,13 @@ def bar_of(plan: Plan, ledger: Ledger):
     progress = plan.config.progress and sys.stderr is not None
     options = {"unit": "step", "unit_scale": True, "disable": not progress or done == total}
     return progress_bar(total=total, initial=done, desc=what, **options)
+
+
+def stage_of(plan: Plan, ledgers: list[Ledger]) -> dict:
+    """Return the number of the stage at work, of how many, the keys of its runs, and the steps of the whole sweep."""
+    *finished, ledger = ledgers
+    steps = sum(steps_of(one.runs) for one in finished) + stages.steps_left(plan, ledgers)
+    return {"number": len(ledgers), "of": len(rungs.exponents(plan)), "keys": [*ledger.runs.index], "steps": steps}
 
 
 def train_stage(plan: Plan, ledgers: list[Ledger], bar, ends: Ends, log: live.Log | None) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from experiments.sweeps import checkpoints, chunks, live, rungs
+from experiments.sweeps import at_work, checkpoints, chunks, live, rungs
 from experiments.sweeps.ledger import STATE, Ledger, steps_of
 from experiments.sweeps.plan import Plan
 from experiments.training import lanes as lanes_
@@ -118,8 +118,10 @@ def train_chunk(
         save = partial(checkpoints.save_checkpoint, ledger.folder, checkpoints.name_of(chunk["key"]))
         told = f"what was at work goes on from step {{}} of {chunk['steps'].iloc[0]}"
         options = checkpointing(save, plan.config.checkpoint_every, started, told, ends.caught)
-    if log:
-        options["on_points"] = log.follow(chunk["run_key"])
+    followers: list[Callable[..., None]] = [log.follow(chunk["run_key"])] if log else []
+    if ledger.folder:
+        followers.append(at_work.writer(ledger.folder, chunk, started))
+    options["on_points"] = lambda *evaluated: [follow(*evaluated) for follow in followers]
     before = ledger.steps_done - len(chunk) * int(chunk["begin"].iloc[0])
     options |= {"resume": resume, "deadline": ends.deadline}
     table, state = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)

@@ -32,7 +32,7 @@ def write_run(folder: Path, config: Mapping[str, Any], started: float, points: I
 
 def live(
     folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], known: Sequence[Iterable[tuple[float, Point]]]
-) -> Callable[[list[dict]], None]:
+) -> Callable[[list[dict], object], None]:
     """Return a function that appends the evaluations of a population to new event files; earlier ones are removed.
 
     Args:
@@ -47,7 +47,7 @@ def live(
         append(path, [event(at, point.step, point.values) for at, point in earlier])
     written = 0
 
-    def follow(points: list[dict]) -> None:
+    def follow(points: list[dict], diverged_at: object) -> None:
         nonlocal written
         for point in points[written:]:
             found = {name: value for name, value in point.items() if name not in ("lane", "step")}

@@ -87,7 +87,7 @@ def train_lanes(
     due: Callable[[bool], bool] = lambda evaluated: False,
     keep: Callable[[dict], object] = lambda state: None,
     resume: dict | None = None,
-    on_points: Callable[[list[dict]], object] = lambda points: None,
+    on_points: Callable[[list[dict], torch.Tensor], object] = lambda points, diverged_at: None,
     until: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every configuration with every seed, all together; lanes are ordered seed by seed.
@@ -112,7 +112,8 @@ def train_lanes(
         until: a step with an evaluation, after which to stop; None is the last. Unless it is the last, or all lanes
             are dead, `keep` gets the state after it.
         on_points: called after each evaluation, and once at the start if a state is resumed, with all evaluations so
-            far: the columns of curves in dictionaries, each value one number or one for each `lane`.
+            far: the columns of curves in dictionaries, each value one number or one for each `lane`; and with the step
+            at which each lane has diverged, int64 `[lanes]` on the CPU, 0 if it has not.
     Returns: runs, one row per lane (configuration, seed, diverged_step), and curves, one row per lane and evaluation
         (losses, accuracies, seconds); both are numbered by the column `lane`. Seconds exclude evaluation and the time
         of `keep`, and include those of the training that was resumed; run_seconds are a lane's share of them.
@@ -198,7 +199,7 @@ def train_lanes(
         point = {"lane": was[here], **{name: value.cpu()[here] for name, value in values.items()}}
         point |= {"step": step, "epoch": step / (len(x) // per_step), "seconds": seconds}
         points.append({**point, "run_seconds": share[was[here]]})
-        on_points(points)
+        on_points(points, reached)
 
     state = resume["lanes"] if resume else None
     lanes, observed, take = begin(state["numbers"].numpy() if state else np.arange(len(runs)), state)
@@ -209,7 +210,7 @@ def train_lanes(
             next(batches)
         current.fill_(done)
         on_step(done)
-        on_points(points)
+        on_points(points, reached)
     else:
         record(0)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ import pytest
 from experiments import explorer, report
 from experiments.common.errors import OptionError
 from experiments.reports import markdown, writer
-from experiments.sweeps import checkpoints, cost, reading, results, space
+from experiments.sweeps import at_work, checkpoints, cost, reading, results, space
 from tests.sweeps.small import KEYS, interrupting, train
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -129,19 +129,20 @@ def test_an_unfinished_sweep_is_drawn_as_far_as_it_is(drawn, tmp_path, monkeypat
     monkeypatch.undo()
     if not drawn:
         monkeypatch.setattr(writer, "drawings", lambda *_: {})
-    told = "Unfinished: 8 of 12 runs are finished"
+    told = "Unfinished: 8 of 12 runs are finished, and shown here, 4 more to their last evaluation so far"
     assert report.main([str(tmp_path)]) == 0
     assert told in capsys.readouterr().out
     assert f"**{told}" in (tmp_path / "report.md").read_text()
     loaded = reading.load(tmp_path)
-    assert len(loaded.runs) == 8
+    assert loaded.runs["status"].value_counts().to_dict() == {"ok": 8, "unfinished": 4}
     if drawn:
         assert (tmp_path / "convergence.png").exists()
         assert told in explorer.first_view(loaded).sentence
     assert tmp_path in explorer.folders(tmp_path)
     monkeypatch.setattr(writer, "write", lambda *_: [])
     whole = train(tmp_path)
-    both = loaded.runs.merge(whole.runs, on=["run_id", *KEYS], suffixes=("", "_now"))
+    finished = loaded.runs[loaded.runs["status"] == "ok"]
+    both = finished.merge(whole.runs, on=["run_id", *KEYS], suffixes=("", "_now"))
     assert len(both) == 8
     assert (both["eval_loss"] == both["eval_loss_now"]).all()
     assert markdown.unfinished_sentence(reading.load(tmp_path).provenance) == ""
@@ -156,8 +157,8 @@ def test_while_a_sweep_grows_what_is_finished_of_it_is_shown(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt, match="6 of 12 runs"):
             train(tmp_path)
     sweep_ = reading.load(tmp_path)
-    assert sweep_.provenance["unfinished"] == {"finished": 6, "of": 12}
-    assert set(sweep_.runs["seed"]) == {0}
+    assert sweep_.provenance["unfinished"] == {"finished": 6, "of": 12, "begun": 6}
+    assert set(sweep_.runs.loc[sweep_.runs["status"] == "ok", "seed"]) == {0}
 
 
 def test_a_sweep_without_a_finished_run_is_one_sentence(tmp_path, monkeypatch, capsys):
@@ -165,6 +166,7 @@ def test_a_sweep_without_a_finished_run_is_one_sentence(tmp_path, monkeypatch, c
         interrupting(patch, 5, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
+    at_work.remove(tmp_path / results.PARTS)
     assert report.main([str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert f"{tmp_path} holds no results: 0 of the 12 runs of its sweep are finished\n" in told
@@ -175,5 +177,5 @@ def test_looking_at_a_folder_removes_nothing(tmp_path, monkeypatch):
     interrupted_after_two_chunks(tmp_path, monkeypatch)
     first, _ = sorted((tmp_path / "parts").glob("*.parquet"))
     first.write_bytes(first.read_bytes()[:-1])
-    assert len(reading.load(tmp_path).runs) == 4
+    assert reading.load(tmp_path).provenance["unfinished"]["finished"] == 4
     assert first.exists()

@@ -42,8 +42,8 @@ def test_a_sweep_that_is_not_finished_shows_runs_as_they_were_at_their_last_rung
         with pytest.raises(KeyboardInterrupt, match="10 of 14 runs are finished and kept"):
             train(tmp_path, **GRID)
     so_far = reading.load(tmp_path)
-    assert so_far.provenance["unfinished"] == {"finished": 10, "of": 14}
-    assert so_far.runs["status"].value_counts().to_dict() == {"stopped": 12, "diverged": 2}
+    assert so_far.provenance["unfinished"] == {"finished": 10, "of": 14, "begun": 4}
+    assert so_far.runs["status"].value_counts().to_dict() == {"stopped": 8, "unfinished": 4, "diverged": 2}
     ended = whole.runs["status"] != "ok"
     columns = ["run_id", "lr", "seed", "status", "stopped_step", "eval_loss"]
     assert so_far.runs.loc[ended, columns].equals(whole.runs.loc[ended, columns])
