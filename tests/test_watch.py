@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import watch
 from experiments.reports import aggregation
-from experiments.sweeps import at_work, cost, reading, results, watching
+from experiments.sweeps import at_work, checkpoints, cost, reading, results, watching
 from tests.sweeps.processes import end_of, kill, start, wait_for
 from tests.sweeps.small import interrupting, train
 
@@ -121,7 +121,7 @@ def test_reading_while_the_file_is_replaced_never_fails(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_another_process_sees_a_sweep_killed_and_then_to_its_end(tmp_path):
-    out, words = tmp_path / "out", ["--steps", 3000, "--evaluations", 30]
+    out, words = tmp_path / "out", ["--steps", 1000, "--evaluations", 10]
     command = [sys.executable, "-m", "experiments.watch", str(out)]
 
     def watched() -> subprocess.Popen:
@@ -129,13 +129,19 @@ def test_another_process_sees_a_sweep_killed_and_then_to_its_end(tmp_path):
 
     for killed in (True, False):
         process = start(out, *words)
+        wait_for(lambda: f"process {process.pid} " in (checkpoints.owner(out / "parts") or ""), process)  # noqa: B023
         wait_for(lambda: (out / "parts" / at_work.FILE).exists(), process)
+        # It waits for the other process to be there.
+        assert process.pid
+        os.kill(process.pid, signal.SIGSTOP)
         with watched() as watcher:
             assert watcher.stdout
             first = watcher.stdout.readline()
             assert "runs finished" in first
             if killed:
                 kill(process)
+            else:
+                os.kill(process.pid, signal.SIGCONT)
             rest, err = watcher.communicate(timeout=120)
         assert err == ""
         assert "\x1b" not in rest
