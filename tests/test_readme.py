@@ -136,9 +136,10 @@ def test_a_command_is_understood(command, reader, only_asked, capsys):
 
 
 def small(words: list[str]) -> list[str]:
-    """The words of a sweep that trains two steps, and writes to results/small."""
+    """The words of a sweep that trains two steps, or four from rung to rung, and writes to results/small."""
     one = {"--steps": "2", "--seeds": "1", "--evaluations": "1", "--out": "results/small"}
     one |= {option: "1" for option in ("--warmup",) if option in words}
+    one |= {"--steps": "4", "--evaluations": "4"} if "--halving" in words else {}
     one |= {"--engine": "local"} if "--engine" in words else {}
     kept = [word for word in words if word not in ("--dry-run", "--fresh")]
     for option in ("--epochs", "--confirm", "--data-dir", "--ray-address"):
