@@ -12,7 +12,7 @@ import torch
 from experiments.common import files
 from experiments.sweeps import results
 
-FILE = "at-work.curves"
+FILE = "at_work.curves"
 EVERY, SHARE = 1.0, 50
 """Seconds between two writes, and how many times that of writing they are, at least."""
 
