@@ -105,7 +105,7 @@ def ranking(
     counts = gone.groupby(runs["optimizer"].astype(str)).agg(["sum", "size"])
     coloured = styles if len(styles) <= len(looks.COLOURS) else looks.emphasised(styles)
     for row, name in enumerate(styles):
-        own = losses[order["optimizer"] == name].to_numpy()
+        own = losses.loc[order["optimizer"] == name].to_numpy()
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         ax.plot(scale.inside(own), np.full(len(own), row), "|", color="0.6", markersize=5, zorder=2)
         above = scale.is_above(own)

@@ -110,7 +110,7 @@ def best_labels(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
     """Return the best configuration of every optimizer as text, best first."""
     axes = varied_axes(runs) or ["lr"]
     return [
-        f"{row['optimizer']}: {label(row, [axis for axis in axes if pd.notna(row[axis])], runs)}"
+        f"{row['optimizer']}: {label(row, [axis for axis in axes if pd.notna(row.at[axis])], runs)}"
         for _, row in best_of_each(order).iterrows()
     ]
 

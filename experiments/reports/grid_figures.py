@@ -220,7 +220,7 @@ def heatmap(
 
 def norm_of(losses: pd.Series, initial: float) -> LogNorm:
     """Return the scale of colours of a sweep, from the best configuration to at most twice the loss before training."""
-    finite = losses[np.isfinite(losses)].to_numpy()
+    finite = losses.loc[np.isfinite(losses)].to_numpy()
     low = max(finite[finite > 0].min(initial=initial), resolution(initial))
     high = finite.max(initial=0.0, where=finite < 2 * initial)
     return LogNorm(low, max(high, 1.2 * low), clip=True)

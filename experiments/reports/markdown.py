@@ -201,7 +201,7 @@ def seed_by_seed(runs: pd.DataFrame, order: pd.DataFrame) -> list[str]:
 def described(runs: pd.DataFrame, row: pd.Series) -> str:
     """Return a configuration in words: its optimizer, if there are several, and its values on axes that vary."""
     several = runs["optimizer"].nunique() > 1
-    axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not pd.isna(row[axis])]
+    axes = [axis for axis in aggregation.varied_axes(runs) or ["lr"] if not pd.isna(row.at[axis])]
     return ", ".join([str(row["optimizer"])] * several + [aggregation.label(row, axes, runs)])
 
 

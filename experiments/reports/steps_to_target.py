@@ -34,9 +34,8 @@ def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | No
     none counts, return None. order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")[
-        "eval_loss_median"
-    ]
+    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")
+    quarters = quarters.loc[:, "eval_loss_median"]
     trained = quarters.loc[(quarters < initial_loss(runs)) & (quarters > 0)]
     if trained.empty:
         return None
@@ -176,7 +175,7 @@ def fastest_of_each(ax: Axes, table: pd.DataFrame, styles: dict[str, looks.Look]
     coloured = styles if len(styles) <= len(looks.COLOURS) else looks.emphasised(styles)
     ax.axvspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
     for row, name in enumerate(names):
-        own = steps[table["optimizer"] == name].to_numpy()
+        own = steps.loc[table["optimizer"] == name].to_numpy()
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         met = np.isfinite(own)
         ax.plot(own[met], np.full(met.sum(), row), "|", color="0.6", markersize=5)

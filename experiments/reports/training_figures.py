@@ -192,7 +192,7 @@ def training(
         known, shown = along.notna(), np.isfinite(median)
         style: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
         style |= {"markevery": (place % marks, marks), "markersize": 4, "zorder": 4 - place / 99}
-        ax.plot(along[shown], median[shown].clip(lower=low), label=name, **style)
+        ax.plot(along[shown], median.loc[shown].clip(lower=low), label=name, **style)
         if len(its) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
             # Runs of other lengths are evaluated after other steps.

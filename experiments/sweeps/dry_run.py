@@ -67,7 +67,7 @@ def estimate_seconds(plan: Plan) -> Estimate:
         dates.add(date)
         own = planned[(planned["optimizer"] == name) & (planned["setting"] == runs["setting"].iloc[0])]
         # The part of the sweep's lanes that go on to each stage.
-        populations = own["runs"] / own["runs"].iloc[0] * len(runs) / lanes
+        populations = own["runs"] / own.loc[:, "runs"].iloc[0] * len(runs) / lanes
         training += float((populations * own["steps"]).sum()) * timing.per_step
         evaluations = populations * own["evaluations"] * share
         evaluating += float(evaluations.sum() + populations.iloc[0]) * timing.per_evaluation

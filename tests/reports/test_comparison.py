@@ -51,7 +51,7 @@ def test_figure_draws_the_best_of_every_optimizer(task):
     summary, (left, training) = aggregation.summarise(runs), figure.axes[:2]
     styles = comparison.looks_of(summary)
     for _, best in aggregation.best_of_each(summary).iterrows():
-        name = best["optimizer"]
+        name = str(best.at["optimizer"])
         line = named(left, f"{name}: ")
         assert (line.get_color(), line.get_marker()) == styles[name][:2]
         lowest = summary.loc[summary["optimizer"] == name].groupby("lr")[["eval_loss_median"]].agg("min")

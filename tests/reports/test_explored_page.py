@@ -196,9 +196,9 @@ def test_cells_hold_the_best_or_what_is_held(explored):
                 "(({ customdata, z, text }) => [customdata, z, text])(document.getElementById('over').data[0])"
             )
             best = of.reset_index().groupby(["beta1", "lr"])[["index", "eval_loss_median"]].first()
-            wanted = best["index"].unstack("lr")
+            wanted = best.loc[:, "index"].unstack("lr")
             assert cells == wanted.to_numpy().tolist()
-            losses = best["eval_loss_median"].unstack("lr").to_numpy()
+            losses = best.loc[:, "eval_loss_median"].unstack("lr").to_numpy()
             assert text == np.where(np.isinf(losses), "✕", "").tolist()
             finite = np.log10(summary["eval_loss_median"].replace(np.inf, np.nan).dropna().to_numpy())
             low, high = finite[0], min(finite[int(0.75 * len(finite))], np.log10(2.31))

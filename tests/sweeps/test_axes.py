@@ -161,7 +161,9 @@ def test_required_arguments_words_and_bools_of_a_users_class_are_axes():
     of = runs.set_index(["power", "mode", "flip", "half"])["eval_loss"]
     assert of[1, "plain", "false", 0.5] == of[1, "plain", "false", 2]
     assert of[1, "sign", "false", 0.5] == pytest.approx(of[2, "sign", "false", 0.5])
-    assert len({round(of[1, mode, flip, 2], 6) for mode in ("plain", "sign") for flip in ("true", "false")}) == 4
+    assert (
+        len({round(float(of.at[1, mode, flip, 2]), 6) for mode in ("plain", "sign") for flip in ("true", "false")}) == 4
+    )
     (alone,) = train(None, optimizer=Powered, lr=0.01, beta1=None, axes={"power": 1}, seeds=1).runs["eval_loss"]
     assert alone == pytest.approx(of[1, "plain", "false", 2], rel=1e-5)
 

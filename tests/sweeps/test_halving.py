@@ -101,7 +101,7 @@ def test_every_optimizer_has_its_own_race_and_runs_of_other_lengths_their_own_ru
         "sgd": 1,
     }
     for _, of in halved.runs[halved.runs["status"] == "stopped"].groupby("steps"):
-        assert set(of["stopped_step"]) <= {int(of["steps"].iloc[0]) * k // 8 for k in (1, 2, 4)}
+        assert set(of["stopped_step"]) <= {int(of.loc[:, "steps"].iloc[0]) * k // 8 for k in (1, 2, 4)}
 
 
 def planned(**options) -> plan.Plan:

@@ -123,7 +123,7 @@ def test_settings_have_chunks_of_their_own(tmp_path, monkeypatch, trained):
 def test_optimizers_may_have_run_options_of_their_own():
     runs = train(optimizer=["adam", "sgd", "lion"], lr=0.01, axes={"batch_size": {"adam": [32], "sgd": "64 128"}}).runs
     assert runs["batch_size"].tolist()[:3] == [32, 64, 128]
-    assert math.isnan(runs["batch_size"][3])
+    assert math.isnan(runs.loc[3, "batch_size"])
     assert train(optimizer="lion", lr=0.01).runs["eval_loss"][0] == runs["eval_loss"][3]
 
 

@@ -42,8 +42,8 @@ def test_each_lane_is_the_ordinary_run(name, accumulate):
     options = {**OPTIONS, "accumulate": accumulate}
     runs, curves = population.train(problem, CONFIGS, [0, 3], evaluations=2, **options)
     for lane, run in runs.iterrows():
-        config = run[list(CONFIGS)].astype(float).to_dict()
-        module, losses = reference.train(problem, config, int(run["seed"]), **options)
+        config = run.loc[list(CONFIGS)].astype(float).to_dict()
+        module, losses = reference.train(problem, config, int(run.at["seed"]), **options)
         of_lane = curves[curves["lane"] == lane]
         np.testing.assert_allclose(of_lane["train_loss"][1:], losses.view(2, 15).mean(1), rtol=1e-8)
         np.testing.assert_allclose(run["eval_loss"], evaluated(problem, module), rtol=1e-8)
