@@ -54,7 +54,8 @@ def locked(out: Path) -> Iterator[None]:
         yield
     finally:
         # Who reads the folder sees that nobody works at it, even if this process goes on.
-        (parts / OWNER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (parts / OWNER).write_text("", encoding="utf-8")
         lock.release()
 
 

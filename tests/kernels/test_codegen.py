@@ -49,15 +49,15 @@ def test_adam_does_so_in_every_dtype(target):
 
 
 ALL, FEW = [*rules.RULES], ["nadam", "adan", "lamb"]
-OTHERS = [dtype for dtype in VARIANTS if dtype not in SOME]
+OTHERS = [dtype for dtype in VARIANTS if dtype != SOME[0]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "names", "dtypes"),
     [
-        *(("sm_90", ALL, SOME), ("gfx942", ALL, SOME)),
-        *(("sm_90", FEW, OTHERS), ("sm_80", FEW, SOME), ("sm_100", FEW, SOME)),
+        *(("sm_90", ALL, SOME[:1]), ("gfx942", ALL, SOME[:1])),
+        *(("sm_90", FEW, OTHERS), ("gfx942", FEW, SOME[1:]), ("sm_80", FEW, SOME), ("sm_100", FEW, SOME)),
     ],
 )
 def test_every_rule_does_so_and_some_do_on_every_target(target, names, dtypes):

@@ -87,10 +87,10 @@ def test_rules_of_every_number_of_states_do_so_in_a_pipelined_walk(target):
 
 # Some of each: one takes one second to ten.
 SEARCHED = [
-    ("sm_90", "float32", 4),
-    ("sm_90", "bfloat16-states", 5),
-    ("gfx942", "float32", 5),
-    ("gfx942", "bfloat16-states", 15),
+    ("sm_90", "float32", 9),
+    ("sm_90", "bfloat16-states", 10),
+    ("gfx942", "float32", 11),
+    ("gfx942", "bfloat16-states", 22),
 ]
 
 

@@ -107,8 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_its_chunk_starts_over(tmp_path, monke
     with pytest.raises(KeyboardInterrupt, match=r"0 of 12 runs are finished and kept in .*, the same command goes on"):
         train(tmp_path, checkpoint_every=0.0)
     monkeypatch.undo()
-    with pytest.raises(OptionError, match="holds no results"):
-        reading.load(tmp_path)
+    assert set(reading.load(tmp_path).runs["status"]) == {"unfinished"}
     (checkpoint,) = (tmp_path / "parts").glob("*.pt")
     content = bytearray(checkpoint.read_bytes())
     content[-200] ^= 1
