@@ -73,6 +73,7 @@ FUNCTIONS = {
     "llvm.vector.reduce.smax": lambda x: unsigned(signed(x).max(-1)),
     "llvm.umax": np.maximum,
     "llvm.umin": np.minimum,
+    "llvm.usub.sat": lambda x, y: x - np.minimum(x, y),
     "llvm.nvvm.d2i.lo": lambda x: words(x)[..., 0],
     "llvm.nvvm.d2i.hi": lambda x: words(x)[..., 1],
     "llvm.nvvm.lohi.i2d": double,
