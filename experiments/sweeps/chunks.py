@@ -164,6 +164,11 @@ def curve_columns(table: pd.DataFrame) -> list[str]:
     return [*(name for name in CURVES if name in table), *metrics, *diagnostics.columns_of(table)]
 
 
+def keys_of(tables: Iterable[pd.DataFrame]) -> set[str]:
+    """Return the keys of the runs in tables of chunks."""
+    return {key for table in tables for key in table["key"].unique()}
+
+
 def by_run(tables: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
     """Return the tables of chunks of any stage with the keys of their runs; see `rungs.stage`."""
     return [table.assign(key=table["run_key"]) if "run_key" in table else table for table in tables]

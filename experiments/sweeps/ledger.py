@@ -41,7 +41,7 @@ class Ledger:
         known = checkpoints.read_chunks(folder) if folder else []
         tables = checkpoints.read(folder) if folder else []
         # The folder may also hold runs of other grids, stages, code or data.
-        finished = {key for table in tables for key in table["key"].unique()}
+        finished = chunks.keys_of(tables)
         self.tables = chunks.of_runs(runs, tables)
         done = runs.loc[runs.index.isin(finished)]
         self.n_done, self.steps_done = len(done), steps_of(done)

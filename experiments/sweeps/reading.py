@@ -25,7 +25,6 @@ def load(folder: str | os.PathLike[str]) -> Sweep:
 
     Raises: OptionError, a sentence that names the missing or damaged file.
     """
-
     folder = Path(values.taken("the folder of a sweep", folder, values.FOLDER))
     # Unlike Path.is_dir, this returns False for names that no file can have.
     if not os.path.isdir(folder):
@@ -108,7 +107,7 @@ def read_asked(out: Path) -> dict[str, Any]:
 
 def unless_finished(running: pd.DataFrame | None, tables: Iterable[pd.DataFrame]) -> pd.DataFrame | None:
     """Return the table of the chunk at work, of `at_work.read`; None if that chunk has finished or there is none."""
-    finished = {key for table in tables for key in table["key"].unique()}
+    finished = chunks.keys_of(tables)
     return None if running is None or finished.issuperset(running["key"]) else running
 
 

@@ -75,7 +75,7 @@ def state_of(
     steps = dict(zip(runs["key"], runs["steps"], strict=True))
     every = [*tables, *([] if running is None else [running])]
     own = chunks.of_runs(runs, chunks.by_run(every))
-    finished = {key for table in tables for key in table["key"].unique()}
+    finished = chunks.keys_of(tables)
     at, end, alive, lanes, share = 0, 0, 0, 0, 0.0
     if running is not None:
         begin, at, end = (int(running[name].max()) for name in ("begin", "step", "end"))

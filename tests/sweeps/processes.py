@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from experiments import sweep
 from experiments.reports import writer
+from experiments.sweeps import checkpoints
 from tests.sweeps.small import write_report
 
 COMMAND = ["regression", "--lr", "1e-3..1e-1:6", "--beta1", "0", "0.9", "--seeds", "2", "--batch-size", "64"]
@@ -51,3 +53,26 @@ def kill(process: BaseProcess) -> None:
 def end_of(process: BaseProcess) -> int | None:
     process.join(timeout=300)
     return process.exitcode
+
+
+def survives_twenty_kills(folder: Path, words: list, seed: int) -> None:
+    """Kill a sweep at moments from just after its start to its last files, and let it end; train it once in one go.
+
+    Asserts that nothing is said to be damaged, and that no finished chunk is trained again. The sweeps are in "killed"
+    and "whole", in the folder.
+    """
+    rng, out, seen = random.Random(seed), folder / "killed", []
+    for i in range(20):
+        process = start(out, *words, "--checkpoint-every", 0)
+        if i % 4:
+            owner = out / "parts" / checkpoints.OWNER
+            wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 2.0))
+        kill(process)
+        seen.append({path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")})
+    for name in ("killed", "whole"):
+        assert end_of(start(folder / name, *words)) == 0
+        assert "WARNING" not in (folder / f"{name}.log").read_text()
+    final = {path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")}
+    assert all(before.items() <= final.items() for before in seen), "a finished chunk was trained again"
+    assert not [*out.rglob("*.pt"), *out.rglob("*.state"), *out.rglob(".*.*.*")]

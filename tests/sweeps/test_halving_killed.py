@@ -1,14 +1,12 @@
 """Does a halved sweep that is killed, interrupted or damaged end as if it had not been?"""
 
-import random
 import signal
-import time
 
 import pytest
 
-from experiments.sweeps import checkpoints, cost, ledger, reading
+from experiments.sweeps import cost, ledger, reading
 from tests.conftest import spy_on_training
-from tests.sweeps.processes import end_of, kill, start, wait_for
+from tests.sweeps.processes import survives_twenty_kills
 from tests.sweeps.small import assert_same, interrupting, train
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -82,23 +80,8 @@ def test_a_state_that_is_lost_is_trained_again_to_the_same_bits(damage, tmp_path
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
-    """Kill a sweep of several chunks and rungs at moments from just after its start to its last files."""
-    rng, out, seen = random.Random(1), tmp_path / "killed", []
     words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 600, "--halving", 2]
-    for i in range(20):
-        process = start(out, *words, "--checkpoint-every", 0)
-        if i % 4:
-            owner = out / "parts" / checkpoints.OWNER
-            wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
-        time.sleep(rng.uniform(0.0, 2.0))
-        kill(process)
-        seen.append({path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")})
-    for name in ("killed", "whole"):
-        assert end_of(start(tmp_path / name, *words)) == 0
-        assert "WARNING" not in (tmp_path / f"{name}.log").read_text()
-    final = {path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")}
-    assert all(before.items() <= final.items() for before in seen), "a finished chunk was trained again"
-    assert not [*out.rglob("*.pt"), *out.rglob("*.state"), *out.rglob(".*.*.*")]
-    killed, whole = reading.load(out), reading.load(tmp_path / "whole")
+    survives_twenty_kills(tmp_path, words, seed=1)
+    killed, whole = reading.load(tmp_path / "killed"), reading.load(tmp_path / "whole")
     assert {"stopped", "ok"} <= set(killed.runs["status"])
     assert_same(killed, whole)

@@ -1,14 +1,11 @@
 """Does a killed sweep end as if it had not been killed, and is a folder that another process writes to refused?"""
 
-import random
-import time
-
 import pytest
 
 from experiments import sweep
 from experiments.sweeps import checkpoints, reading
 from experiments.training import population
-from tests.sweeps.processes import COMMAND, end_of, kill, start, wait_for
+from tests.sweeps.processes import COMMAND, kill, start, survives_twenty_kills, wait_for
 from tests.sweeps.small import assert_same, train
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -52,22 +49,5 @@ def test_killed_in_mid_chunk_a_sweep_goes_on_from_its_checkpoint(tmp_path, monke
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_it_had_not_been(tmp_path):
-    """Kill a sweep of three chunks at moments from just after its start to its last files."""
-    rng, out, seen = random.Random(0), tmp_path / "killed", []
-    words = ["--optimizer", "adam", "rmsprop", "lion", "--steps", 400]
-    for i in range(20):
-        process = start(out, *words, "--checkpoint-every", 0)
-        if i % 4:
-            owner = out / "parts" / checkpoints.OWNER
-            wait_for(lambda: owner.exists() and f"process {process.pid} " in owner.read_text(), process)  # noqa: B023
-        time.sleep(rng.uniform(0.0, 2.0))
-        kill(process)
-        seen.append({path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")})
-    for name in ("killed", "whole"):
-        assert end_of(start(tmp_path / name, *words)) == 0
-        assert "WARNING" not in (tmp_path / f"{name}.log").read_text()
-    final = {path: path.stat().st_mtime_ns for path in out.glob("parts/*-*.parquet")}
-    assert all(before.items() <= final.items() for before in seen), "a finished chunk was trained again"
-    assert not list(out.rglob("*.pt"))
-    assert not list(out.rglob(".*.*.*"))
-    assert_same(reading.load(out), reading.load(tmp_path / "whole"))
+    survives_twenty_kills(tmp_path, ["--optimizer", "adam", "rmsprop", "lion", "--steps", 400], seed=0)
+    assert_same(reading.load(tmp_path / "killed"), reading.load(tmp_path / "whole"))
