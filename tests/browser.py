@@ -29,11 +29,16 @@ class Shown(NamedTuple):
 
 
 @contextmanager
-def shown(path: Path, width: int = 1280, **options: Any) -> Iterator[Shown]:
-    """Open a file in a headless browser, and watch it. options: as of Playwright's Browser.new_page."""
+def shown(path: Path, width: int = 1280, scripts: bool = True, **options: Any) -> Iterator[Shown]:
+    """Open a file in a headless browser, and watch it. options: as of Playwright's Browser.new_page.
+
+    scripts: whether the page's scripts run. Playwright's java_script_enabled=False reaches a sandboxed frame, which is
+        a process of its own, only after some of its scripts have run; Chromium's own setting holds from the start.
+    """
+    settings = [] if scripts else ["--blink-settings=scriptEnabled=false"]
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROME, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROME, args=["--no-sandbox", *settings])
         try:
             page = browser.new_page(viewport={"width": width, "height": 900}, **options)
             found = Shown(page, [], [], [])

@@ -39,7 +39,7 @@ def test_an_exported_explorer_filters_all_runs_and_asks_nobody(tmp_path):
         assert panels.locator("#parallel svg, #curves svg, #over svg").count() >= 3
         page.screenshot(path=tmp_path / "exported.png")
         assert (said, asked, dialogs) == ([], [path.as_uri()], [])
-    with shown(path, java_script_enabled=False) as (page, said, _, _):
+    with shown(path, scripts=False) as (page, said, _, _):
         # The frame hides nothing of the picture.
         picture = page.get_by_alt_text("convergence")
         before = picture.screenshot()

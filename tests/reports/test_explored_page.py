@@ -255,7 +255,7 @@ def test_the_page_fits_and_follows_the_theme(tmp_path, width):
 
 def test_without_javascript_the_page_is_the_document(tmp_path):
     path = write(tmp_path / "report.html", *sweep(lr=GRID["lr"]))
-    with shown(path, java_script_enabled=False) as (page, said, _, _):
+    with shown(path, scripts=False) as (page, said, _, _):
         assert page.locator("#explore").is_hidden()
         parts = [part for part in page.inner_text("body").split("\n") if part]
         assert parts == ["A sweep", "Text.", "Figures", "More text."]
