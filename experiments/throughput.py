@@ -2,6 +2,7 @@
 
     python -m experiments.throughput sweep --out results/throughput
     python -m experiments.throughput command --out results/throughput
+    python -m experiments.throughput halving --out results/throughput
     python -m experiments.throughput step --out results/throughput
     python -m experiments.throughput models --out results/throughput
     python -m experiments.throughput host --out results/throughput
@@ -28,26 +29,29 @@ from kernels.commands import command
 
 CLASSES = list(dict.fromkeys(case.name for case in (*cases.CASES, *cases.MORE_CASES)))
 MODEL_CLASSES = list(dict.fromkeys(case.name for case in cases.MODEL_CASES))
+SWEEPS = "command", "halving"
+"""What times the sweep command."""
 SIZES, MODELS = list(cases.SIZES), list(cases.MODELS)
 
 
 def parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="python -m experiments.throughput", description="Time populations and steps.")
-    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,command,host,step,models}")
+    commands = cli.add_subparsers(dest="what", required=True, metavar="{sweep,command,halving,host,step,models}")
     helps = {
         "sweep": "a population against one run after the other",
         "command": "the sweep command against the loop that sweep times",
+        "halving": "sweeps with halving, and with lanes that diverge, against those of all runs to the end",
         "host": "host time of a step over the tensors of real networks, against torch.optim.AdamW",
         "step": "a step of every class and implementation over single tensors",
         "models": "a step of Adam and AdamW over the parameters of real networks",
     }
-    for name, rounds in {"sweep": 40, "command": 8, "host": 60, "step": 60, "models": 60}.items():
+    for name, rounds in {"sweep": 40, "command": 8, "halving": 20, "host": 60, "step": 60, "models": 60}.items():
         command = commands.add_parser(name, help=helps[name], description=f"Time {helps[name]}.")
         command.add_argument("--rounds", default=rounds, metavar="N", help="rounds of timing (default %(default)s)")
         command.add_argument("--out", required=True, metavar="DIR", help=f"folder for throughput_{name}.{{csv,md}}")
         if name != "host":
             command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-        if name not in ("sweep", "command"):
+        if name not in ("sweep", *SWEEPS):
             command.add_argument("--threads", metavar="N", help="threads of all implementations (default: torch's own)")
         else:
             command.add_argument("--data-dir", metavar="DIR", help="files of MNIST, as experiments.sweep takes them")
@@ -105,7 +109,7 @@ def measure(args: argparse.Namespace, started: float) -> int:
         return measurements.timed(args, started)
     table = args.out / f"throughput_{args.what}.csv"
     compare = measurements.COMMANDS[args.what]
-    if args.what == "command":
+    if args.what in SWEEPS:
         from experiments.sweep import sweep
 
         # Only the commands may import each other.

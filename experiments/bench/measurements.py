@@ -17,6 +17,7 @@ from experiments.bench import (
     command_time,
     gpu_info,
     gpu_timing,
+    halving_time,
     host_time,
     networks,
     population_time,
@@ -93,6 +94,18 @@ def command(args: argparse.Namespace, table: Path, sweep: Callable) -> tuple[str
     rows, rest = until_interrupted(compare, [command_time.SIZE], table)
     title = "The sweep command against its benchmark"
     return command_time.text(heading(title, device), rows[0]) if rows else "", rest
+
+
+def halving(args: argparse.Namespace, table: Path, sweep: Callable) -> tuple[str, list[tuple]]:
+    """Train halved and full sweeps in turn; return the report, "" if empty, and the rounds that were not reached.
+
+    sweep: `experiments.sweep.sweep`.
+    """
+    device = resolve_device(args.device)
+    compare = partial(halving_time.compare, sweep=sweep, data_dir=args.data_dir, device=device)
+    rows, rest = until_interrupted(compare, [(number,) for number in range(args.rounds)], table)
+    title = "Successive halving, and lanes that have diverged"
+    return halving_time.text(heading(title, device), rows) if rows else "", rest
 
 
 def host(args: argparse.Namespace, table: Path) -> tuple[str, list[tuple]]:
@@ -214,4 +227,4 @@ def save(table: Path, rows: list[dict]) -> None:
     files.replace(table, lambda path: pd.DataFrame(rows).to_csv(path, index=False))
 
 
-COMMANDS = {"sweep": sweep, "command": command, "host": host}
+COMMANDS = {"sweep": sweep, "command": command, "halving": halving, "host": host}
