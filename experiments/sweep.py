@@ -98,7 +98,7 @@ def sweep(task: str | Callable[[], Any] = "mnist", **options) -> Sweep:
         compare_alone: also time a sample of an ordinary run, to estimate the time of all runs one by one.
         target: loss (0.2) or accuracy ("95%") to which the report counts steps; None chooses a loss.
         confirm: number of fresh seeds on which the best configuration of each optimizer is run again.
-        progress: whether to show a bar, in a notebook as a widget.
+        progress: whether to show a bar, and in a notebook a view of the sweep; see `widget.view`.
     Returns: runs, diverged ones included, and curves as DataFrames, and provenance; see `results.Sweep`.
     Raises: OptionError or DataError, before anything is trained or written; OSError if a file cannot be written.
     """
@@ -129,21 +129,23 @@ def run(config: SweepConfig) -> Sweep:
 def train_and_draw(plan: Plan) -> Sweep:
     """Train and draw a plan, whose folder is opened."""
     # All before the training, so that what cannot be imported shows at once.
-    from experiments import confirmation
+    from experiments import confirmation, widget
     from experiments.reports import writer
     from experiments.sweeps import runner
 
     config, folder, started = plan.config, plan.config.out, time.monotonic()
     budget: Any = math.inf if config.time_budget is None else config.time_budget
-    result = runner.run(plan, folder, budget)
+    with widget.view(str(folder or plan.problem.data.name), config.progress) as show:
+        result = runner.run(plan, folder, budget, show)
     about, again = result.provenance, None
     about["target"] = config.target
     if config.confirm is not None and "unfinished" not in about:
         again = confirmation.fresh_plan(plan, result.runs, config.confirm)
     if again:
         confirmed = folder and folder / results.CONFIRMED
-        with runner.opened(again, confirmed, config.fresh):
-            fresh = runner.run(again, confirmed, max(0.0, budget - (time.monotonic() - started)))
+        shown = widget.view("the winners on fresh seeds", config.progress)
+        with runner.opened(again, confirmed, config.fresh), shown as show:
+            fresh = runner.run(again, confirmed, max(0.0, budget - (time.monotonic() - started)), show)
         if left := fresh.provenance.get("unfinished"):
             about["unfinished"] = {name: len(result.runs) + n for name, n in left.items()}
         else:

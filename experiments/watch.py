@@ -95,6 +95,16 @@ def place_of(state: State) -> str:
     return f"{stage}{where}, {state.alive} of {state.lanes} lanes alive"
 
 
+def time_of(state: State, since: tuple[float, int], is_over: bool) -> tuple[str, str]:
+    """Return when a sweep ends or, if that is over, how it has ended, as a name and words."""
+    from experiments.reports import aggregation
+
+    after = f"after {state.seconds:.0f} s of training"
+    if "unfinished" not in state.sweep.provenance:
+        return "ended", f"{aggregation.ends(state.sweep.runs)}, {after}"
+    return ("ended early", after) if is_over else ("ends", end_of(state, since))
+
+
 def end_of(state: State, since: tuple[float, int]) -> str:
     """Return when the sweep will end, in words. since: a time, in seconds since 1970, and the steps done by then."""
     left, seconds, done = state.total - state.done, state.seconds, state.done
@@ -142,16 +152,18 @@ def bars_of(state: State) -> list[tuple[str, float, str]]:
     return found
 
 
-def screen(folder: Path, state: State | None, since: tuple[float, int], console: Console) -> RenderableType:
-    """Return what a terminal shows."""
+def screen(
+    title: str, state: State | None, since: tuple[float, int], console: Console, is_over: bool = False
+) -> RenderableType:
+    """Return what a terminal shows. is_over: whether nobody works at the sweep any more."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(str(folder), style="bold")
+    heading = Text(title, style="bold")
     if state is None:
-        return Group(title, "The sweep has not begun to train.")
+        return Group(heading, "The sweep has not begun to train.")
     bars: Any = Table.grid(padding=(0, 1), expand=True)
     bars.add_column(no_wrap=True)
     bars.add_column(ratio=1, min_width=8)
@@ -164,12 +176,12 @@ def screen(folder: Path, state: State | None, since: tuple[float, int], console:
     facts.add_column()
     if state.stages > 1:
         facts.add_row("stage", f"{state.stage} of {state.stages}")
-    if len(state.chunks) > BARS or not state.lanes:
+    if "unfinished" in state.sweep.provenance and (len(state.chunks) > BARS or not state.lanes):
         facts.add_row("at work", place_of(state))
     facts.add_row("best so far", Text(best_of(state.sweep)))
-    facts.add_row("ends", end_of(state, since))
+    facts.add_row(*time_of(state, since, is_over))
     losses = state.lowest["loss"].tolist()
-    shown: list[RenderableType] = [title, bars, "", facts]
+    shown: list[RenderableType] = [heading, bars, "", facts]
     if len(losses) > 1 and console.encoding.startswith("utf"):
         labels = [f"{losses[0]:.4g}", *[""] * (HEIGHT - 2), f"{losses[-1]:.4g}"]
         room = max(map(len, labels))
@@ -215,7 +227,7 @@ def watch(folder: Path) -> int:
         with Live(console=console, auto_refresh=False) as live:
 
             def redraw(state: State | None, since: tuple[float, int]) -> None:
-                live.update(screen(folder, state, since, console), refresh=True)
+                live.update(screen(str(folder), state, since, console), refresh=True)
 
             left = follow(folder, redraw)
     else:

@@ -8,6 +8,8 @@ from typing import Any
 from tqdm.asyncio import tqdm_asyncio as text_bar
 from tqdm.auto import tqdm
 
+IS_WIDGET = tqdm is not text_bar
+"""Whether bars are widgets: in a Jupyter kernel that has ipywidgets."""
 EVERY = 10.0
 """Seconds between two lines of a bar that goes to a file or a pipe."""
 
@@ -40,6 +42,6 @@ class Lines(text_bar):
 
 def progress_bar(iterable: Iterable | None = None, **options) -> Any:
     """Return a tqdm bar, in a notebook a widget, or `Lines` if stderr is not a terminal; takes tqdm's options."""
-    if tqdm is text_bar and not sys.stderr.isatty():
+    if not IS_WIDGET and not sys.stderr.isatty():
         return Lines(iterable, **options)
     return tqdm(iterable, **{"dynamic_ncols": True, **options})

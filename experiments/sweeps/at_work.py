@@ -25,7 +25,6 @@ def writer(parts: Path, chunk: pd.DataFrame, started: float) -> Callable[[list[d
 
     started: when the training began, by `time.perf_counter`.
     """
-    rows = chunk[["key", "run_key", "begin", "end"]].reset_index(drop=True)
     next_at = 0.0
     remove(parts)
 
@@ -34,15 +33,26 @@ def writer(parts: Path, chunk: pd.DataFrame, started: float) -> Callable[[list[d
         now = time.perf_counter()
         if now < next_at or not points:
             return
-        curves = pd.concat([pd.DataFrame({k: np.asarray(v) for k, v in p.items()}) for p in points], ignore_index=True)
-        steps = pd.Series(diverged_at.numpy(), dtype="Int64")
-        lanes = rows.assign(lane=range(len(rows)), diverged_step=steps.where(steps > 0))
-        table = lanes.merge(curves, on="lane").drop(columns="lane").assign(chunk_seconds=now - started)
+        table = table_of(chunk, points, diverged_at, now - started)
         with contextlib.suppress(OSError):
             files.replace(parts / FILE, lambda path: path.write_bytes(table.to_parquet(index=False)))
         next_at = time.perf_counter() + max(EVERY, SHARE * (time.perf_counter() - now))
 
     return write
+
+
+def table_of(chunk: pd.DataFrame, points: list[dict], diverged_at: torch.Tensor, seconds: float) -> pd.DataFrame:
+    """Return the table of a chunk at work, as `read` does.
+
+    Args:
+        points, diverged_at: of `on_points`; see `population.train_lanes`.
+        seconds: that the chunk has taken so far.
+    """
+    curves = pd.concat([pd.DataFrame({k: np.asarray(v) for k, v in p.items()}) for p in points], ignore_index=True)
+    steps = pd.Series(diverged_at.numpy(), dtype="Int64")
+    rows = chunk[["key", "run_key", "begin", "end"]].reset_index(drop=True)
+    lanes = rows.assign(lane=range(len(rows)), diverged_step=steps.where(steps > 0))
+    return lanes.merge(curves, on="lane").drop(columns="lane").assign(chunk_seconds=seconds)
 
 
 def read(parts: Path) -> pd.DataFrame | None:

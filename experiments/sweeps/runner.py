@@ -5,13 +5,26 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.common import interrupts, run_info
 from experiments.common.progress import progress_bar
-from experiments.sweeps import checkpoints, chunks, live, ray_runner, reading, results, run_keys, rungs, stages
+from experiments.sweeps import (
+    checkpoints,
+    chunks,
+    live,
+    ray_runner,
+    reading,
+    results,
+    run_keys,
+    rungs,
+    stages,
+    watching,
+)
 from experiments.sweeps.ledger import Ledger, steps_of
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.results import Sweep
@@ -38,7 +51,12 @@ def opened(plan: Plan, out: Path | None, fresh: bool = False) -> Iterator[None]:
         yield
 
 
-def run(plan: Plan, out: Path | None = None, budget: float = math.inf) -> Sweep:
+def run(
+    plan: Plan,
+    out: Path | None = None,
+    budget: float = math.inf,
+    show: Callable[[Callable[[], watching.State]], object] = lambda state: None,
+) -> Sweep:
     """Train a plan's runs, in chunks, except those that the folder, which is `opened`, has already.
 
     Every finished chunk is written to the folder at once, and the state of the current one from time to time. The
@@ -46,6 +64,7 @@ def run(plan: Plan, out: Path | None = None, budget: float = math.inf) -> Sweep:
 
     budget: seconds, after which training ends at the next evaluation. The sweep is then as `reading.read_unfinished`
         returns it, and the folder as after an interrupt.
+    show: called when there is more to see, with what returns how far the sweep is.
     """
     config, ledgers = plan.config, []
     with contextlib.ExitStack() as stack:
@@ -63,13 +82,18 @@ def run(plan: Plan, out: Path | None = None, budget: float = math.inf) -> Sweep:
                 log = live.Log(out, asked, about) if config.log and out is not None else None
                 ends = Ends(caught, time.time() + budget)
                 bar = None
+
+                def look(running: Callable[[], pd.DataFrame | None]) -> None:
+                    about_runs = {"runs": asked, "about": about, "going": ledgers[-1].runs["run_key"]}
+                    show(lambda: state_of(plan, about_runs, ledgers, running()))
+
                 for ledger in stages.stages(plan, out and out / results.PARTS, asked["key"], slots):
                     ledgers.append(ledger)
                     if out is not None:
                         results.begin(out, asked, about, ledger.runs["run_key"], stage_of(plan, ledgers))
                     bar = bar or stack.enter_context(bar_of(plan, ledger))
                     works = len(ledger.todo) > 0
-                    train_stage(plan, ledgers, bar, ends, log)
+                    train_stage(plan, ledgers, bar, ends, log, look)
                     is_over = works and ends.are_here() and stages.n_ended(plan, ledger) < len(plan.runs)
                     if ledger.todo or is_over:
                         break
@@ -111,10 +135,18 @@ def stage_of(plan: Plan, ledgers: list[Ledger]) -> dict:
     return {"number": len(ledgers), "of": len(rungs.exponents(plan)), "keys": [*ledger.runs.index], "steps": steps}
 
 
-def train_stage(plan: Plan, ledgers: list[Ledger], bar, ends: Ends, log: live.Log | None) -> None:
+def state_of(plan: Plan, asked: dict, ledgers: list[Ledger], running: pd.DataFrame | None) -> watching.State:
+    """Return how far a sweep is. asked, running: as of `reading.so_far`."""
+    tables = [table for ledger in ledgers for table in ledger.tables]
+    running = reading.unless_finished(running, tables)
+    stage = stage_of(plan, ledgers)
+    return watching.state_of({**asked, "stage": stage}, tables, running, ledgers[-1].chunks, time.time())
+
+
+def train_stage(plan: Plan, ledgers: list[Ledger], bar, ends: Ends, log: live.Log | None, look: stages.Look) -> None:
     """Train what the last of the ledgers has left, until `ends` are here, and keep it there.
 
-    log: gets the values of every evaluation.
+    log, look: get the values of every evaluation.
     """
     *finished, ledger = ledgers
     before = sum(steps_of(one.runs) for one in finished)
@@ -129,12 +161,15 @@ def train_stage(plan: Plan, ledgers: list[Ledger], bar, ends: Ends, log: live.Lo
     if plan.config.engine == "ray":
         trained = ray_runner.train(plan, ledger, partial(stages.start_of, plan, ledger), ends.deadline)
     else:
-        trained = stages.train_here(plan, ledger, show, ends, log)
+        trained = stages.train_here(plan, ledger, show, ends, log, look)
+    if ledger.todo:
+        look(lambda: None)
     for chunk, table, state in trained:
         ledger.finish(chunk, table, state)
         if log:
             log.add(table, written=plan.config.engine == "local")
         show(ledger.steps_done)
+        look(lambda: None)
 
 
 def provenance(plan: Plan, out: Path | None) -> dict:

@@ -32,6 +32,8 @@ class Ends(NamedTuple):
 
 
 NEVER = Ends()
+Look = Callable[[Callable[[], pd.DataFrame | None]], object]
+"""Called when there is more to see of a sweep, with what returns the table of the chunk at work, if there is one."""
 
 
 def stages(plan: Plan, folder: Path | None, keys: Iterable[str], slots: int) -> Iterator[Ledger]:
@@ -69,7 +71,7 @@ def steps_left(plan: Plan, ledgers: list[Ledger]) -> int:
 
 
 def train_here(
-    plan: Plan, ledger: Ledger, on_step: Callable[[int], object], ends: Ends, log: live.Log | None
+    plan: Plan, ledger: Ledger, on_step: Callable[[int], object], ends: Ends, log: live.Log | None, look: Look
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict | None]]:
     """Train the chunks that are left until `ends` are here; yield each with its table and its state.
 
@@ -80,7 +82,7 @@ def train_here(
     while ledger.todo and not ends.caught:
         chunk = ledger.todo.popleft()
         try:
-            found = train_chunk(plan, chunk, ledger, on_step, ends, log)
+            found = train_chunk(plan, chunk, ledger, on_step, ends, log, look)
         except chunks.Paused:
             ledger.todo.appendleft(chunk)
             return
@@ -107,6 +109,7 @@ def train_chunk(
     on_step: Callable[[int], object] = lambda done: None,
     ends: Ends = NEVER,
     log: live.Log | None = None,
+    look: Look = lambda running: None,
 ) -> tuple[pd.DataFrame, dict | None]:
     """Train a chunk, from its checkpoint if there is one; return its table, and its state unless its runs have ended.
 
@@ -121,7 +124,13 @@ def train_chunk(
     followers: list[Callable[..., None]] = [log.follow(chunk["run_key"])] if log else []
     if ledger.folder:
         followers.append(at_work.writer(ledger.folder, chunk, started))
-    options["on_points"] = lambda *evaluated: [follow(*evaluated) for follow in followers]
+
+    def follow(points: list[dict], diverged_at: torch.Tensor) -> None:
+        for follower in followers:
+            follower(points, diverged_at)
+        look(lambda: at_work.table_of(chunk, points, diverged_at, time.perf_counter() - started))
+
+    options["on_points"] = follow
     before = ledger.steps_done - len(chunk) * int(chunk["begin"].iloc[0])
     options |= {"resume": resume, "deadline": ends.deadline}
     table, state = chunks.train(plan, chunk, on_step=lambda step: on_step(before + len(chunk) * step), **options)
