@@ -167,11 +167,12 @@ def train_and_draw(plan: Plan) -> Sweep:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise OptionError if a plan's results could not be compared, confirmed or measured against its target."""
+    """Raise OptionError if what a plan asks for, beside its runs, cannot be had."""
     from experiments.sweeps import cost, rungs
     from experiments.training import reference
 
-    rungs.exponents(plan)
+    if len(rungs.exponents(plan)) > 1:
+        cost.check_states(plan.config.out, rungs.bytes_kept(plan))
     for name in plan.n_runs if plan.config.compare_alone else ():
         reference.class_of(name)
     if plan.config.target is not None:

@@ -10,9 +10,7 @@ from tqdm.auto import tqdm
 
 from experiments.sweeps import at_work, checkpoints, chunks, run_keys
 from experiments.sweeps.chunks import cut
-
-STATE = ".state"
-"""The suffix of a file with the state of a chunk at the end of its stage, from which its runs go on in the next."""
+from experiments.sweeps.results import STATE
 
 
 class Ledger:

@@ -26,6 +26,8 @@ from experiments.training import optimizers
 
 RETRIES = 3
 """How often a chunk is trained again after its worker was lost."""
+AHEAD = 2
+"""How many chunks are submitted for each that can be trained at once. The states of the others stay where they are."""
 REACH_SECONDS = 5.0
 PACKAGES = ("kernels", "optim", "experiments")
 
@@ -55,13 +57,24 @@ def connected(address: str | None, device: str) -> Iterator[int]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OptionError(refusal(address, str(error).partition("\n")[0])) from error
     try:
-        kind = "GPU" if device.startswith("cuda") else "CPU"
-        slots = int(ray.cluster_resources().get(kind, 0))
+        slots = slots_of(device)
         if not slots:
-            raise OptionError(f"--device accepts one that the Ray cluster has, and it has no {kind}")
+            raise OptionError(f"--device accepts one that the Ray cluster has, and it has no {kind_of(device)}")
         yield slots
     finally:
         ray.shutdown()
+
+
+def kind_of(device: str) -> str:
+    """Return what Ray calls a device of which a chunk takes one."""
+    return "GPU" if device.startswith("cuda") else "CPU"
+
+
+def slots_of(device: str) -> int:
+    """Return how many chunks the connected cluster, as it is now, can train at once."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    return int(ray.cluster_resources().get(kind_of(device), 0))
 
 
 def check_reachable(address: str) -> None:
@@ -102,13 +115,16 @@ def train(
     # A task sees only the GPU that Ray gave it.
     shared = ray.put(plan._replace(device="cuda" if gpu else plan.device))
     task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)(train_one)
-    running, paused = {}, []
-    while ledger.todo or running:
-        while ledger.todo:
+    running, paused, is_first = {}, [], True
+    while True:
+        most = AHEAD * max(1, slots_of(plan.device))
+        # Some chunk gets on, however short the time is.
+        while ledger.todo and len(running) < most and (is_first or time.time() < deadline):
             chunk = ledger.todo.popleft()
-            # Some chunk gets on, however short the time is.
-            may_wait = len(running) > 0
-            running[task.remote(shared, chunk, given, *start_of(chunk), deadline, may_wait)] = chunk
+            running[task.remote(shared, chunk, given, *start_of(chunk), deadline, not is_first)] = chunk
+            is_first = False
+        if not running:
+            break
         (done, *_), _ = ray.wait(list(running))
         chunk = running.pop(done)
         try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RUNS, CURVES, PROVENANCE = "runs.parquet", "curves.parquet", "provenance.json"
 PARTS, ASKED, DRAWN, LOCK, CONFIRMED = "parts", "asked.json", "drawn.json", ".lock", "confirmed"
 LOG = "tensorboard"
+STATE = ".state"
+"""The suffix of a file with the state of a chunk at the end of its stage, from which its runs go on in the next."""
 GRID = "optimizers", "axes", "seeds", "sample", "configs"
 """The options of a sweep, as provenance.json has them, that say which of its runs are asked for.
 

@@ -149,3 +149,15 @@ def planned(plan: Plan) -> pd.DataFrame:
             found.append((number, name, setting, runs, steps, evaluated))
         left, before = number_at(plan, exponent) if exponent else left, ends
     return pd.DataFrame(found, columns=["stage", "optimizer", "setting", "runs", "steps", "evaluations"])
+
+
+def bytes_kept(plan: Plan) -> float:
+    """Return how many bytes of states a sweep keeps between rungs at most: those of a stage stay until the next ends.
+
+    Of an optimizer with smaller states than another's it is more than there will be.
+    """
+    # Gradients are not kept.
+    of_run = {number: one.memory.at_rest - 4 * one.problem.model.n_params for number, one in enumerate(plan.settings)}
+    stages = planned(plan)
+    sizes = (stages["runs"] * stages["setting"].map(of_run)).groupby(stages["stage"]).sum().iloc[:-1]
+    return float((sizes + sizes.shift(fill_value=0)).max())

@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 
 from experiments.sweeps import at_work, checkpoints, chunks, live, rungs
-from experiments.sweeps.ledger import STATE, Ledger, steps_of
+from experiments.sweeps.ledger import Ledger, steps_of
 from experiments.sweeps.plan import Plan
+from experiments.sweeps.results import STATE
 from experiments.training import lanes as lanes_
 
 SHARE = 50

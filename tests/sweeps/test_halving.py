@@ -9,6 +9,7 @@ from experiments.common.errors import OptionError
 from experiments.reports import aggregation
 from experiments.sweeps import cost, plan, reading, rungs
 from experiments.sweeps.config import SweepConfig
+from experiments.sweeps.ledger import Ledger
 from tests.conftest import spy_on_training
 from tests.sweeps.small import assert_same, train
 from tests.tables import last
@@ -160,3 +161,24 @@ def test_winners_are_confirmed_to_their_end():
     again = halved.provenance["confirmed"]["runs"]
     assert [run["status"] for run in again] == ["ok"] * 3
     assert {run["lr"] for run in again} == {halved.runs.set_index("status").loc["ok", "lr"]}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_states_between_rungs_take_the_bytes_that_have_to_be_free(optimizer, tmp_path, monkeypatch):
+    options, sizes, drop = {**GRID, "lr": LRS[1:6], "beta1": None, "hidden": 100}, [], Ledger.drop_states
+    options |= {"optimizer": optimizer}
+
+    def measured(ledger: Ledger) -> None:
+        sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("*.state")))
+        drop(ledger)
+
+    monkeypatch.setattr(Ledger, "drop_states", measured)
+    train(tmp_path, **options)
+    needed = rungs.bytes_kept(plan.make_plan(SweepConfig(task="regression", **options)))
+    # Of small states the names of tensors and the curves are more.
+    assert needed == pytest.approx(max(sizes), rel=0.05)
+    usage = cost.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: usage._replace(free=int(needed) - 1))
+    with pytest.raises(OptionError, match=r"^--halving accepts as many runs as there is room for: their states"):
+        train(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()

@@ -10,6 +10,7 @@ import pytest
 from experiments import sweep
 from experiments.sweeps import ray_runner, reading
 from tests.sweeps.processes import COMMAND, end_of, start
+from tests.sweeps.small import assert_same
 
 
 def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -101,3 +102,21 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
     # Chunks have other sizes here, on one thread each, so the runs are equal up to rounding.
     np.testing.assert_allclose(ray.runs.initial_eval_loss, local.runs.initial_eval_loss, rtol=1e-5)
     np.testing.assert_allclose(ray.runs.eval_loss.median(), local.runs.eval_loss.median(), rtol=0.2)
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_cluster_ends_in_time_and_goes_on_to_the_same_bits(tmp_path):
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    out, whole, asked = tmp_path / "out", tmp_path / "whole", ["--steps", 48, "--evaluations", 16, "--halving", 2]
+    assert end_of(start(out, *asked, "--engine", "ray", "--time-budget", "0.000001s")) == 0
+    said = out.with_suffix(".log").read_text()
+    assert "The time budget is over. Unfinished: 0 of 24 runs are finished" in said
+    # It is over before the first rung, in one chunk, and the others have not begun.
+    assert [path.suffix for path in (out / "parts").glob("*-*")] == [".pt"]
+    for folder in (out, whole):
+        assert end_of(start(folder, *asked, "--engine", "ray")) == 0
+        assert "Unfinished" not in folder.with_suffix(".log").read_text()
+    assert_same(reading.load(out), reading.load(whole))
+    chunks = [sorted(path.name.partition("-")[0] for path in (one / "parts").glob("*.parquet")) for one in (out, whole)]
+    assert chunks[0] == chunks[1]
+    assert not [*out.rglob("*.pt"), *out.rglob("*.state")]
