@@ -13,7 +13,7 @@ import pytest
 
 from experiments import compare, explorer, sweep
 from experiments.common.errors import OptionError
-from experiments.reports import aggregation, pairing, studies
+from experiments.reports import aggregation, pairing, studies, studies_page
 from experiments.sweeps import reading, results
 from tests.explored import find, leaf, written
 from tests.reports.artificial import sweep as artificial
@@ -168,6 +168,23 @@ def test_a_page_lists_differences_before_results(root, tmp_path, capsys):
     assert summary["eval_loss_median"].iloc[0] == pytest.approx(min(best.values()), rel=1e-12)
     assert summary["optimizer"].iloc[0].endswith(f"({min(best, key=lambda name: best[name])})")
     assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_a_halved_study_is_told_from_a_full_one(root, tmp_path):
+    written(tmp_path / "halved", **GRID, halving=2)
+    both = compare.load([tmp_path / "halved", root / "first"])
+    every = studies_page.tables(both)
+    text = studies_page.page(every, {})
+    assert "| halving | 2 | no |" in text
+    assert "Halving has stopped 9 of 12 runs of halved (at steps 4 to 8): their losses are those when it did." in text
+    assert "12 runs of halved are in first, too" in text
+    assert re.search("[0-3] of the 3 that ran to the end in both ended with equal losses.*; 9 were stopped", text)
+    assert "stopped, all runs" in text
+    assert "| 9 of 12 |" in text
+    (row,) = pairing.rivals(every.runs, every.summary, both)
+    assert row["n"] == 3
+    # Both have the same winner, to last bits.
+    assert abs(row["median"]) < 1e-6
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         number(lr_sensitivity(groups[name], of_optimizer(summary, name))).replace("nan", "-")
         for name in best["optimizer"]
     ]
-    counts = runs.assign(diverged=runs["status"] == "diverged").groupby("optimizer")["diverged"].agg(["sum", "size"])
+    ends = {status: runs["status"] == status for status in ("diverged", "stopped")}
+    counts = runs.assign(**ends, n=1).groupby("optimizer")[[*ends, "n"]].agg("sum")
     rows = best_configurations(best, len(best)).drop(columns="train loss")
     losses = tuning_losses(runs, summary)
     sizes = {name: len(losses[name]) for name in best["optimizer"]}
@@ -47,7 +48,11 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         equal = min(sizes.values())
         expected = [expected_best(losses[name], [equal])["mean"].item() for name in sizes]
         rows[f"expected best of {equal}"] = [number(loss, 4) for loss in expected]
-    rows["diverged, all runs"] = [f"{k} of {n}" for k, n in counts.loc[best["optimizer"]].to_numpy()]
+    rows["diverged, all runs"] = [f"{k} of {n}" for k, n in counts.loc[best["optimizer"], ["diverged", "n"]].to_numpy()]
+    if counts["stopped"].any():
+        rows["stopped, all runs"] = [
+            f"{k} of {n}" for k, n in counts.loc[best["optimizer"], ["stopped", "n"]].to_numpy()
+        ]
     return rows.assign(**{"lr sensitivity": numbers})
 
 

@@ -175,7 +175,7 @@ def repeated(one: Study, other: Study) -> str:
     ended = int((x.notna() & y.notna()).sum())
     equal, unlike = int((x == y).sum()), int((x.notna() != y.notna()).sum())
     text = f"{n_pairs} runs of {one.name} are in {other.name}, too, with the same configuration, seed and batches: "
-    text += f"{equal} of them ended with equal losses"
+    text += f"{equal} of {f'the {ended} that ran to the end in both' if n_stopped else 'them'} ended with equal losses"
     if equal < ended:
         text += f", the others {apart.median():.2g} of the loss apart (median; at most {apart.max():.2g})"
     text += f"; {n_stopped} were stopped by halving in one of the two alone" * bool(n_stopped)

@@ -200,12 +200,28 @@ def findings(every: All) -> list[str]:
     sentences = markdown.findings(of_steps, summary, {**provenance, "confirmed": True}, target)
     if len({str(study.provenance.get("device")) for study in found}) > 1:
         sentences.insert(0, "The studies were trained on different devices: seconds do not compare.")
+    if len({study.options.get("halving") for study in found}) > 1:
+        sentences.insert(0, f"{halved(found)} What counts all runs, such as how many reach a target, does not compare.")
     if steps.nunique() > 1:
         sentences.insert(0, f"Runs are not of one length: they take {steps.min():.0f} to {steps.max():.0f} steps.")
     if runs["model"].nunique() > 1:
         sentences.insert(0, "Models differ: a difference between studies is not the optimizer's alone.")
     pairs = itertools.combinations(found, 2)
     return [*sentences, *filter(None, (pairing.repeated(one, other) for one, other in pairs))]
+
+
+def halved(found: Sequence[Study]) -> str:
+    """Return a sentence on how many runs of each study halving has stopped, and when."""
+    parts = []
+    for study in found:
+        steps = (
+            study.runs.loc[study.runs["status"] == "stopped", "stopped_step"] if study.options.get("halving") else []
+        )
+        if len(steps):
+            parts.append(
+                f"{len(steps)} of {len(study.runs)} runs of {study.name} (at steps {min(steps)} to {max(steps)})"
+            )
+    return f"Halving has stopped {' and '.join(parts) or 'no runs'}: their losses are those when it did."
 
 
 def against_the_best(runs: pd.DataFrame, order: pd.DataFrame, found: Sequence[Study], note: str) -> list[str]:
