@@ -1,14 +1,17 @@
 """Does a Ray cluster train what one process does, though a worker dies, and is one that is not there named?"""
 
+import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import sweep
 from experiments.sweeps import ray_runner, reading
+from tests.pages import ROOT
 from tests.sweeps.processes import COMMAND, end_of, start
 from tests.sweeps.small import assert_same
 
@@ -33,10 +36,14 @@ def test_a_ray_cluster_that_is_not_there_is_one_sentence(tmp_path, capsys, monke
 
 
 LOSE_A_WORKER = """
-import os, signal, sys, threading, time
+import json, os, pathlib, signal, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster
 from experiments import sweep
+from experiments.reports import writer
+from tests.sweeps.small import write_report
+
+writer.write = write_report
 
 
 def add(**options):
@@ -75,27 +82,43 @@ def kill_one():
         time.sleep(0.05)
 
 threading.Thread(target=kill_one, daemon=True).start()
-code = sweep.main([*sys.argv[1:], "--engine", "ray", "--ray-address", nodes.address])
+for words in json.loads(sys.argv[1]):
+    if code := sweep.main([*words, "--engine", "ray", "--ray-address", nodes.address]):
+        break
+    parts = pathlib.Path(words[-1]) / "parts"
+    print(f"killed {len(killed)}", *sorted(path.suffix for path in parts.glob("*-*")))
 nodes.shutdown()
-print(f"killed {len(killed)}", file=sys.stderr)
 sys.exit(code)
 """
+ASKED = ["--steps", "4000", "--evaluations", "16", "--halving", "2"]
+"""The first rung is at the second evaluation. A plain sweep is the same with one stage."""
+N_CHUNKS = 9
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """Train a sweep on nodes that are processes of this machine, of which one is killed in its first chunk, to `ray`.
+
+    Train it again, with a budget that is over at its first evaluation and then to its end, to `again`. Return their
+    folder, and what the process said.
+    """
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    folder = tmp_path_factory.mktemp("cluster")
+    budget = ["--time-budget", "0.000001s"]
+    commands = [("ray", []), ("again", budget), ("again", [])]
+    words = [[*COMMAND, *ASKED, *options, "--out", str(folder / name)] for name, options in commands]
+    command = [sys.executable, "-c", LOSE_A_WORKER, json.dumps(words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 @pytest.mark.slow
-def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(tmp_path):
-    """Use nodes that are processes of this machine, and kill a worker in its first chunk."""
-    pytest.importorskip("ray", reason="needs the extra cluster")
-    # A plain sweep is the same with one stage.
-    asked, n_chunks = ["--steps", "4000", "--halving", "2"], 9
-    words = [*COMMAND, *asked, "--out", str(tmp_path / "ray")]
-    done = subprocess.run([sys.executable, "-c", LOSE_A_WORKER, *words], capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    assert "killed 1" in done.stderr
-    assert len(list((tmp_path / "ray" / "parts").glob("*.parquet"))) == n_chunks
-    assert not list(tmp_path.rglob("*.state"))
-    assert end_of(start(tmp_path / "here", *asked)) == 0
-    ray, local = reading.load(tmp_path / "ray"), reading.load(tmp_path / "here")
+def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_killed(trained):
+    folder, said = trained
+    assert f"killed 1{N_CHUNKS * ' .parquet'}\n" in said
+    assert end_of(start(folder / "here", *ASKED)) == 0
+    ray, local = reading.load(folder / "ray"), reading.load(folder / "here")
     assert ray.provenance["engine"] == "ray"
     keys = ["run_id", "lr", "beta1", "seed", "status", "stopped_step"]
     assert ray.runs[keys].equals(local.runs[keys])
@@ -105,18 +128,15 @@ def test_two_workers_of_a_ray_cluster_train_what_one_process_does_though_one_is_
 
 
 @pytest.mark.slow
-def test_a_sweep_on_a_cluster_ends_in_time_and_goes_on_to_the_same_bits(tmp_path):
-    pytest.importorskip("ray", reason="needs the extra cluster")
-    out, whole, asked = tmp_path / "out", tmp_path / "whole", ["--steps", 48, "--evaluations", 16, "--halving", 2]
-    assert end_of(start(out, *asked, "--engine", "ray", "--time-budget", "0.000001s")) == 0
-    said = out.with_suffix(".log").read_text()
-    assert "The time budget is over. Unfinished: 0 of 24 runs are finished" in said
-    # It is over before the first rung, in one chunk, and the others have not begun.
-    assert [path.suffix for path in (out / "parts").glob("*-*")] == [".pt"]
-    for folder in (out, whole):
-        assert end_of(start(folder, *asked, "--engine", "ray")) == 0
-        assert "Unfinished" not in folder.with_suffix(".log").read_text()
-    assert_same(reading.load(out), reading.load(whole))
-    chunks = [sorted(path.name.partition("-")[0] for path in (one / "parts").glob("*.parquet")) for one in (out, whole)]
+def test_a_sweep_on_a_cluster_ends_in_time_and_goes_on_to_the_same_bits(trained):
+    folder, said = trained
+    _, early, ended, _ = said.split("killed 1")
+    assert "The time budget is over. Unfinished: 0 of 24 runs are finished" in early
+    # Some chunk gets on, to its first evaluation, and the others have not begun.
+    assert ended.startswith(" .pt\n")
+    assert "Unfinished" not in ended
+    assert_same(reading.load(folder / "again"), reading.load(folder / "ray"))
+    chunks = [
+        sorted(path.name.partition("-")[0] for path in (folder / name).glob("parts/*-*")) for name in ("ray", "again")
+    ]
     assert chunks[0] == chunks[1]
-    assert not [*out.rglob("*.pt"), *out.rglob("*.state")]
