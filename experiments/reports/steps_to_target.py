@@ -30,21 +30,29 @@ COLUMNS = ("steps_to_target", "seconds_to_target")
 def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | None:
     """Return a loss that a quarter of each optimizer's configurations ends at or below, to two digits.
 
-    If some ended early, it is a quarter of those that were trained to the end. An optimizer does not count if less than
-    a quarter of its configurations end below the loss before training; if none counts, return None. order: as of
-    `aggregation.ranked`.
+    If those that were trained to the end are fewer, it is a loss that all of them reach. An optimizer does not count if
+    less than a quarter of its configurations end below the loss before training; if none counts, return None. order: as
+    of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    if (stopped := early.is_early(order)).any():
-        reached = np.isfinite(order["eval_loss_median"]) & ~stopped
-        order = order.loc[reached] if reached.any() else order
-    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")
-    quarters = quarters.loc[:, "eval_loss_median"]
+    quarters = pd.Series([quarter(own) for _, own in order.groupby("optimizer")])
     trained = quarters.loc[(quarters < initial_loss(runs)) & (quarters > 0)]
     if trained.empty:
         return None
     unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)
     return Target("eval_loss", float(f"{math.ceil(trained.max() / unit * (1 - 1e-9)) * unit:.2g}"))
+
+
+def quarter(order: pd.DataFrame) -> float:
+    """Return the lowest quartile of the losses of one optimizer's configurations, and at most the highest final one.
+
+    order: as of `aggregation.ranked`.
+    """
+    losses, stopped = order["eval_loss_median"], early.is_early(order)
+    reached = losses[~stopped & np.isfinite(losses)]
+    if stopped.any() and len(reached):
+        return float(reached.iloc[min((len(losses) - 1) // 4, len(reached) - 1)])
+    return float(losses.quantile(0.25, interpolation="lower"))
 
 
 def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
