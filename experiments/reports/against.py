@@ -228,7 +228,7 @@ def described(of: Table, scale: figures.Scale, strips: bool) -> list[str]:
         found = [f"The lowest {median} that an optimizer reaches {where} with everything else."]
     found.append(f"A star is its best {of.axis}.")
     if of.ended:
-        where_hollow = "" if of.sampled else ", where no configuration of an optimizer reached the end"
+        where_hollow = "" if of.sampled else ", where an optimizer has no other"
         found += early.hollow(of.ended, True, f"Hollow marks{where_hollow}")
     if strips:
         found.append(f"The strip at the top counts the runs that diverged {where}; the darker, the more of all.")
