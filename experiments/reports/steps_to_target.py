@@ -131,9 +131,9 @@ def figure(
             caption.append(f"Then: {of}, of the fastest configuration at each {name}.")
         if not np.isfinite(table["steps_to_target_median"]).all():
             missed = "missed it on at least half of their seeds" if order["n_seeds"].max() > 1 else "missed it"
-            caption.append(f"Configurations in the strip {missed}.")
-            which = "The number after a +" if many else "Hollow"
-            caption += [f"{which}: {ended}, without having met it."] * hollow
+            which = ("Before a + in the strip:", "after it:") if many else ("A ✕ in the strip:", "hollow:")
+            strip = f"{which[0]} {missed}; {which[1]} {ended}, without having met it."
+            caption.append(strip if hollow else f"Configurations in the strip {missed}.")
     return layout.finished(drawn, reached, 4, figsize, caption)
 
 
