@@ -109,7 +109,7 @@ def ranking(
         ax.plot([], [], "o", color="0.6", **looks.HOLLOW, label=ended)
     for row, name in enumerate(styles):
         which = (order["optimizer"] == name).to_numpy()
-        own, hollow = (losses[which & of].to_numpy() for of in (~stopped, stopped))
+        own, hollow = (losses.loc[which & of].to_numpy() for of in (~stopped, stopped))
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         ax.plot(scale.inside(own), np.full(len(own), row), "|", color="0.6", markersize=5, zorder=2)
         early.marks(ax, scale.inside(hollow), np.full(len(hollow), row), "0.6", markersize=3)

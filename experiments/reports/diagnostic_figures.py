@@ -143,7 +143,7 @@ def median_line(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str,
     shown = np.isfinite(median)
     ax.plot(median.index[shown], median[shown], **look)
     if np.isfinite(last) and shown.any():
-        early.ends(ax, median.index[shown][-1], median[shown].iloc[-1], look["color"])
+        early.ends(ax, median.index[shown][-1], median.loc[shown].iloc[-1], look["color"])
     if len(ids) > 1:
         # A band that is far above all medians would flatten the lines.
         high = high.clip(upper=2 * median[shown].max())

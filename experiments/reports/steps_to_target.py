@@ -49,7 +49,7 @@ def quarter(order: pd.DataFrame) -> float:
     order: as of `aggregation.ranked`.
     """
     losses, stopped = order["eval_loss_median"], early.is_early(order)
-    reached = losses[~stopped & np.isfinite(losses)]
+    reached = losses.loc[~stopped & np.isfinite(losses)]
     if stopped.any() and len(reached):
         return float(reached.iloc[min((len(losses) - 1) // 4, len(reached) - 1)])
     return float(losses.quantile(0.25, interpolation="lower"))
@@ -212,7 +212,7 @@ def fastest_of_each(ax: Axes, table: pd.DataFrame, styles: dict[str, looks.Look]
     ax.axvspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
     for row, name in enumerate(names):
         which = table["optimizer"] == name
-        own, stopped = steps[which].to_numpy(), table.loc[which, "early"].to_numpy()
+        own, stopped = steps.loc[which].to_numpy(), table.loc[which, "early"].to_numpy()
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         met = np.isfinite(own)
         ax.plot(own[met], np.full(met.sum(), row), "|", color="0.6", markersize=5)
