@@ -133,6 +133,7 @@ def view(
             [
                 f"{what}, {optimizer}; held: {kept}. {len(runs)} of {len(whole)} runs.",
                 *([markdown.DIVERGED] if (runs["status"] == "diverged").any() else []),
+                *([markdown.STOPPED] if runs["status"].isin(aggregation.EARLY).any() else []),
                 *([left] if (left := markdown.unfinished_sentence(sweep.provenance)) else []),
             ]
         ),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 
-from experiments.reports import figures, layout, looks
+from experiments.reports import early, figures, layout, looks
 from experiments.reports.aggregation import INFINITE, initial_loss, scored, seeds, short
 from experiments.training.axes import LOG, WORDS, scale_of
 
@@ -25,13 +25,16 @@ class Series(NamedTuple):
     Attributes:
         rows: its best configuration at each value, in ascending order.
         x: their positions on the axis of a figure.
-        kept: places of those that a line joins: all, or of a sample the best in each part of the axis.
+        kept: places of those that a line joins: all, or of a sample the best in each part of the axis. A line has gaps
+            at those that are early.
+        early: which of the rows ended early: at that value, none of an optimizer's reached its last step.
         n_diverged, n: numbers of runs that diverged, and of all, in each part.
     """
 
     rows: pd.DataFrame
     x: np.ndarray
     kept: np.ndarray
+    early: np.ndarray
     n_diverged: np.ndarray
     n: np.ndarray
 
@@ -43,6 +46,7 @@ class Table(NamedTuple):
         edges: of the parts of the axis: one for each value of a grid, or `PARTS` equal ones of a sample.
         sampled: whether every value belongs to one configuration.
         counts: numbers of seeds of the configurations.
+        ended: how those ended that ended early, as of `early.words`; "" if none did.
     """
 
     axis: str
@@ -52,6 +56,7 @@ class Table(NamedTuple):
     series: dict[str, Series]
     initial: float
     counts: pd.Series
+    ended: str
 
     @property
     def losses(self) -> np.ndarray:
@@ -71,10 +76,12 @@ def table(runs: pd.DataFrame, order: pd.DataFrame, axis: str, sampled: bool) -> 
     for name in dict.fromkeys(known["optimizer"]):
         rows, own = best.loc[best["optimizer"] == name], (tried["optimizer"] == name).to_numpy()
         x = figures.positions(rows[axis], axis, grid)
-        kept = envelope(rows["eval_loss_median"].to_numpy(), x, edges) if sampled else np.arange(len(rows))
+        stopped, losses = early.is_early(rows), rows["eval_loss_median"].to_numpy()
+        kept = envelope(losses, stopped, x, edges) if sampled else np.arange(len(rows))
         counts = (np.histogram(at[which], edges)[0] for which in (own & gone, own))
-        series[str(name)] = Series(rows, x, kept, *counts)
-    return Table(axis, grid, edges, sampled, series, initial_loss(runs), order["n_seeds"])
+        series[str(name)] = Series(rows, x, kept, stopped, *counts)
+    ended = early.words(runs) if any(one.early.any() for one in series.values()) else ""
+    return Table(axis, grid, edges, sampled, series, initial_loss(runs), order["n_seeds"], ended)
 
 
 def parts(at: np.ndarray, sampled: bool) -> np.ndarray:
@@ -87,11 +94,15 @@ def parts(at: np.ndarray, sampled: bool) -> np.ndarray:
     return np.concatenate([[at[0] - first / 2], (at[1:] + at[:-1]) / 2, [at[-1] + last / 2]])
 
 
-def envelope(losses: np.ndarray, x: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the place of the lowest finite loss in each part of an axis. x: positions in ascending order."""
+def envelope(losses: np.ndarray, stopped: np.ndarray, x: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the place of the lowest finite loss in each part of an axis, of one that was not stopped if there is one.
+
+    x: positions in ascending order.
+    """
     part = np.digitize(x, edges)
     groups = [np.flatnonzero((part == k) & np.isfinite(losses)) for k in np.unique(part)]
-    return np.array([group[np.argmin(losses[group])] for group in groups if len(group)], dtype=int)
+    found = [group[np.lexsort((losses[group], stopped[group]))[0]] for group in groups if len(group)]
+    return np.array(found, dtype=int)
 
 
 def panel(ax: Axes, of: Table, styles: dict[str, looks.Look], behind: bool = False, legend: bool = True) -> list[str]:
@@ -111,10 +122,7 @@ def panel(ax: Axes, of: Table, styles: dict[str, looks.Look], behind: bool = Fal
     scale = figures.loss_scale(ax, of.losses, of.initial, {"diverged": size} if strips else {})
     if behind:
         others = [one for name, one in of.series.items() if name not in styles]
-        paths = [
-            np.column_stack([one.x[one.kept], scale.inside(one.rows["eval_loss_median"].to_numpy()[one.kept])])
-            for one in others
-        ]
+        paths = [np.column_stack([one.x[one.kept], scale.inside(joined_losses(one))[one.kept]]) for one in others]
         style: dict[str, Any] = {"colors": looks.BEHIND, "linewidths": 0.8, "zorder": 1}
         text = "every other optimizer" if legend else None
         ax.add_collection(LineCollection([path for path in paths if len(path)], **style, label=text))
@@ -124,8 +132,9 @@ def panel(ax: Axes, of: Table, styles: dict[str, looks.Look], behind: bool = Fal
         optimizer(ax, one, look, scale, joined, of.sampled, place, label)
         if (above := scale.is_above(one.rows["eval_loss_median"])).any():
             row = next(name for name in scale.rows if name.startswith("above"))
-            height = np.full(above.sum(), scale.within(row, (place + 0.5) / len(drawn)))
-            ax.plot(one.x[above], height, "^", color=look.colour, markersize=4, transform=ax.get_xaxis_transform())
+            height = scale.within(row, (place + 0.5) / len(drawn))
+            style: dict[str, Any] = {"color": look.colour, "markersize": 4, "transform": ax.get_xaxis_transform()}
+            early.apart(ax, one.x[above], height, one.early[above], "^", **style)
     for place, name in enumerate(crossed):
         # The best is at the top, as in the legend.
         ends = [scale.within("diverged", 1 - (place + share) / len(crossed)) for share in (1, 0)]
@@ -134,6 +143,8 @@ def panel(ax: Axes, of: Table, styles: dict[str, looks.Look], behind: bool = Fal
         if of.counts.max() > 1 and not of.sampled:
             figures.explain_band(ax, f"{'band' if joined else 'bar'}: quartiles of {seeds(of.counts)}")
         ax.plot([], [], "*", color="white", **STAR, label=f"best {of.axis}")
+        if of.ended:
+            ax.plot([], [], "o", color=looks.INK, **looks.HOLLOW, label=of.ended)
     figures.before_training(ax, of.initial, legend)
     figures.ticks(ax, "x", pd.Series(of.grid), of.axis, of.sampled)
     edge = 0.02 * (of.edges[-1] - of.edges[0])
@@ -141,11 +152,22 @@ def panel(ax: Axes, of: Table, styles: dict[str, looks.Look], behind: bool = Fal
     return described(of, scale, strips)
 
 
+def joined_losses(one: Series) -> np.ndarray:
+    """Return the losses that a line joins: NaN for those that are early."""
+    return np.where(one.early, np.nan, one.rows["eval_loss_median"].to_numpy())
+
+
+def best_place(one: Series) -> int | None:
+    """Return the place of the lowest loss of those that are not early; None if all others diverged."""
+    losses = joined_losses(one)
+    return int(np.nanargmin(losses)) if np.isfinite(losses).any() else None
+
+
 def labelled(name: str, one: Series, of: Table) -> str:
     """Return an optimizer with its best loss, and where on the axis that is."""
-    best = one.rows.loc[one.rows["eval_loss_median"].idxmin()]
-    if not np.isfinite(best["eval_loss_median"]):
-        return f"{name}: every run diverged"
+    if (place := best_place(one)) is None:
+        return f"{name}: every run diverged" if not one.early.any() else f"{name}: none reached the end"
+    best = one.rows.iloc[place]
     return f"{name}: {figures.result(best['eval_loss_median'], of.initial)} at {of.axis} {short(best[of.axis])}"
 
 
@@ -160,10 +182,11 @@ def optimizer(
     label: str | None,
 ) -> None:
     """Draw the line of an optimizer, its spread over seeds, and a star at its best. place: 0 for the best."""
-    losses = one.rows["eval_loss_median"].to_numpy()
-    inside = scale.inside(losses)
+    inside = scale.inside(joined_losses(one))
     shown = np.isfinite(inside)
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "zorder": 3 - place / 99}
+    hollow = scale.inside(one.rows["eval_loss_median"].to_numpy()[one.early])
+    early.marks(ax, one.x[one.early], hollow, look.colour, marker=look.marker)
     if sampled:
         ax.plot(one.x, inside, **{**style, "alpha": 0.35}, linestyle="none", markersize=3)
         ax.plot(one.x[one.kept], inside[one.kept], **style, markersize=4, label=label)
@@ -174,8 +197,7 @@ def optimizer(
             ax.fill_between(one.x, low, high, where=shown, color=look.colour, alpha=0.13, linewidth=0)
         else:
             ax.vlines(one.x[shown], low[shown], high[shown], color=look.colour, alpha=0.4, linewidth=3)
-    if shown.any():
-        best = int(np.argmin(losses))
+    if (best := best_place(one)) is not None:
         ax.plot(one.x[best], inside[best], "*", color=look.colour, **STAR, zorder=4 - place / 99)
 
 
@@ -205,6 +227,9 @@ def described(of: Table, scale: figures.Scale, strips: bool) -> list[str]:
     else:
         found = [f"The lowest {median} that an optimizer reaches {where} with everything else."]
     found.append(f"A star is its best {of.axis}.")
+    if of.ended:
+        where_hollow = "" if of.sampled else ", where an optimizer has no other"
+        found += early.hollow(of.ended, True, f"Hollow marks{where_hollow}")
     if strips:
         found.append(f"The strip at the top counts the runs that diverged {where}; the darker, the more of all.")
     return [*found, *figures.said(scale, of.losses, of.initial)]

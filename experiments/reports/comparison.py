@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments.common.numbers import number
-from experiments.reports import against, figures, layout, looks
+from experiments.reports import against, early, figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
     best_configurations,
@@ -106,25 +106,31 @@ def ranking(
     order = order.assign(optimizer=order["optimizer"].astype(str))
     losses, gone = order["eval_loss_median"], scored(runs, "eval_loss") >= INFINITE
     scale = figures.loss_scale(ax, losses, initial, along="x")
-    best = best_of_each(order).set_index("optimizer")
+    stopped = early.is_early(order)
+    best = best_of_each(order.assign(early=stopped)).set_index("optimizer")
     counts = gone.groupby(runs["optimizer"].astype(str)).agg(["sum", "size"])
     coloured = styles if len(styles) <= len(looks.COLOURS) else looks.emphasised(styles)
+    if ended := early.words(runs) * bool(stopped.any()):
+        ax.plot([], [], "o", color="0.6", **looks.HOLLOW, label=ended)
     for row, name in enumerate(styles):
-        own = losses.loc[order["optimizer"] == name].to_numpy()
+        which = (order["optimizer"] == name).to_numpy()
+        own, hollow = (losses.loc[which & of].to_numpy() for of in (~stopped, stopped))
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         ax.plot(scale.inside(own), np.full(len(own), row), "|", color="0.6", markersize=5, zorder=2)
-        above = scale.is_above(own)
+        early.marks(ax, scale.inside(hollow), np.full(len(hollow), row), "0.6", markersize=3)
+        above = which & scale.is_above(losses)
         if above.any():
-            strip_name = next(iter(scale.rows))
-            at = np.full(above.sum(), scale.within(strip_name))
-            ax.plot(at, np.full(len(at), row), ">", color="0.6", markersize=3, transform=ax.get_yaxis_transform())
+            at = np.full(above.sum(), scale.within(next(iter(scale.rows))))
+            style: dict[str, Any] = {"color": "0.6", "markersize": 3, "transform": ax.get_yaxis_transform()}
+            early.apart(ax, at, row, stopped[above], ">", **style)
         found = best.loc[name]
         median, *ends = np.clip(
             found[["eval_loss_median", "eval_loss_q25", "eval_loss_q75"]].astype(float), scale.low, scale.high
         )
         if np.isfinite(found["eval_loss_median"]):
             ax.plot(ends, [row, row], color=look.colour, linewidth=3, alpha=0.4, zorder=3)
-            ax.plot(median, row, look.marker, color=look.colour, markersize=6, zorder=4)
+            mark: dict[str, Any] = {"markerfacecolor": "none"} if found["early"] else {}
+            ax.plot(median, row, look.marker, color=look.colour, markersize=6, zorder=4, **mark)
         n, of = counts.loc[name]
         text = f"{n}/{of}" if n else ""
         ax.text(1.01, row, text, va="center", fontsize="x-small", transform=ax.get_yaxis_transform())
@@ -138,6 +144,7 @@ def ranking(
     ax.set(xlabel=f"final {loss_name}{LOG_SCALE}", title="the best of each optimizer, and all others")
     of = " (median over seeds; bars: quartiles)" if order["n_seeds"].max() > 1 else ""
     found = [f"Each row is an optimizer, the best first: a mark is its best configuration{of}, a stroke any other."]
+    found += early.hollow(ended, stopped)
     found += ["At the right: how many of its runs diverged."] if gone.any() else []
     return [*found, *figures.said(scale, losses, initial)]
 
@@ -194,7 +201,7 @@ def budget(
     """
     order = ranked(runs, order)
     styles, initial = looks_of(order), initial_loss(runs)
-    coloured = looks.emphasised(styles)
+    coloured, ended = looks.emphasised(styles), early.words(runs)
     curves = {name: expected_best(losses, budgets(len(losses))) for name, losses in tuning_losses(runs, order).items()}
     drawn, (ax,) = layout.canvas(1, figsize, 6.5, 4.4)
     values = np.concatenate([curve["mean"] for curve in curves.values()])
@@ -232,6 +239,9 @@ def budget(
         "The lowest loss that one expects after trying so many of an optimizer's configurations in random order, and "
         "the inter-quartile range over orders, not over seeds: exact for these configurations and the medians that "
         f"they have here. A configuration that is worse than no training counts as no training.{few}",
+        f"What was {ended} counts with its loss then, which is what trying it found: at the end it might be lower."
+        if ended
+        else "",
         *figures.said(scale, np.minimum(values, scale.high), initial),
     ]
     return layout.finished(drawn, runs, 3, figsize, caption)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments.common.numbers import number
-from experiments.reports import comparison, figures, layout, looks
+from experiments.reports import comparison, early, figures, layout, looks
 from experiments.reports.aggregation import INFINITE, best_of_each, label, ranked, seeds, unscored, varied_axes
 from experiments.training.diagnostics import OF_GROUP
 
@@ -71,6 +71,8 @@ def diagnostics(
         figures.explain_band(axes["grad_norm"], f"band: quartiles of {seeds(counts)}")
     if (chosen["status"] == "diverged").any():
         axes["grad_norm"].plot([], [], "x", color=looks.INK, label="diverged at this step")
+    if ended := early.words(chosen):
+        axes["grad_norm"].plot([], [], looks.END, color=looks.INK, label=ended)
     axes["unusual_updates"].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
     colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.88, len(of_groups)))]
@@ -103,6 +105,7 @@ def caption_of(chosen: pd.DataFrame, lines: list, shown: list) -> list[str]:
         else "",
         "Lines are medians over seeds." if max(len(line.ids) for line in lines) > 1 else "",
         "A ✕ at the top is where a run diverged." if (chosen["status"] == "diverged").any() else "",
+        f"A | at the end of a line: {early.words(chosen)}." if early.words(chosen) else "",
     ]
 
 
@@ -127,14 +130,20 @@ def group_names(n: int, groups: list[dict] | None = None) -> list[str]:
 
 
 def median_line(ax: Axes, runs: pd.DataFrame, curves: pd.DataFrame, column: str, ids: list[int], **look) -> np.ndarray:
-    """Draw the median of a column of curves over runs against the step, in a band of quartiles; return all values."""
-    ends = runs.set_index("run_id").loc[ids, "diverged_step"].astype(float)
+    """Draw the median of a column of curves over runs against the step, in a band of quartiles; return all values.
+
+    Where a seed has ended early, the line ends at a |.
+    """
+    own, last = runs.set_index("run_id").loc[ids], early.last_step(runs.loc[runs["run_id"].isin(ids)])
+    ends = own["diverged_step"].astype(float)
     table = curves[curves["run_id"].isin(ids)].pivot(index="step", columns="run_id", values=column)[ids]
     gone = table.index.to_numpy()[:, None] > ends.to_numpy()
-    table = table.mask(np.isinf(table) | gone, INFINITE)
+    table = table.mask(np.isinf(table) | gone, INFINITE).loc[:last]
     low, median, high = (unscored(table.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
     shown = np.isfinite(median)
     ax.plot(median.index[shown], median[shown], **look)
+    if np.isfinite(last) and shown.any():
+        early.ends(ax, median.index[shown][-1], median.loc[shown].iloc[-1], look["color"])
     if len(ids) > 1:
         # A band that is far above all medians would flatten the lines.
         high = high.clip(upper=2 * median[shown].max())

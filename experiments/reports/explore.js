@@ -55,7 +55,7 @@ function sliders(axis, state, update) {
 
 // A table of configurations, those that are pinned first.
 function table(columns, cell, state, pin, update) {
-  const value = (column, c) => (column.at ? position(column, c) : column.values[c] ?? Infinity);
+  const value = (column, c) => (column.ranks ? c : column.at ? position(column, c) : column.values[c] ?? Infinity);
   const heads = columns.map((column) => make("th", { scope: "col" }, button(column.label)));
   heads.forEach((head, i) => head.firstChild.addEventListener("click", () => {
     state.ascending = state.sort !== columns[i] || !state.ascending;
@@ -90,7 +90,7 @@ function table(columns, cell, state, pin, update) {
 }
 
 async function explore() {
-  const { axes, results, runs, metrics, step, initial, thinned } = JSON.parse(await unpack("sweep"));
+  const { axes, results, runs, metrics, step, initial, thinned, early } = JSON.parse(await unpack("sweep"));
   const library = document.createElement("script");
   library.textContent = await unpack("plotly");
   document.head.append(library);
@@ -102,12 +102,16 @@ async function explore() {
   chosen.forEach((axis) => { axis.isAxis = true; });
   metrics.forEach((metric) => { metric.scale = scaleOf(metric, initial); });
   const { score, ends } = scores(loss);
+  const stopped = (c) => early !== null && early.steps[c] !== null;
+  const lossOf = (c) => valueOf(loss, c) + (stopped(c) ? ` at step ${early.steps[c]}, ${early.words}` : "");
+  // No final losses: sorted by them, what was stopped comes after the others.
+  loss.ranks = early !== null;
   const named = (c) =>
     chosen.filter((axis) => valueOf(axis, c) !== "-").map((axis) => `${axis.label} ${valueOf(axis, c)}`).join(", ");
   const percent = (value) => (value === null ? "-" : `${(100 * value).toFixed(2)}%`);
   const cell = (column, c) => {
     if (column.texts) return valueOf(column, c);
-    if (column.name === "steps_to_target_median" && column.values[c] === null) return "missed";
+    if (column.name === "steps_to_target_median" && column.values[c] === null) return stopped(c) ? "stopped" : "missed";
     return (column.name === "eval_accuracy_median" ? percent : shown)(column.values[c]);
   };
   const columns = [...axes, ...results];
@@ -115,7 +119,9 @@ async function explore() {
 
   // What the reader has chosen; everything is drawn from it.
   const diverged = (c) => valueOf(loss, c) === "diverged";
-  const state = { brushes: new Map(), words: "", pinned: [], sort: loss, ascending: true, rows: 50, diverged };
+  const isCut = (run) => early.runs[run];
+  const choices = { brushes: new Map(), words: "", pinned: [], sort: loss, ascending: true, rows: 50 };
+  const state = { ...choices, diverged, stopped, isCut };
   function pin(c) {
     const others = state.pinned.filter((other) => other !== c);
     state.pinned = others.length < state.pinned.length ? others : [...others, c].slice(-PINS.length);
@@ -160,7 +166,7 @@ async function explore() {
     const fits = (c) => brushes.every(([axis, ranges]) => within(ranges, position(axis, c)));
     const selected = all.filter((c) => searched[c].includes(state.words) && fits(c));
     filters.forEach(({ follow }) => follow());
-    const best = selected.length ? ` Best: ${named(selected[0])}; evaluation loss ${valueOf(loss, selected[0])}.` : "";
+    const best = selected.length ? ` Best: ${named(selected[0])}; evaluation loss ${lossOf(selected[0])}.` : "";
     const most = `The panels draw at most ${LINES} lines, the curves of ${CURVES}, and ${MARKS} points:`;
     const left = selected.length > CURVES ? ` ${most} the best, and some of all others.` : "";
     count.textContent = `${selected.length} of ${all.length} configurations.${best}${left}`;
@@ -186,9 +192,12 @@ async function explore() {
   const help =
     "Drag a box over an axis of the first panel, or move a slider, to filter. Click a curve, a cell or a row to " +
     "highlight its configuration everywhere.";
+  const hollow = early && "Dotted lines over the axes, hollow points, cells with a ○, and curves that end at a |: " +
+    `${early.words}, with the loss at the last evaluation. They come after the others.`;
   section.append(
     make("p", {}, help),
     make("p", {}, `loss ${ends[0]} `, bar, ` ${ends[1]} and above, or diverged (✕)`),
+    ...(hollow ? [make("p", { id: "early" }, hollow)] : []),
     controls(labelled("Containing", words), clear, release),
     make("details", { open: innerWidth > 700 }, make("summary", { textContent: "Filters" }), fields),
     count,
@@ -216,13 +225,14 @@ async function explore() {
     element.on("plotly_click", ({ points }) => { const it = found(points[0]); if (it) pin(it.c); });
   }
   const ofConfiguration = ({ customdata: c }) =>
-    typeof c === "number" ? { c, text: `${named(c)}: evaluation loss ${valueOf(loss, c)}` } : null;
+    typeof c === "number" ? { c, text: `${named(c)}: evaluation loss ${lossOf(c)}` } : null;
   listen(parallel, ofConfiguration);
   listen(over, ofConfiguration);
   listen(curves, ({ customdata: run, x: at, y: value }) => {
     const c = runs.configuration[run];
     const { label } = metrics[selectMetric.value];
-    return { c, text: `${named(c)}; seed ${runs.seed[run]}, step ${at}: ${label} ${shown(value)}` };
+    const ended = stopped(c) && isCut(run) ? `; ${early.words}, at step ${early.steps[c]}` : "";
+    return { c, text: `${named(c)}; seed ${runs.seed[run]}, step ${at}: ${label} ${shown(value)}${ended}` };
   });
   parallel.on("plotly_selected", (event) => {
     if (!event || !event.range) return;

@@ -15,8 +15,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
 
 from experiments.common.numbers import number
-from experiments.reports import figures, layout, looks
+from experiments.reports import early, figures, layout, looks
 from experiments.reports.aggregation import (
+    EARLY,
     INFINITE,
     axis_name,
     best_on_edge,
@@ -52,6 +53,7 @@ def sensitivity(
     Dark line and band: median and inter-quartile range over seeds, everything else as in the best configuration.
     Light line: the lowest median over all other hyperparameters. Dots: single runs. Strips at the top: number of
     diverged runs, and runs that ended far above the loss before training; a line ends where its median is infinite.
+    Hollow dots: what ended early, and so has no place on a line.
     Values are spaced on the scale of their axis; words have no order, and so neither lines nor a band, but bars.
 
     Args:
@@ -63,8 +65,11 @@ def sensitivity(
     """
     order, grid, initial = ranked(runs, order), np.unique(runs[axis].dropna().to_numpy()), initial_loss(runs)
     best, curve = order.iloc[0], held(order, [axis])
-    lowest = order.groupby(axis)[["eval_loss_median"]].agg("min").loc[:, "eval_loss_median"]
-    losses = runs[scored(runs, "eval_loss") < INFINITE].set_index(axis)["eval_loss"]
+    stopped, ended = early.is_early(curve), early.words(runs)
+    reached = order.assign(loss=order["eval_loss_median"].mask(early.is_early(order)))
+    lowest = reached.groupby(axis)[["loss"]].agg("min").loc[:, "loss"]
+    known = runs[scored(runs, "eval_loss") < INFINITE].set_index(axis)
+    losses, hollow = known["eval_loss"], known["status"].isin(EARLY).to_numpy()
     diverged = order.groupby(axis)[["n_diverged", "n_seeds"]].agg("sum").query("n_diverged > 0")
     figure, (ax,) = layout.canvas(1, figsize, 6.5, 4.2)
     scale = figures.loss_scale(ax, losses, initial, {"diverged": 0.1} if len(diverged) else {})
@@ -72,10 +77,13 @@ def sensitivity(
     at = partial(figures.positions, axis=axis, grid=grid)
     joined = scale_of(axis, grid) != WORDS
     line = "-" if joined else ""
-    ax.plot(at(losses.index), scale.inside(losses), "o", color="0.65", markersize=3, alpha=0.5, label="one run")
+    places, inner = at(losses.index), scale.inside(losses)
+    ax.plot(places[~hollow], inner[~hollow], "o", color="0.65", markersize=3, alpha=0.5, label="one run")
+    early.marks(ax, places[hollow], inner[hollow], "0.65", ended)
     others = label(best, [other for other in varied_axes(runs) if other != axis], runs) or "and only configuration"
     q25, q75 = (curve[f"eval_loss_{name}"].clip(scale.low, scale.high) for name in ("q25", "q75"))
-    median, x = scale.inside(curve["eval_loss_median"]), at(curve.index)
+    median, x = scale.inside(curve["eval_loss_median"].mask(stopped)), at(curve.index)
+    early.marks(ax, x[stopped], scale.inside(curve["eval_loss_median"])[stopped], looks.HELD)
     ax.plot(x, median, "o" + line, color=looks.HELD, label=f"with the best {others}", zorder=3)
     if joined:
         ax.fill_between(x, q25, q75, where=np.isfinite(median), color=looks.HELD, alpha=0.2, linewidth=0)
@@ -95,8 +103,8 @@ def sensitivity(
     above = scale.is_above(losses)
     if above.any():
         row = next(name for name in scale.rows if name.startswith("above"))
-        height = np.full(above.sum(), scale.within(row))
-        ax.plot(at(losses.index[above]), height, "^", color="0.65", markersize=4, transform=ax.get_xaxis_transform())
+        style: dict[str, Any] = {"color": "0.65", "markersize": 4, "transform": ax.get_xaxis_transform()}
+        early.apart(ax, places[above], scale.within(row), hollow[above], "^", **style)
     for value, n in diverged.iterrows():
         text = f"{n['n_diverged']}/{n['n_seeds']}"
         place = float(at(value)), scale.within("diverged")
@@ -109,6 +117,7 @@ def sensitivity(
         ax.text(*place, text, **style).set_gid(layout.COUNT)
     figures.ticks(ax, "x", pd.Series(grid), axis, sampled=False)
     title = f"best {axis_name(axis, runs)} {short(best[axis])}" if len(losses) else "every run diverged"
+    title += " so far" * bool(early.is_early(order)[0])
     title += ": best value on the edge of the grid" if best_on_edge(order, axis) else ""
     if axis == "lr" and np.isfinite(flat := lr_sensitivity(runs, order)):
         title += f"; lr sensitivity {number(flat)} (0 is flat)"
@@ -122,6 +131,8 @@ def sensitivity(
         f"Final loss against {name}: {marks[0]} {verbs[0]} {name} alone, starting from the best configuration, and "
         f"{marks[1]} {verbs[1]} the best one can do by tuning everything else"
         f"{' (both: medians over seeds)' if curve['n_seeds'].max() > 1 else ''}.",
+        "A line has gaps where none of these was trained to the end." if hollow.any() and joined else "",
+        *early.hollow(ended, hollow, "Hollow dots"),
         "The strip at the top counts diverged runs, of all at that value." if len(diverged) else "",
         *figures.said(scale, losses, initial),
     ]
@@ -141,8 +152,8 @@ def heatmap(
     """Draw the median final evaluation loss over two hyperparameters, everything else as in the best configuration.
 
     Numbers: loss and, for classification, accuracy. Hatched: the median is infinite, because at least half of the seeds
-    diverged, with the median step. Solid frame: best cell. Dashed frame: default values of both. All heatmaps of these
-    runs have the same scale of colours.
+    diverged, with the median step. White inside: ended early, with that step. Solid frame: best cell. Dashed frame:
+    default values of both. All heatmaps of these runs have the same scale of colours.
 
     Args:
         runs: as `sweep` returns them, of one optimizer.
@@ -153,6 +164,8 @@ def heatmap(
     """
     order = ranked(runs, order)
     cells, initial = held(order, [y, x]), initial_loss(runs)
+    cells = cells.assign(early=early.is_early(cells))
+    best = cells.loc[~cells["early"], "eval_loss_median"]
     losses, whose = cells["eval_loss_median"].unstack(x), figures.default_of(runs)[0]
     defaults = [figures.default_at(runs, axis)[1] for axis in (y, x)]
     norm = norm_of(order["eval_loss_median"], initial)
@@ -176,6 +189,10 @@ def heatmap(
         if np.isfinite(loss):
             ink = ink_on(image.to_rgba(loss))
             lines = [number(loss), *([f"{accuracy:.2%}"] if np.isfinite(accuracy) else []), *lines]
+            if cell["early"]:
+                early.core(ax, i, j, early.words(runs))
+                ink = "black"
+                lines.insert(1, f"to step {cell['stopped_step_median']:.0f}")
         else:
             lines += [f"step {cell['diverged_step_median']:.0f}"] if n else ["not finite"]
             hatched(ax, i, j, bool(n))
@@ -187,7 +204,7 @@ def heatmap(
         is_default = None not in defaults and all(
             figures.is_close([v], default)[0] for v, default in zip(at, defaults, strict=True)
         )
-        frames = [("best", 0.96, "-")] if np.isfinite(loss) and at == cells["eval_loss_median"].idxmin() else []
+        frames = [("best", 0.96, "-")] if np.isfinite(loss) and len(best) and at == best.idxmin() else []
         frames += [(f"{whose} for both", 0.92 if narrow else 0.84, "--")] if is_default else []
         for name, width, line in frames:
             thick = 1.2 if narrow else 2
@@ -209,6 +226,7 @@ def heatmap(
         if len(gone)
         else "",
         "A ✕ says how many seeds diverged." if cells["n_diverged"].any() and several else "",
+        *early.hollow(early.words(runs), cells["early"], "White inside"),
         figures.unresolved(initial).replace("drawn there", "not told apart")
         if (cells["eval_loss_median"] < resolution(initial)).any()
         else "",

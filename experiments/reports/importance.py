@@ -189,6 +189,7 @@ def caption(found: list[Importance]) -> list[str]:
         f"{which}R² on configurations left out is below {TRUSTED:g}, or there are fewer than {PER_AXIS} for each axis."
         if doubted
         else "",
+        "A configuration that ended early counts with its loss then." if any(one.stopped for one in found) else "",
     ]
 
 
@@ -244,5 +245,5 @@ def blocks(found: list[Importance], picture: str) -> list[str]:
         "training if that is worse."
     )
     if any(one.stopped for one in found):
-        limits += " One that was stopped counts with its loss when it was, which is higher than it might have become."
+        limits += " One that ended early counts with its loss then, which is higher than it might have become."
     return ["## Which axes matter", what, limits, *cautions(found), markdown_frame(table(found)), picture]

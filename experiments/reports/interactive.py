@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from experiments.common.numbers import number
-from experiments.reports import aggregation
+from experiments.reports import aggregation, early
 from experiments.reports.aggregation import axis_name, short, varied_axes
 from experiments.reports.figures import positions
 from experiments.training.axes import BETA, LINEAR, LOG, WORDS, scale_of
@@ -96,7 +96,8 @@ def content(runs: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, los
 
     Configurations and runs are named by their places in the lists. An axis has the distinct values of all
     configurations: their texts, their positions on a figure's axis, in ascending order, and the one that each
-    configuration has. The last axis is the loss, which is infinite where the median run diverged.
+    configuration has. The last axis is the loss, which is infinite where the median run diverged. If some ended early,
+    `early` has the words for that, the step of each configuration, null for the others, and whether each run did.
 
     Args:
         summary: `aggregation.summarise` of the runs, with `steps_to_target.medians` if there is a target.
@@ -111,6 +112,12 @@ def content(runs: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, los
     metrics = {name: text for name, text in metrics.items() if kept[name].notna().any()} or {"eval_loss": loss_name}
     initial = aggregation.initial_loss(runs)
     places = places.set_index("run_id").loc[kept["run_id"].unique()]
+    stopped, is_cut = early.is_early(summary), runs.set_index("run_id")["status"].isin(aggregation.EARLY)
+    ended = {
+        "words": early.words(runs),
+        "steps": numbers(aggregation.stopped_at(summary).where(stopped)),
+        "runs": is_cut.loc[places.index].tolist(),
+    }
     return {
         "axes": [*found, loss_axis(summary[LOSS], initial)],
         "results": [
@@ -127,6 +134,7 @@ def content(runs: pd.DataFrame, curves: pd.DataFrame, summary: pd.DataFrame, los
         "step": kept["step"].tolist(),
         "initial": initial,
         "thinned": len(kept) < len(curves),
+        "early": ended if stopped.any() else None,
     }
 
 

@@ -5,7 +5,7 @@ contrast with the paper, and never a thicker line.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"),
@@ -38,6 +38,14 @@ HELD, ENVELOPE = CONFIGURATIONS[0], CONFIGURATIONS[3]
 """One value changed, starting from the best configuration, and the best over all other values."""
 BEHIND, INK, STRIP = "0.78", "0.3", "0.93"
 """Greys: of what is behind the emphasised, of notes and marks, and of strips beside the data."""
+HOLLOW: dict[str, Any] = {
+    **{"linestyle": "none", "markerfacecolor": "none", "markersize": 4, "markeredgewidth": 0.8, "zorder": 1.8}
+}
+"""What ended early, before its last step, is a hollow mark below the others: its loss is no final one."""
+CORE = 0.66
+"""The part of a heatmap's cell that is white where its configuration ended early."""
+END, OF_END = "|", {"markersize": 9, "markeredgewidth": 1.2, "zorder": 4.1}
+"""The mark at which a curve ends early; where a run diverged there is a ✕."""
 
 
 class Look(NamedTuple):

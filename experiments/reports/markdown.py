@@ -33,8 +33,8 @@ DIVERGED = (
 """The definition of a diverged run, shown where the word is first used."""
 STOPPED = (
     "Stopped is a run that successive halving ended at a rung, because its configuration was not among the best of its "
-    "optimizer there, or one of an unfinished sweep that has not ended; its losses are those at that step, and come "
-    "after the others in tables."
+    "optimizer there, or one of an unfinished sweep that has not ended; its losses are those at that step, come after "
+    "the others in tables, and are hollow in figures."
 )
 
 

@@ -63,7 +63,9 @@ function scores(loss) {
   const all = loss.codes.map((_, c) => c);
   const finite = all.filter((c) => valueOf(loss, c) !== "diverged").map((c) => position(loss, c));
   const lowest = finite.length ? finite[0] : 0;
-  const quartile = finite.length ? finite[Math.floor(0.75 * finite.length)] : 1;
+  // What was stopped comes after the others, whatever its loss.
+  const sorted = Float64Array.from(finite).sort();
+  const quartile = finite.length ? sorted[Math.floor(0.75 * finite.length)] : 1;
   const highest = Math.max(Math.min(quartile, loss.initial), lowest + 1e-9);
   const score = all.map((c) => Math.min(Math.max((position(loss, c) - lowest) / (highest - lowest), 0), 1));
   const text = shown(loss.note ? 10 ** highest : highest);
@@ -84,14 +86,14 @@ const show = (element, traces, more) =>
   window.Plotly.react(element, traces, layout(more), { displaylogo: false, responsive: true });
 
 // Some configurations as lines of few colors, the best on top, and those that are pinned above them.
-// pathOf(configurations): their x and y, with gaps, and who owns each point.
-function linesOf(order, pinned, score, pathOf) {
-  const bins = Array.from({ length: SHADES }, () => []);
-  for (const c of order) bins[Math.min(Math.floor(score[c] * SHADES), SHADES - 1)].push(c);
+// pathOf(configurations): their x and y, with gaps, and who owns each point. isDotted: for each; those are below.
+function linesOf(order, pinned, score, pathOf, isDotted = () => false) {
+  const bins = Array.from({ length: 2 * SHADES }, () => []);
+  for (const c of order) bins[Math.min(Math.floor(score[c] * SHADES), SHADES - 1) + isDotted(c) * SHADES].push(c);
   const common = { type: "scatter", hoverinfo: "none" };
   const lines = bins.map((members, i) => ({
     ...common, ...pathOf(members), mode: "lines", opacity: pinned.length ? 0.3 : 0.75,
-    line: { color: shade((i + 0.5) / SHADES), width: 1 },
+    line: { color: shade(((i % SHADES) + 0.5) / SHADES), width: 1, dash: i < SHADES ? "solid" : "dot" },
   }));
   const pins = pinned.map((c, i) => ({
     ...common, ...pathOf([c]), mode: "lines+markers", line: { color: PINS[i][0], dash: PINS[i][1], width: 2.5 },
@@ -131,7 +133,7 @@ function drawParallel(element, axes, selected, state, score) {
   const brushes = [...state.brushes].flatMap(([axis, ranges]) => ranges.map((range) => box(axis, range)));
   const stem = { type: "line", y0: 0, y1: 1, layer: "below", line: { width: 1, color: "#888" } };
   const label = { tickvals: [...axes.keys()], ticktext: axes.map((axis) => plain(axis.label)), side: "top" };
-  return show(element, linesOf(few(selected, LINES), state.pinned, score, pathOf), {
+  return show(element, linesOf(few(selected, LINES), state.pinned, score, pathOf, state.stopped), {
     dragmode: "select", selections: [], annotations,
     shapes: [...axes.map((_, a) => ({ ...stem, x0: a, x1: a })), ...brushes],
     margin: { l: 15 + 6 * Math.max(...labels[0].ticktext.map((text) => text.length)), r: 15, t: 40, b: 10 },
@@ -166,6 +168,18 @@ function scaleOf({ name, values }, initial) {
   return { log, yaxis: { type: "log", range: [from - margin, to + margin], ...fixed } };
 }
 
+// A stroke at the last point of each curve that ends early.
+function endsOf(order, { runs, runsOf, step }, { values }, state, score) {
+  const some = order.filter(state.stopped).flatMap((c) => runsOf[c]).filter(state.isCut);
+  const last = (run) => runs.start[run + 1] - 1;
+  const color = some.map((run) => shade(score[runs.configuration[run]]));
+  return {
+    type: "scatter", mode: "markers", hoverinfo: "none", customdata: some,
+    x: some.map((run) => step[last(run)]), y: some.map((run) => values[last(run)]),
+    marker: { symbol: "line-ns-open", size: 9, color, line: { width: 1.5 } },
+  };
+}
+
 // customdata: the run of each point.
 function drawCurves(element, { runs, runsOf, step }, metric, selected, state, score) {
   const { log, yaxis } = metric.scale;
@@ -187,7 +201,9 @@ function drawCurves(element, { runs, runsOf, step }, metric, selected, state, sc
     }
     return { x, y, customdata };
   };
-  return show(element, linesOf(few(selected, CURVES), state.pinned, score, pathOf), {
+  const order = few(selected, CURVES);
+  const ends = endsOf(order, { runs, runsOf, step }, metric, state, score);
+  return show(element, [...(ends.x.length ? [ends] : []), ...linesOf(order, state.pinned, score, pathOf)], {
     uirevision: metric.name,
     xaxis: { title: { text: "step" } },
     yaxis: { title: { text: plain(metric.label) + (log ? " (log)" : "") }, ...yaxis },
@@ -211,15 +227,17 @@ function drawOver(element, [across, up], others, selected, state, score) {
   if (isGrid) {
     const cells = up.texts.map((_, j) => across.texts.map((_, i) => best.get(i * up.at.length + j)));
     const each = (value) => cells.map((row) => row.map((c) => (c === undefined ? null : value(c))));
-    const text = cells.map((row) => row.map((c) => (c !== undefined && state.diverged(c) ? "✕" : "")));
+    const sign = (c) => (state.diverged(c) ? "✕" : state.stopped(c) ? "○" : "");
+    const text = cells.map((row) => row.map((c) => (c === undefined ? "" : sign(c))));
     trace = {
       type: "heatmap", z: each((c) => score[c]), zmin: 0, zmax: 1, customdata: each((c) => c), text,
       texttemplate: "%{text}", showscale: false, hoverinfo: "none", xgap: 1, ygap: 1, ...colors,
     };
   } else {
     const points = few([...best.values()], MARKS).reverse();
-    const symbol = points.map((c) => (state.diverged(c) ? "x" : "circle"));
-    const marker = { color: points.map((c) => score[c]), symbol, cmin: 0, cmax: 1, size: 7, ...colors };
+    const symbol = points.map((c) => (state.diverged(c) ? "x" : state.stopped(c) ? "circle-open" : "circle"));
+    const [size, width] = [[6, 7], [1.5, 0]].map(([hollow, full]) => points.map((c) => (state.stopped(c) ? hollow : full)));
+    const marker = { color: points.map((c) => score[c]), symbol, cmin: 0, cmax: 1, size, line: { width }, ...colors };
     const [x, y] = [across, up].map((axis) => points.map((c) => place(axis, c)));
     trace = { ...marks, x, y, customdata: points, marker };
   }

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.special import betaincinv
 
-from experiments.reports import comparison, figures, layout, looks
+from experiments.reports import comparison, early, figures, layout, looks
 from experiments.reports.aggregation import (
     INFINITE,
     axis_name,
@@ -30,17 +30,29 @@ COLUMNS = ("steps_to_target", "seconds_to_target")
 def choose(runs: pd.DataFrame, order: pd.DataFrame | None = None) -> Target | None:
     """Return a loss that a quarter of each optimizer's configurations ends at or below, to two digits.
 
-    An optimizer does not count if less than a quarter of its configurations end below the loss before training; if
-    none counts, return None. order: as of `aggregation.ranked`.
+    If those that were trained to the end are fewer, it is a loss that all of them reach. An optimizer does not count if
+    less than a quarter of its configurations end below the loss before training; if none counts, return None. order: as
+    of `aggregation.ranked`.
     """
     order = ranked(runs, order)
-    quarters = order.groupby("optimizer")[["eval_loss_median"]].quantile(0.25, interpolation="lower")
-    quarters = quarters.loc[:, "eval_loss_median"]
+    quarters = pd.Series([quarter(own) for _, own in order.groupby("optimizer")])
     trained = quarters.loc[(quarters < initial_loss(runs)) & (quarters > 0)]
     if trained.empty:
         return None
     unit = 10.0 ** (math.floor(math.log10(trained.max())) - 1)
     return Target("eval_loss", float(f"{math.ceil(trained.max() / unit * (1 - 1e-9)) * unit:.2g}"))
+
+
+def quarter(order: pd.DataFrame) -> float:
+    """Return the lowest quartile of the losses of one optimizer's configurations, and at most the highest final one.
+
+    order: as of `aggregation.ranked`.
+    """
+    losses, stopped = order["eval_loss_median"], early.is_early(order)
+    reached = losses.loc[~stopped & np.isfinite(losses)]
+    if stopped.any() and len(reached):
+        return float(reached.iloc[min((len(losses) - 1) // 4, len(reached) - 1)])
+    return float(losses.quantile(0.25, interpolation="lower"))
 
 
 def reach(runs: pd.DataFrame, curves: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -77,15 +89,16 @@ def figure(
 
     Left: one line per optimizer, over all its runs, in a 95 % band (see `share`). Right: the median over seeds of the
     fastest configuration at each lr (or value of the first axis that varies); configurations that miss the target on
-    half of their seeds are in the strip at the top. Of more than six optimizers, the best six have colours, and the
-    right panel has a row for each.
+    half of their seeds are in the strip at the top, hollow if they ended early. Of more than six optimizers, the best
+    six have colours, and the right panel has a row for each.
 
     Args:
         order: as of `aggregation.ranked`.
         figsize: as of `layout.finished`.
     """
     order, axes = ranked(reached, order), varied_axes(reached)
-    styles, table = comparison.looks_of(order), medians(reached)
+    styles, ended = comparison.looks_of(order), early.words(reached)
+    table = order[configuration(order)].assign(early=early.is_early(order)).merge(medians(reached), how="left")
     coloured, many = looks.emphasised(styles), len(styles) > looks.MOST
     tall = max(4.0, 1.2 + 0.19 * len(styles)) if many else 4.0
     drawn, (left, *right) = layout.canvas(1 + bool(axes), figsize, 5.2, tall)
@@ -101,23 +114,26 @@ def figure(
     caption = [
         "First: the share of runs that have reached the target by a step, in a band that holds at each step, with 95 % "
         "or more, the share of all runs like these (Clopper and Pearson 1934; as if no two runs shared a configuration "
-        "or a seed)."
+        "or a seed).",
+        f"Among all runs are those {ended}, which might have reached it later." if ended else "",
     ]
     of = "the median over seeds of the steps to the target" if order["n_seeds"].max() > 1 else "the steps to the target"
     for ax in right:
         if many:
-            fastest_of_each(ax, table, styles, last_step)
+            hollow = fastest_of_each(ax, table, styles, last_step)
             ax.set(xlabel=f"steps to {target}", title="the fastest of each optimizer, and all others")
             caption.append(f"Then: {of}; a mark is an optimizer's fastest configuration, a stroke any other.")
         else:
-            against(ax, table, axes[0], styles, last_step, sampled)
+            hollow = against(ax, table, axes[0], styles, last_step, sampled, ended)
             name = axis_name(axes[0], reached)
             label = figures.axis_label(axes[0], table[axes[0]].dropna(), reached)
             ax.set(xlabel=label, ylabel=f"steps to {target}", title=f"the fastest at each {name}")
             caption.append(f"Then: {of}, of the fastest configuration at each {name}.")
         if not np.isfinite(table["steps_to_target_median"]).all():
             missed = "missed it on at least half of their seeds" if order["n_seeds"].max() > 1 else "missed it"
-            caption.append(f"Configurations in the strip {missed}.")
+            which = ("Before a + in the strip:", "after it:") if many else ("A ✕ in the strip:", "hollow:")
+            strip = f"{which[0]} {missed}; {which[1]} {ended}, without having met it."
+            caption.append(strip if hollow else f"Configurations in the strip {missed}.")
     return layout.finished(drawn, reached, 4, figsize, caption)
 
 
@@ -143,12 +159,21 @@ def share(ax: Axes, steps: np.ndarray, last_step: int, look: looks.Look, name: s
 
 
 def against(
-    ax: Axes, table: pd.DataFrame, axis: str, styles: dict[str, looks.Look], last_step: int, sampled: bool
-) -> None:
-    """Draw the median steps to the target of the fastest configuration at each value of an axis. table: `medians`."""
+    ax: Axes, table: pd.DataFrame, axis: str, styles: dict[str, looks.Look], last_step: int, sampled: bool, ended: str
+) -> bool:
+    """Draw the median steps to the target of the fastest configuration at each value of an axis.
+
+    Args:
+        table: of `medians`, the best configurations first, with the column early.
+        ended: of `early.words`.
+    Returns: whether some marks are hollow.
+    """
     values = np.unique(table[axis].dropna().to_numpy())
     joined = not sampled and scale_of(axis, values) != WORDS
     fastest = table.groupby(["optimizer", axis])[["steps_to_target_median"]].agg("min").loc[:, "steps_to_target_median"]
+    # Where none has met it, the best says why.
+    stopped = table.groupby(["optimizer", axis])["early"].first()
+    apart = bool((stopped & ~np.isfinite(fastest)).any())
     ax.axhspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
     for place, (name, look) in enumerate(styles.items()):
         if name not in fastest.index:
@@ -159,35 +184,49 @@ def against(
         met = np.isfinite(steps)
         style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "zorder": 3 - place / 99}
         ax.plot(x, np.where(met, steps, np.nan), linestyle="-" if joined else "none", **style)
-        ax.plot(x[~met], np.full((~met).sum(), strip), "x", color=look.colour, markersize=4)
+        hollow = ~met & stopped.loc[name].to_numpy()
+        missed = ~met & ~hollow
+        ax.plot(x[missed], np.full(missed.sum(), strip), "x", color=look.colour, markersize=4)
+        early.marks(ax, x[hollow], np.full(hollow.sum(), strip), look.colour)
+    if apart:
+        ax.plot([], [], "x", color=looks.INK, markersize=4, label="missed it")
+        ax.plot([], [], "o", color=looks.INK, **looks.HOLLOW, label=ended)
     steps = np.asarray(MaxNLocator(5, integer=True).tick_values(0, 0.95 * last_step))
     steps = steps[steps < 0.97 * last_step]
-    ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "missed"])
+    ax.set_yticks([*steps, 1.1 * last_step], [*(f"{step:.0f}" for step in steps), "not met" if apart else "missed"])
     ax.set_ylim(0, 1.16 * last_step)
     figures.ticks(ax, "x", pd.Series(values), axis, sampled)
+    return apart
 
 
-def fastest_of_each(ax: Axes, table: pd.DataFrame, styles: dict[str, looks.Look], last_step: int) -> None:
-    """Draw one row per optimizer, the fastest at the top: the median steps of its configurations. table: `medians`."""
+def fastest_of_each(ax: Axes, table: pd.DataFrame, styles: dict[str, looks.Look], last_step: int) -> bool:
+    """Draw one row per optimizer, the fastest at the top: the median steps of its configurations.
+
+    table: as of `against`. Returns: whether some ended early before they met the target.
+    """
     steps = table["steps_to_target_median"]
     least = {name: float(steps[table["optimizer"] == name].min()) for name in styles}
     names = sorted(styles, key=lambda name: least[name])
     coloured = styles if len(styles) <= len(looks.COLOURS) else looks.emphasised(styles)
+    apart = bool((table["early"] & ~np.isfinite(steps)).any())
     ax.axvspan(1.04 * last_step, 1.16 * last_step, color=looks.STRIP, zorder=0)
     for row, name in enumerate(names):
-        own = steps.loc[table["optimizer"] == name].to_numpy()
+        which = table["optimizer"] == name
+        own, stopped = steps.loc[which].to_numpy(), table.loc[which, "early"].to_numpy()
         look = styles[name] if name in coloured else styles[name]._replace(colour="0.45")
         met = np.isfinite(own)
         ax.plot(own[met], np.full(met.sum(), row), "|", color="0.6", markersize=5)
         if np.isfinite(least[name]):
             ax.plot(least[name], row, look.marker, color=look.colour, markersize=6, zorder=3)
         if not met.all():
-            text = f"{(~met).sum()}/{len(met)}"
+            missed, hollow = (~met & ~stopped).sum(), (~met & stopped).sum()
+            text = f"{missed}{f'+{hollow}' * apart}/{len(met)}"
             ax.text(1.1 * last_step, row, text, ha="center", va="center", fontsize="x-small")
     ticks = np.asarray(MaxNLocator(4, integer=True).tick_values(0, 0.9 * last_step))
     ticks = ticks[ticks < 0.97 * last_step]
-    ax.set_xticks([*ticks, 1.1 * last_step], [*(f"{step:.0f}" for step in ticks), "missed"])
+    ax.set_xticks([*ticks, 1.1 * last_step], [*(f"{step:.0f}" for step in ticks), "not met" if apart else "missed"])
     ax.xaxis.set_gid(layout.ROUND)
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="y", labelsize="small" if len(styles) <= 16 else "x-small", length=0)
     ax.set(xlim=(0, 1.16 * last_step), ylim=(len(names) - 0.4, -0.6))
+    return apart

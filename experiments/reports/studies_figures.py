@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiments.common.numbers import number
-from experiments.reports import against, comparison, figures, layout, looks
+from experiments.reports import against, comparison, early, figures, layout, looks
 from experiments.reports.aggregation import axis_name, configuration, initial_loss, of_optimizer, short
 from experiments.reports.grid_figures import COLOURS, colour_bar, fit_cells, hatched, ink_on, norm_of
 
@@ -60,17 +60,19 @@ def heatmaps(
 ) -> Figure:
     """Draw a heatmap over two axes for each name, in one colour scale: the lowest median that the other axes allow.
 
-    Hatched: at best half of the seeds diverged. White: not run. A frame marks the best cell of a panel.
+    Hatched: at best half of the seeds diverged. White inside: none was trained to the end. White: not run. A frame
+    marks the best cell of a panel.
 
     Args:
         names: labels of `studies.joined`; the first `PANELS` of them are drawn.
         figsize: as of `layout.finished`.
     """
     names = names[:PANELS]
-    tables = [
-        of_optimizer(order, name).pivot_table("eval_loss_median", y, x, "min", sort=True, observed=True)
-        for name in names
-    ]
+    tables, hollow = (
+        # The first of a cell is its best.
+        [of_optimizer(cells, name).pivot_table(column, y, x, "first", sort=True, observed=True) for name in names]
+        for cells, column in ((order, "eval_loss_median"), (order.assign(early=1.0 * early.is_early(order)), "early"))
+    )
     columns, rows = (sorted({value for table in tables for value in getattr(table, of)}) for of in ("columns", "index"))
     norm = norm_of(order["eval_loss_median"], initial_loss(runs))
     shades = ScalarMappable(norm, COLOURS)
@@ -78,15 +80,18 @@ def heatmaps(
     wide, tall = 0.9 + 0.62 * min(len(columns), 12), 1.1 + 0.5 * min(len(rows), 12)
     n = min(3, len(names))
     figure, panels = layout.canvas(len(names), figsize or (1.6 + n * wide, None), wide, tall, min(wide, 2.9))
-    for ax, name, table in zip(panels, names, tables, strict=True):
+    for ax, name, table, is_early in zip(panels, names, tables, hollow, strict=True):
         ax.grid(False)
-        table = table.reindex(rows).reindex(columns, axis="columns")
-        values = table.to_numpy()
+        table, is_early = (of.reindex(rows).reindex(columns, axis="columns") for of in (table, is_early))
+        values, is_early = table.to_numpy(), is_early.to_numpy() == 1
+        reached = values[~is_early & ~np.isnan(values)]
         ax.imshow(np.where(np.isfinite(values), values, np.nan), cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
         for j, i in zip(*np.nonzero(~np.isnan(values)), strict=True):
             loss = float(values[j, i])
-            best, ink = np.isfinite(loss) and loss == np.nanmin(values), "black"
-            if np.isfinite(loss):
+            best, ink = np.isfinite(loss) and not is_early[j, i] and loss == reached.min(), "black"
+            if is_early[j, i]:
+                early.core(ax, i, j, early.words(runs))
+            elif np.isfinite(loss):
                 ink = ink_on(np.asarray(shades.to_rgba(np.array(loss))))
             else:
                 hatched(ax, i, j, True)
@@ -111,6 +116,7 @@ def heatmaps(
         f"Final loss over {axis_name(x)} and {axis_name(y)}, for the best optimizer of each study, in one scale of "
         "colours: in each cell the lowest median over seeds that the other axes allow, and nothing where no run was.",
         "A hatched cell with a ✕ has an infinite one: at least half of the seeds diverged." if gone else "",
+        *early.hollow(early.words(runs), [(of == 1).any(axis=None) for of in hollow], "White inside"),
     ]
     figure = layout.finished(figure, runs, 2, figsize, caption)
     for ax in panels:

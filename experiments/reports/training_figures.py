@@ -9,8 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.reports import figures, layout, looks
+from experiments.reports import early, figures, layout, looks
 from experiments.reports.aggregation import (
+    EARLY,
     INFINITE,
     configuration,
     initial_loss,
@@ -34,14 +35,17 @@ class Line(NamedTuple):
 def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int = 5) -> list[Line]:
     """Return the lines that `training` draws in colour: the `top` best configurations, and the default.
 
-    order: as of `aggregation.ranked`.
+    Their names say which of them ended early. order: as of `aggregation.ranked`.
     """
     order = ranked(runs, order)
+    ended = early.at_step(order)
     places = order[configuration(order)].assign(place=range(len(order)))
     ids = runs[["run_id", *configuration(runs)]].merge(places).groupby("place")["run_id"].agg(list)
     axes = varied_axes(runs)
     lines = [
-        Line(ids[place], f"{place + 1}. {label(row, axes or ['lr'], runs)}", looks.of_configuration(place))
+        Line(
+            ids[place], f"{place + 1}. {label(row, axes or ['lr'], runs)}{ended[place]}", looks.of_configuration(place)
+        )
         for place, row in order[np.isfinite(order["eval_loss_median"])].head(top).iterrows()
     ]
     whose, values = figures.default_of(runs)
@@ -50,7 +54,7 @@ def highlighted(runs: pd.DataFrame, order: pd.DataFrame | None = None, top: int 
         # Of several, which differ in options of a run, the best.
         for place in np.flatnonzero(default)[:1]:
             of_run = label(order.iloc[place], [axis for axis in axes if axis not in values])
-            name = f"{whose}{f' with {of_run}' * bool(of_run)} (number {place + 1} of {len(order)})"
+            name = f"{whose}{f' with {of_run}' * bool(of_run)} (number {place + 1} of {len(order)}{ended[place]})"
             lines.append(Line(ids[place], name, looks.DEFAULT))
     return lines
 
@@ -78,7 +82,7 @@ def convergence(
 
     The best configurations are coloured lines (median over seeds) in bands (inter-quartile range); the default, if
     it was run, is dashed black; every other run is a thin grey line. A diverged run is dotted and leaves the panel at
-    a ✕ at the step at which it diverged.
+    a ✕ at the step at which it diverged; where a run ends early there is a |.
 
     Args:
         runs, curves: as `sweep` returns them, of one optimizer; curves may hold those of other runs.
@@ -154,6 +158,8 @@ def described(runs: pd.DataFrame, lines: list[Line], of: str) -> list[str]:
         found.append("Grey: every other run.")
     if (runs["status"] == "diverged").any():
         found.append("A ✕ at the edge is where a run diverged.")
+    if ended := early.words(runs):
+        found.append(f"A | at the end of a curve: {ended}.")
     return found
 
 
@@ -187,12 +193,17 @@ def training(
     marks = max(1, -(-len(table) // 8))
     for place, (its, name, look) in enumerate(lines):
         # After a run has diverged its loss is infinite, not missing.
+        # All seeds, or none: where one has ended early, a median would be that of others.
+        last = early.last_step(runs.loc[ids.isin(its)])
         values, along = table[its].mask(gone[its], INFINITE), at[its].median(axis=1)
+        values.loc[steps > last] = np.nan
         q25, median, q75 = (unscored(values.quantile(q, axis=1)) for q in (0.25, 0.5, 0.75))
         known, shown = along.notna(), np.isfinite(median)
         style: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
         style |= {"markevery": (place % marks, marks), "markersize": 4, "zorder": 4 - place / 99}
         ax.plot(along[shown], median.loc[shown].clip(lower=low), label=name, **style)
+        if np.isfinite(last) and shown.any():
+            early.ends(ax, along[shown].iloc[-1], max(median.loc[shown].iloc[-1], low), look.colour)
         if len(its) > 1:
             band = q25.clip(low, high), q75.clip(low, high)
             # Runs of other lengths are evaluated after other steps.
@@ -217,6 +228,11 @@ def training(
         left = [np.vstack([paths[i], end]) for i, end in zip(np.flatnonzero(~ok), exits, strict=True)]
         ax.add_collection(LineCollection(long_paths(left), colors="0.65", linestyles=":", **background))
         ax.plot(*np.transpose(exits), "x", color=looks.INK, markersize=5, clip_on=False, label="diverged at this step")
+    if ended := early.words(runs):
+        cut = np.flatnonzero(grey & runs["status"].isin(EARLY).to_numpy())
+        places = np.array([paths[i][-1] for i in cut if len(paths[i])]).reshape(-1, 2)
+        early.ends(ax, places[:, 0], places[:, 1], "0.55", markersize=5, zorder=2.1, rasterized=True)
+        ax.plot([], [], looks.END, color=looks.INK, label=ended)
     ax.set_title("" if ok.any() else "every run diverged")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=x == "step"))
 

@@ -70,3 +70,16 @@ def sweep_of_several(seeds=3, task="mnist", **options: Any):
         runs.append(more.assign(run_id=more["run_id"] + first, momentum=0.9 if name == "momentum" else np.nan))
         all_curves.append(curves.assign(run_id=curves["run_id"] + first))
     return pd.concat(runs, ignore_index=True), pd.concat(all_curves, ignore_index=True)
+
+
+def halved(runs, curves, stops, status="stopped"):
+    """Return runs and curves of a sweep as halving leaves them. stops(lr): the last step of runs with it, or None."""
+    steps = pd.Series([stops(lr) for lr in runs["lr"]], runs.index).where(runs["status"] == "ok")
+    runs = runs.assign(stopped_step=steps.astype("Int64"))
+    stopped = runs["stopped_step"].notna()
+    ends = curves["run_id"].map(runs.set_index("run_id")["stopped_step"].astype(float)).fillna(np.inf)
+    curves = curves[curves["step"] <= ends].reset_index(drop=True)
+    last = curves.groupby("run_id")[["train_loss", "eval_loss", "eval_accuracy"]].last()
+    for name in last:
+        runs[name] = runs[name].where(~stopped, runs["run_id"].map(last[name]))
+    return runs.assign(status=runs["status"].where(~stopped, status)), curves

@@ -22,7 +22,7 @@ from experiments.reports import (
 )
 from experiments.training.diagnostics import OF_GROUP, OF_STEP
 from experiments.training.targets import Target
-from tests.reports.artificial import GRID, sweep, sweep_of_several
+from tests.reports.artificial import GRID, halved, sweep, sweep_of_several
 
 
 def drawings(runs, curves, provenance: dict) -> dict[str, writer.Drawing]:
@@ -48,12 +48,14 @@ CASES = {
     "three optimizers": (sweep_of_several(), {}),
     "a sample": (sweep_of_several(), {"sweep": {"sample": "sobol:15"}}),
     "nine optimizers": (of_many(9), {}),
+    "halved": (halved(*sweep_of_several(), {1e-4: 600, 1e-3: 1200, 1e-1: 600}.get), {}),
     "a function": (sweep(2, "regression", lr=GRID["lr"]), {"loss_name": "value above the minimum"}),
 }
 FIGURES = {
     "one optimizer": ["target", "convergence", "wall_clock", "sensitivity_beta1", "heatmap_lr_beta1", "diagnostics"],
     "three optimizers": ["optimizers", "budget", "target", "diagnostics", "sensitivity_lr"],
     "a sample": ["optimizers", "target", "sensitivity_beta1", "pair_lr_beta1"],
+    "halved": ["optimizers", "target", "heatmap_lr_beta1"],
     "nine optimizers": ["optimizers", "lr_panels", "budget", "target", "wall_clock"],
     "a function": ["convergence", "sensitivity_lr"],
 }
