@@ -17,7 +17,7 @@ RANGES = {"lr": (1e-4, 1e-1), "beta1": (0.0, 0.99), "beta2": (0.9, 0.9999), "eps
 """Ends of each axis; equal ratios of lr, of eps, and of 1 - beta are equally likely."""
 DIVERGING = 1e3, 1e5
 """Ends of the lr of those that diverge."""
-EPOCHS, DIVERGED_EPOCHS = 3, 1
+EPOCHS = 3
 EVALUATIONS = {"T/4": 4, "T/8, T/4": 8, "T/16, T/4": 16}
 """How many evaluations make rungs at which steps; 8 is the default."""
 MARKS = {"time / full": 0.3, "left / kept": 0.65}
@@ -52,18 +52,15 @@ def compare(number: int, sweep: Callable, **options) -> dict:
         number: of the round, from 0; odd ones train in the opposite order.
         sweep: `experiments.sweep.sweep`, which no module of this folder may import; options are its further arguments.
     """
-    configs, diverging = points(number), {"configs": half_diverge(), "epochs": DIVERGED_EPOCHS}
+    configs, diverging = points(number), {"configs": half_diverge()}
     asked = {
-        "full": {"configs": configs, "epochs": EPOCHS},
-        **{
-            rungs: {"configs": configs, "epochs": EPOCHS, "halving": ETA, "evaluations": n}
-            for rungs, n in EVALUATIONS.items()
-        },
+        "full": {"configs": configs},
+        **{rungs: {"configs": configs, "halving": ETA, "evaluations": n} for rungs, n in EVALUATIONS.items()},
         "left": diverging,
         "kept": diverging | {"keep_diverged": True},
     }
     names = [*asked][:: -1 if number % 2 else 1]
-    found = {name: sweep("mnist", progress=False, **asked[name], **options) for name in names}
+    found = {name: sweep("mnist", epochs=EPOCHS, progress=False, **asked[name], **options) for name in names}
     seconds = {name: found[name].provenance["seconds"]["total"] for name in asked}
     row = {"round": number} | {f"{name}: s": seconds[name] for name in asked}
     full = found["full"]
@@ -119,8 +116,7 @@ with the default {EVALUATIONS["T/8, T/4"]} evaluations, and with `--halving {ETA
 rungs. Within, above and rank: the final loss of the halved sweep's winner against the lowest of the full sweep, and its
 rank among the full sweep's final losses; above are the least, the quartiles and the most. The last line takes the
 configuration that is best at the full sweep's last evaluation but one: nobody who ranks before the end, by one
-evaluation of one seed, knows more. Left and kept: {LANES} values of lr for {DIVERGED_EPOCHS} epoch, of which
-{table["diverged"].median():g} diverge at once, as by default and with `--keep-diverged`. Seconds are those that sweeps
-report: training, evaluations and compilation, without loading data and drawing. Every other round has the opposite
-order.
+evaluation of one seed, knows more. Left and kept: {LANES} values of lr, of which {table["diverged"].median():g} diverge
+at once, as by default and with `--keep-diverged`. Seconds are those that sweeps report: training, evaluations and
+compilation, without loading data and drawing. Every other round has the opposite order.
 """

@@ -55,6 +55,10 @@ class Drawing(NamedTuple):
         return self.before + markup.plain(layout.caption_of(figure))
 
 
+PAIRED = 4
+"""Of how many axes of an optimizer all pairs are drawn. `experiments.report` and the page show those of others."""
+
+
 class OfOne(NamedTuple):
     """The runs of one optimizer, whose figures are over its axes.
 
@@ -207,7 +211,7 @@ def drawings(
         matter: returns `importance.of_each`, from a caller that needs it, too.
     """
     order = ranked(runs, order)
-    matter = matter or partial(importance.of_each, runs, order)
+    matter = matter or functools.cache(partial(importance.of_each, runs, order))
     pictures, one = {}, of_one(runs, order, provenance)
     loss_name, sampled = one.loss_name, one.sampled
     curves = curves.assign(run_seconds=aggregation.run_seconds(runs, curves))
@@ -226,10 +230,17 @@ def drawings(
     if diagnostics.columns_of(curves):
         draw = partial(diagnostic_figures.diagnostics, runs, curves, order, provenance.get("class_groups"))
         pictures["diagnostics"] = Drawing(draw)
-    if importance.samples(runs, order):
+    if enough := importance.samples(runs, order):
         pictures["importance"] = Drawing(partial(importance.figure, runs, order, matter))
     varied = aggregation.varied_axes(one.runs)
     pictures |= {f"sensitivity_{axis}": one.against(axis) for axis in varied}
+    if len(varied) > PAIRED:
+        name = one.runs["optimizer"].iloc[0]
+        found = [of for of in matter() if of.optimizer == name] if name in enough else []
+        most = [*found[0].shares.index][:PAIRED] if found else varied[:PAIRED]
+        varied = [axis for axis in varied if axis in most]
+        which = "the axes that matter most" if found else "the first axes"
+        one = one._replace(before=f"{one.before}Pairs of {which} alone; `--figure heatmap` draws any other. ")
     pairs = itertools.combinations(varied, 2)
     return pictures | {f"{'pair' if sampled else 'heatmap'}_{x}_{y}": one.over(x, y) for x, y in pairs}
 

@@ -22,7 +22,6 @@ def test_rounds_have_points_of_their_own():
 def test_real_rounds(mnist_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(halving_time, "LANES", 16)
     monkeypatch.setattr(halving_time, "EPOCHS", 20)
-    monkeypatch.setattr(halving_time, "DIVERGED_EPOCHS", 10)
     asked, real = [], sweep.sweep
 
     def kept(task, **options):

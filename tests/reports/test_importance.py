@@ -1,5 +1,6 @@
 """Is the importance of axes that of the function behind the losses, and is it doubted where little speaks for it?"""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from experiments.reports import aggregation, importance
+from experiments.reports import aggregation, importance, writer
 from tests.reports.artificial import sweep
 
 
@@ -113,3 +114,18 @@ def test_bars_are_the_shares_of_each_optimizer(additive):
         np.testing.assert_allclose([bar.get_width() for bar in bars], one.shares["mean"])
         assert [label.get_text() for label in ax.get_yticklabels()] == one.names
         assert ax.get_title(loc="left") == f"{one.optimizer}, R² {one.r2:.2f}"
+
+
+def test_of_many_axes_the_pairs_of_those_that_matter_are_drawn():
+    def loss(row) -> float:
+        return np.log10(row["lr"]) + np.log10(1 - row["beta2"]) + 3 * row["weight_decay"] + np.log10(row["eps"])
+
+    two = {"beta1": [0.5, 0.9], "weight_decay": [0.0, 1.0]}
+    runs, curves = sweep(1, diverged=lambda row: False, lr=[1e-3, 1e-2], beta2=[0.9, 0.99], eps=[1e-8, 1e-7], **two)
+    runs = runs.assign(eval_loss=np.exp([loss(row) for _, row in runs.iterrows()]))
+    drawings = writer.drawings(runs, curves, {}, None, None)
+    pairs = {name: drawing for name, drawing in drawings.items() if name.startswith("heatmap")}
+    most = ["lr", "beta2", "eps", "weight_decay"]
+    assert {*pairs} == {f"heatmap_{x}_{y}" for x, y in itertools.combinations(most, 2)}
+    assert all("the axes that matter most alone" in drawing.before for drawing in pairs.values())
+    assert {f"sensitivity_{axis}" for axis in (*most, "beta1")} <= {*drawings}
