@@ -35,7 +35,7 @@ def basis(ours: pd.DataFrame, theirs: pd.DataFrame, studies: Sequence[Study]) ->
     """Return what a comparison of two configurations rests on.
 
     Batches are the same where the seed, the data and the options `OF_BATCHES` are. Initial weights are the same where
-    the losses before training are.
+    the losses before training are, if all evaluations were of the same examples.
 
     Args:
         ours, theirs: the runs of one configuration each, of `studies.joined`.
@@ -53,7 +53,10 @@ def basis(ours: pd.DataFrame, theirs: pd.DataFrame, studies: Sequence[Study]) ->
     known = aggregation.seeds([len(both)])
     same = np.allclose(*(start.loc[both] for start in starts), rtol=SAME_START, atol=0, equal_nan=True)
     left = "" if len(both) == len(ours) == len(theirs) else f", of {counts}"
-    text = f"{known} in both{left}: the same batches{' and' if same else ', other'} initial weights"
+    weights = " and initial weights" if same else ", other initial weights"
+    if one.options.get("eval_examples") != other.options.get("eval_examples"):
+        weights = ""
+    text = f"{known} in both{left}: the same batches{weights}"
     return Basis(
         both, text + ("" if a["steps"] == b["steps"] else f"; {a['steps']:.0f} against {b['steps']:.0f} steps")
     )
