@@ -93,8 +93,7 @@ def test_seeds_of_one_study_alone_are_left_out_of_pairs(root):
 
 
 def test_models_that_differ_share_batches_alone(root):
-    text = "3 seeds in both: the same batches, other initial weights"
-    assert compared(root, "first", "width")["basis"] == ([0, 1, 2], text)
+    assert compared(root, "first", "width")["basis"].text == "3 seeds in both: the same batches, other initial weights"
     # Losses before training of other examples tell nothing about weights.
     loaded = found(root, "first", "sgd")
     loaded[1].options["eval_examples"] = 20
