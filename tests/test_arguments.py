@@ -132,7 +132,7 @@ NEAR = st.one_of(
 ARGUMENTS = sorted(field.name for field in dataclasses.fields(SweepConfig))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.sampled_from(ARGUMENTS),
     value=NEAR | st.lists(NEAR, max_size=2) | st.dictionaries(st.sampled_from(["", "adam", "sgd"]), NEAR, max_size=2),

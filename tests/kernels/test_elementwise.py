@@ -142,7 +142,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None)
 @given(EXPRESSIONS, st.sampled_from(["tl.sum({})", "{}.sum()", "np.sum({})", "{}[0]", "summing_helper({})"]), st.data())
 def test_what_is_accepted_is_elementwise_and_one_sum_anywhere_is_found(expression, refused, data):
     optim.from_rule(written(expression), rate, defaults={"lr": 0.1})
