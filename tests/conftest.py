@@ -21,7 +21,7 @@ from hypothesis import settings
 from experiments.training import population
 
 mpl.use("Agg")
-# The same examples in every run: a change that breaks nothing never fails. More examples are for whoever looks for faults.
+# The same examples in every run: a change that breaks nothing never fails.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 # A shell that starts the tests in the background lets them, and the processes they start, ignore interrupts.
