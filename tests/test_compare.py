@@ -97,8 +97,8 @@ def test_models_that_differ_share_batches_alone(root):
     # Losses before training of other examples tell nothing about weights.
     loaded = found(root, "first", "sgd")
     loaded[1].options["eval_examples"] = 20
-    runs = [lowest(one).reset_index().assign(study=place) for place, one in enumerate(loaded)]
-    assert pairing.basis(*runs, loaded).text == "3 seeds in both: the same batches"
+    ours, theirs = (lowest(one).reset_index().assign(study=place) for place, one in enumerate(loaded))
+    assert pairing.basis(ours, theirs, loaded).text == "3 seeds in both: the same batches"
 
 
 def test_other_batches_are_compared_in_all_pairs(root):

@@ -120,7 +120,7 @@ def test_of_many_axes_the_pairs_of_those_that_matter_are_drawn():
     def loss(row) -> float:
         return np.log10(row["lr"]) + np.log10(1 - row["beta2"]) + 3 * row["weight_decay"] + np.log10(row["eps"])
 
-    two = {"beta1": [0.5, 0.9], "weight_decay": [0.0, 1.0]}
+    two: dict[str, Any] = {"beta1": [0.5, 0.9], "weight_decay": [0.0, 1.0]}
     runs, curves = sweep(1, diverged=lambda row: False, lr=[1e-3, 1e-2], beta2=[0.9, 0.99], eps=[1e-8, 1e-7], **two)
     runs = runs.assign(eval_loss=np.exp([loss(row) for _, row in runs.iterrows()]))
     drawings = writer.drawings(runs, curves, {}, None, None)
