@@ -48,11 +48,10 @@ def table(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         equal = min(sizes.values())
         expected = [expected_best(losses[name], [equal])["mean"].item() for name in sizes]
         rows[f"expected best of {equal}"] = [number(loss, 4) for loss in expected]
-    rows["diverged, all runs"] = [f"{k} of {n}" for k, n in counts.loc[best["optimizer"], ["diverged", "n"]].to_numpy()]
-    if counts["stopped"].any():
-        rows["stopped, all runs"] = [
-            f"{k} of {n}" for k, n in counts.loc[best["optimizer"], ["stopped", "n"]].to_numpy()
-        ]
+    for status in ends:
+        if status == "diverged" or counts[status].any():
+            pairs = counts.loc[best["optimizer"], [status, "n"]].to_numpy()
+            rows[f"{status}, all runs"] = [f"{k} of {n}" for k, n in pairs]
     return rows.assign(**{"lr sensitivity": numbers})
 
 

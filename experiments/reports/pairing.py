@@ -51,11 +51,11 @@ def basis(ours: pd.DataFrame, theirs: pd.DataFrame, studies: Sequence[Study]) ->
     if not both:
         return Basis([], f"all pairs of {counts}: they share none")
     known = aggregation.seeds([len(both)])
-    same = np.allclose(*(start.loc[both] for start in starts), rtol=SAME_START, atol=0, equal_nan=True)
     left = "" if len(both) == len(ours) == len(theirs) else f", of {counts}"
-    weights = " and initial weights" if same else ", other initial weights"
-    if one.options.get("eval_examples") != other.options.get("eval_examples"):
-        weights = ""
+    weights = ""
+    if one.options.get("eval_examples") == other.options.get("eval_examples"):
+        same = np.allclose(*(start.loc[both] for start in starts), rtol=SAME_START, atol=0, equal_nan=True)
+        weights = " and initial weights" if same else ", other initial weights"
     text = f"{known} in both{left}: the same batches{weights}"
     return Basis(
         both, text + ("" if a["steps"] == b["steps"] else f"; {a['steps']:.0f} against {b['steps']:.0f} steps")

@@ -214,13 +214,10 @@ def halved(found: Sequence[Study]) -> str:
     """Return a sentence on how many runs of each study halving has stopped, and when."""
     parts = []
     for study in found:
-        steps = (
-            study.runs.loc[study.runs["status"] == "stopped", "stopped_step"] if study.options.get("halving") else []
-        )
-        if len(steps):
-            parts.append(
-                f"{len(steps)} of {len(study.runs)} runs of {study.name} (at steps {min(steps)} to {max(steps)})"
-            )
+        runs = study.runs.loc[study.runs["status"] == "stopped"]
+        if len(runs):
+            first, last = runs["stopped_step"].min(), runs["stopped_step"].max()
+            parts.append(f"{len(runs)} of {len(study.runs)} runs of {study.name} (at steps {first} to {last})")
     return f"Halving has stopped {' and '.join(parts) or 'no runs'}: their losses are those when it did."
 
 

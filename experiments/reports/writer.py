@@ -230,19 +230,29 @@ def drawings(
     if diagnostics.columns_of(curves):
         draw = partial(diagnostic_figures.diagnostics, runs, curves, order, provenance.get("class_groups"))
         pictures["diagnostics"] = Drawing(draw)
-    if enough := importance.samples(runs, order):
+    if importance.samples(runs, order):
         pictures["importance"] = Drawing(partial(importance.figure, runs, order, matter))
     varied = aggregation.varied_axes(one.runs)
     pictures |= {f"sensitivity_{axis}": one.against(axis) for axis in varied}
+    kind, of_pairs = "pair" if sampled else "heatmap", one
     if len(varied) > PAIRED:
-        name = one.runs["optimizer"].iloc[0]
-        found = [of for of in matter() if of.optimizer == name] if name in enough else []
-        most = [*found[0].shares.index][:PAIRED] if found else varied[:PAIRED]
-        varied = [axis for axis in varied if axis in most]
-        which = "the axes that matter most" if found else "the first axes"
-        one = one._replace(before=f"{one.before}Pairs of {which} alone; `--figure heatmap` draws any other. ")
-    pairs = itertools.combinations(varied, 2)
-    return pictures | {f"{'pair' if sampled else 'heatmap'}_{x}_{y}": one.over(x, y) for x, y in pairs}
+        varied, which = paired(str(one.runs["optimizer"].iloc[0]), varied, matter())
+        said = f"{one.before}Pairs of {which} alone; `--figure heatmap` draws any other. "
+        of_pairs = one._replace(before=said)
+    return pictures | {f"{kind}_{x}_{y}": of_pairs.over(x, y) for x, y in itertools.combinations(varied, 2)}
+
+
+def paired(optimizer: str, axes: list[str], found: list[importance.Importance]) -> tuple[list[str], str]:
+    """Return `PAIRED` of an optimizer's axes, in their order, and which these are, in words.
+
+    They are those that matter most, if that is known. found: as of `importance.of_each`, which leaves out optimizers
+    with few configurations.
+    """
+    for one in found:
+        if one.optimizer == optimizer:
+            most = [*one.shares.index][:PAIRED]
+            return [axis for axis in axes if axis in most], "the axes that matter most"
+    return axes[:PAIRED], "the first axes"
 
 
 def of_several(

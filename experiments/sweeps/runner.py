@@ -83,9 +83,11 @@ def run(
                 ends = Ends(caught, time.time() + budget)
                 bar = None
 
+                def of_runs() -> dict:
+                    return {"runs": asked, "about": about, "going": ledgers[-1].runs["run_key"]}
+
                 def look(running: Callable[[], pd.DataFrame | None]) -> None:
-                    about_runs = {"runs": asked, "about": about, "going": ledgers[-1].runs["run_key"]}
-                    show(lambda: state_of(plan, about_runs, ledgers, running()))
+                    show(lambda: state_of(plan, of_runs(), ledgers, running()))
 
                 for ledger in stages.stages(plan, out and out / results.PARTS, asked["key"], slots):
                     ledgers.append(ledger)
@@ -99,7 +101,7 @@ def run(
                         break
             tables = chunks.by_run(table for ledger in ledgers for table in ledger.tables)
             if stages.n_ended(plan, ledgers[-1]) < len(plan.runs):
-                return reading.so_far({"runs": asked, "about": about, "going": ledgers[-1].runs["run_key"]}, tables)
+                return reading.so_far(of_runs(), tables)
             result = Sweep(*chunks.joined(asked, tables), about)
             seconds = round(chunks.seconds(tables), 3)
             result.provenance.update(chunks=len(tables), seconds={"total": seconds} | chunks.phases(tables))

@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.reports import steps_to_target, writer
 from experiments.training.axes import AXES
+from experiments.training.targets import Target
 
 GRID: dict[str, Any] = {"lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0], "beta1": [0.0, 0.9, 0.95], "beta2": [0.9, 0.99, 0.999]}
 OPTIMUM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.0}
+STOPS = {1e-4: 600, 1e-3: 1200, 1e-1: 600}
+"""Where `halved` may stop the runs of some lr of `GRID`; of the others, those with 1 diverge."""
 WITHOUT = ["beta1", "beta2", "eps"]
 PROVENANCE = {
     "command": "python -m experiments.sweep mnist --lr 1e-4..1:5 --out results/first",
@@ -83,3 +87,10 @@ def halved(runs, curves, stops, status="stopped"):
     for name in last:
         runs[name] = runs[name].where(~stopped, runs["run_id"].map(last[name]))
     return runs.assign(status=runs["status"].where(~stopped, status)), curves
+
+
+def drawings(runs, curves, provenance: dict) -> dict[str, writer.Drawing]:
+    """Return the figures of a report with the target of a loss of 0.2."""
+    target = Target("eval_loss", 0.2)
+    reached = steps_to_target.reach(runs, curves, target)
+    return writer.drawings(runs, curves, provenance, reached, target)

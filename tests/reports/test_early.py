@@ -22,18 +22,15 @@ from experiments.reports import (
     training_figures,
     writer,
 )
-from experiments.training.targets import Target
 from tests.browser import CHROME, shown
-from tests.reports.artificial import GRID, halved, named, sweep, sweep_of_several
+from tests.reports.artificial import GRID, STOPS, drawings, halved, named, sweep, sweep_of_several
 
 WORDS = early.WORDS["stopped"]
-STEPS = {1e-4: 600, 1e-3: 1200, 1e-1: 600}
-"""Where runs with these lr are stopped; with 1e-2 they are trained to the end, and with 1 most diverge."""
 
 
 def stopped(runs, curves):
     """Return a sweep as halving leaves it. At lr 0.1 the loss is lower when stopped than any final one."""
-    runs, curves = halved(runs, curves, STEPS.get)
+    runs, curves = halved(runs, curves, STOPS.get)
     return runs.assign(eval_loss=runs["eval_loss"].mask(runs["lr"] == 1e-1, 0.01 * runs["eval_loss"])), curves
 
 
@@ -68,10 +65,9 @@ ORDER = aggregation.ranked(HALVED["one"][0])
 def drawn(name, is_halved):
     """Return a figure at the width of a column, drawn once for all tests."""
     which, kind = FIGURES[name]
-    (runs, curves), target = (HALVED if is_halved else SWEEPS)[which], Target("eval_loss", 0.2)
     provenance = {"sweep": {"sample": "sobol:16"}} if kind == "sample" else {}
-    reached = steps_to_target.reach(runs, curves, target)
-    return writer.drawings(runs, curves, provenance, reached, target)[name].draw(figsize=(3.4, None))
+    runs, curves = (HALVED if is_halved else SWEEPS)[which]
+    return drawings(runs, curves, provenance)[name].draw(figsize=(3.4, None))
 
 
 def hollow(figure):
@@ -100,7 +96,7 @@ def test_figures_say_what_was_stopped_and_only_then(name):
     ("name", "wanted"),
     [
         # Every stopped run, and the medians that change lr alone.
-        ("sensitivity_lr", lambda runs, order: (runs["status"] == "stopped").sum() + len(STEPS)),
+        ("sensitivity_lr", lambda runs, order: (runs["status"] == "stopped").sum() + len(STOPS)),
         ("sensitivity_beta1", lambda runs, order: early.is_early(order).sum()),
         ("pair_lr_beta1", lambda runs, order: early.is_early(order).sum()),
         ("optimizers", lambda runs, order: early.is_early(order.groupby(["optimizer", "lr"]).head(1)).sum()),
@@ -133,7 +129,7 @@ def framed(ax):
 
 def test_a_ranking_has_hollow_marks_and_heatmaps_cells_that_are_white_inside():
     runs, curves = HALVED["many"]
-    assert hollow(comparison.figure(runs, curves, "loss")) == 7 * len(STEPS)
+    assert hollow(comparison.figure(runs, curves, "loss")) == 7 * len(STOPS)
     ax = drawn("heatmap_lr_beta1", True).axes[0]
     places = {(of.get_center()[0], of.get_center()[1]) for of in cores(ax)}
     assert places == {(i, j) for i in (0, 1, 3) for j in range(len(GRID["beta1"]))}
@@ -145,7 +141,7 @@ def test_a_ranking_has_hollow_marks_and_heatmaps_cells_that_are_white_inside():
     both = pd.concat(tables, ignore_index=True)
     order = aggregation.ranked(both)
     left, right, *_ = studies_figures.heatmaps(both, "lr", "beta1", "loss", order, ["a", "b"]).axes
-    assert (len(cores(left)), len(cores(right))) == (3 * len(STEPS), 0)
+    assert (len(cores(left)), len(cores(right))) == (3 * len(STOPS), 0)
     assert [of.get_center()[0] for ax in (left, right) for of in framed(ax)] == pytest.approx([2, 2])
 
 
@@ -153,7 +149,7 @@ def test_curves_end_at_a_stroke_and_medians_with_the_first_seed_that_does():
     runs, _ = HALVED["one"]
     losses = drawn("convergence", True).axes[0]
     strokes = [line for line in losses.get_lines() if line.get_marker() == looks.END and np.size(line.get_xdata())]
-    assert {x for line in strokes for x in np.ravel(line.get_xdata())} == {*STEPS.values()}
+    assert {x for line in strokes for x in np.ravel(line.get_xdata())} == {*STOPS.values()}
     drawn_alone = next(line for line in strokes if np.size(line.get_xdata()) > 1)
     lines = training_figures.highlighted(runs)
     others = runs[~runs["run_id"].isin([run_id for line in lines for run_id in line.ids])]

@@ -15,20 +15,12 @@ from experiments.reports import (
     figures,
     layout,
     looks,
-    steps_to_target,
     studies_figures,
     training_figures,
     writer,
 )
 from experiments.training.diagnostics import OF_GROUP, OF_STEP
-from experiments.training.targets import Target
-from tests.reports.artificial import GRID, halved, sweep, sweep_of_several
-
-
-def drawings(runs, curves, provenance: dict) -> dict[str, writer.Drawing]:
-    target = Target("eval_loss", 0.2)
-    reached = steps_to_target.reach(runs, curves, target)
-    return writer.drawings(runs, curves, provenance, reached, target)
+from tests.reports.artificial import GRID, STOPS, drawings, halved, sweep, sweep_of_several
 
 
 def of_many(n: int, **options: Any):
@@ -48,7 +40,7 @@ CASES = {
     "three optimizers": (sweep_of_several(), {}),
     "a sample": (sweep_of_several(), {"sweep": {"sample": "sobol:15"}}),
     "nine optimizers": (of_many(9), {}),
-    "halved": (halved(*sweep_of_several(), {1e-4: 600, 1e-3: 1200, 1e-1: 600}.get), {}),
+    "halved": (halved(*sweep_of_several(), STOPS.get), {}),
     "a function": (sweep(2, "regression", lr=GRID["lr"]), {"loss_name": "value above the minimum"}),
 }
 FIGURES = {
