@@ -11,6 +11,7 @@ import pandas as pd
 
 from experiments.bench.timing import INTERVALS, with_interval
 from experiments.common.tables import markdown_table
+from experiments.training.axes import BETA, scale_of
 
 LANES, ETA = 64, 4
 RANGES = {"lr": (1e-4, 1e-1), "beta1": (0.0, 0.99), "beta2": (0.9, 0.9999), "eps": (1e-10, 1e-2)}
@@ -34,9 +35,10 @@ def points(number: int) -> pd.DataFrame:
     drawn = sequence.random(2 ** (LANES * (number + 1) - 1).bit_length())[LANES * number :][:LANES]
     table = {}
     for (axis, (start, stop)), of_axis in zip(RANGES.items(), drawn.T, strict=True):
-        low, high = (1 - start, 1 - stop) if axis.startswith("beta") else (start, stop)
+        is_beta = scale_of(axis, [start, stop]) == BETA
+        low, high = (1 - start, 1 - stop) if is_beta else (start, stop)
         values = low * (high / low) ** of_axis
-        table[axis] = 1 - values if axis.startswith("beta") else values
+        table[axis] = 1 - values if is_beta else values
     return pd.DataFrame(table)
 
 
@@ -116,8 +118,9 @@ Each round trains {LANES} other Sobol points of Adam's {", ".join(RANGES)} with 
 with the default {EVALUATIONS["T/8, T/4"]} evaluations, and with `--halving {ETA}` and as many evaluations as make these
 rungs. Within, above and rank: the final loss of the halved sweep's winner against the lowest of the full sweep, and its
 rank among the full sweep's final losses; above are the least, the quartiles and the most. The last line takes the
-configuration that is best at the full sweep's last evaluation but one: nobody who ranks before the end, by one
-evaluation of one seed, knows more. Left and kept: {LANES} values of lr, of which {table["diverged"].median():g} diverge
-at once, as by default and with `--keep-diverged`. Seconds are those that sweeps report: training, evaluations and
-compilation, without loading data and drawing. Every other round has the opposite order.
+configuration that is best at the full sweep's last evaluation but one: whoever chooses a single one before the end, by
+one evaluation of one seed, knows no more. Left and kept: {LANES} values of lr, of which
+{table["diverged"].median():g} diverge at once, as by default and with `--keep-diverged`. Seconds are those that sweeps
+report: training, evaluations and compilation, without loading data and drawing. Every other round has the opposite
+order.
 """
