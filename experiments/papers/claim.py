@@ -1,0 +1,132 @@
+"""A claim: what somebody says, how it is tried here, and what would confirm or refute it, all stated before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments.papers.verdicts import Region
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from experiments.sweeps.results import Sweep
+
+RUNS = "runs"
+"""The subfolder of a claim's folder with its sweeps."""
+
+
+class Measured(NamedTuple):
+    """What was measured for a claim.
+
+    Attributes:
+        samples: of each effect, by its name in the claim: one number for each seed, or for each case of an exact effect.
+        tables: whatever the figure is drawn from.
+        notes: a sentence for each thing that a reader should know beside the effects, such as a number that was found.
+    """
+
+    samples: Mapping[str, Sequence[float]]
+    tables: Mapping[str, pd.DataFrame]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is said, and how it is tried.
+
+    Attributes:
+        name: as on the command line.
+        says: the claim, in one sentence.
+        source: author, year, section and arXiv number.
+        setup: what is run here, and how it differs from the source, in a few sentences.
+        confirms, refutes: one sentence each: the result that would confirm the claim, and the one that would refute it.
+        effects: by name, where each effect lies if the claim is true.
+        measure: `measure(runs, **size)` trains what is needed and returns what was measured.
+        draw: `draw(measured)` returns the figure.
+        seeds: how many seeds the verdict rests on, unless the user asks for another number; 1 if nothing is random.
+        quick, full: arguments of `measure`; `full` has those alone that differ, and is empty if the quick size is the
+            source's.
+        trial: those that differ in tests, where a run takes a few steps.
+    """
+
+    name: str
+    says: str
+    source: str
+    setup: str
+    confirms: str
+    refutes: str
+    effects: Mapping[str, Region]
+    measure: Callable[..., Measured]
+    draw: Callable[[Measured], Figure]
+    seeds: int = 10
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    full: Mapping[str, Any] = field(default_factory=dict)
+    trial: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Runs:
+    """What trains the sweeps of a claim, and keeps them in its folder.
+
+    Attributes:
+        folder: of the claim; None keeps nothing.
+        seeds: number of seeds that the verdict rests on.
+        options: of every sweep, such as data_dir and progress.
+        data: the name of each data set that was trained on, with a warning or "".
+    """
+
+    folder: Path | None
+    seeds: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+
+    def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
+        """Train a sweep, or take from the folder what of it is there; draw no figures.
+
+        A sweep that was interrupted goes on from its last checkpoint. Options of one's own, such as data_dir, are left
+        to sweeps of MNIST.
+
+        Args:
+            name: of its folder.
+            task, options: of `experiments.sweep.sweep`; seeds are the claim's by default.
+        """
+        from experiments.common import ambient
+        from experiments.sweeps import runner
+        from experiments.sweeps.config import SweepConfig
+        from experiments.sweeps.plan import make_plan
+
+        out = self.folder and self.folder / RUNS / name
+        given = {"seeds": self.seeds, "out": out, **self.options, **options}
+        if task != "mnist":
+            given.pop("data_dir", None)
+        with ambient.pinned():
+            plan = make_plan(SweepConfig(task=task, **given))
+            data = plan.problem.data
+            self.data[data.name] = data.warning.partition("\n")[0]
+            with runner.opened(plan, out):
+                return runner.run(plan, out)
+
+    def winners(self, name: str, task: str | Callable[[], Any], *, tuning_seeds: int = 3, **options) -> pd.DataFrame:
+        """Tune each optimizer, and return the runs of its best configuration on fresh seeds, as `Sweep.runs` does.
+
+        The best one has the lowest median of final evaluation losses over the seeds of the tuning, 0 to
+        `tuning_seeds` - 1. It is then trained on the claim's number of seeds after these, because the best of many
+        looks better than it is.
+
+        Args:
+            name, task, options: as of `sweep`; the grid of each optimizer.
+        """
+        from experiments.reports import aggregation
+        from experiments.training.axes import axes_in
+
+        tuned = self.sweep(name, task, seeds=tuning_seeds, **options).runs
+        best = aggregation.best_of_each(aggregation.ranked(tuned))
+        configs = best[["optimizer", *axes_in(tuned)]]
+        grid = ("optimizer", "axes", "tie", "sample", "lr", "beta1", "beta2", "eps", "weight_decay", "momentum")
+        others = {option: value for option, value in options.items() if option not in grid}
+        seeds = tuning_seeds + self.seeds
+        again = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others).runs
+        return again[again["seed"] >= tuning_seeds].reset_index(drop=True)

@@ -1,0 +1,11 @@
+"""Every claim, by its name on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.papers.claim import Claim
+
+MODULES: tuple[Any, ...] = ()
+"""In the order in which claims are listed and tried."""
+CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}
