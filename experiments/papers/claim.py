@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiments.papers.verdicts import Region
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -23,12 +24,12 @@ class Measured(NamedTuple):
     """What was measured for a claim.
 
     Attributes:
-        samples: of each effect, by its name in the claim: one number for each seed, or for each case of an exact effect.
+        samples: by the names of the claim's effects: a number for each seed, or for each case of an exact effect.
         tables: whatever the figure is drawn from.
-        notes: a sentence for each thing that a reader should know beside the effects, such as a number that was found.
+        notes: sentences on what a reader should know beside the effects, such as a number that was found.
     """
 
-    samples: Mapping[str, Sequence[float]]
+    samples: Mapping[str, Sequence[float] | np.ndarray]
     tables: Mapping[str, pd.DataFrame]
     notes: Sequence[str] = ()
 
@@ -129,4 +130,4 @@ class Runs:
         others = {option: value for option, value in options.items() if option not in grid}
         seeds = tuning_seeds + self.seeds
         again = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others).runs
-        return again[again["seed"] >= tuning_seeds].reset_index(drop=True)
+        return again.loc[again["seed"] >= tuning_seeds].reset_index(drop=True)

@@ -15,6 +15,13 @@ from experiments.papers.claim import Claim, Measured
 from experiments.papers.verdicts import UNDECIDED, Outcome, Region, judge
 
 VERDICT, FIGURE, PAGE = "verdict.json", "claim.png", "README.md"
+INTRODUCTION = (
+    "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one. Each says before it is "
+    "run where its effects have to lie. An effect is confirmed if its interval lies there, refuted if it lies elsewhere, "
+    "and undecided if it crosses a border. A claim is confirmed if all its effects are, and refuted if one is. Intervals "
+    "are of medians over seeds, made of order statistics, and those of a claim hold together at 95 %; an effect without "
+    "chance has the range of its cases."
+)
 
 
 def record(claim: Claim, measured: Measured, about: Mapping[str, Any]) -> dict:
@@ -123,11 +130,7 @@ def page(found: list[dict]) -> str:
         "\n\n".join(
             [
                 "# Claims about Adam, and what came out",
-                "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one again. Each "
-                "says before it is run where its effects have to lie. An effect is confirmed if its interval lies there, "
-                "refuted if it lies elsewhere, and undecided if it crosses a border. A claim is confirmed if all its "
-                "effects are, and refuted if one is. Intervals are of medians over seeds, made of order statistics, and "
-                "those of a claim hold together at 95 %; an effect without chance has the range of its cases.",
+                INTRODUCTION,
                 markdown_table(rows),
                 *(section(one) for one in found),
             ]

@@ -54,7 +54,9 @@ class Outcome(NamedTuple):
     needed: int
 
 
-def judge(regions: Mapping[str, Region], samples: Mapping[str, Sequence[float]]) -> tuple[str, dict[str, Outcome]]:
+def judge(
+    regions: Mapping[str, Region], samples: Mapping[str, Sequence[float] | np.ndarray]
+) -> tuple[str, dict[str, Outcome]]:
     """Return the verdict of a claim, and the outcome of each of its effects.
 
     Args:

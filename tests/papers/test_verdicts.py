@@ -15,7 +15,7 @@ def samples(mean: float, n: int = 10, spread: float = 0.02) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "region, mean, spread, verdict",
+    ("region", "mean", "spread", "verdict"),
     [
         (LARGER, 0.5, 0.1, CONFIRMED),
         (LARGER, -0.5, 0.1, REFUTED),
@@ -39,7 +39,8 @@ def test_the_answer_is_known(region, mean, spread, verdict):
 def test_too_few_samples_decide_nothing_and_say_how_many_would():
     found = outcome(LARGER, np.array([1.0, 2.0, 3.0]))
     assert (found.verdict, found.n, found.needed) == (UNDECIDED, 3, 6)
-    assert math.isnan(found.low) and math.isnan(found.level)
+    assert math.isnan(found.low)
+    assert math.isnan(found.level)
 
 
 def test_as_many_as_were_said_decide():
@@ -67,7 +68,8 @@ def test_intervals_of_several_effects_hold_together():
     of_five = judge(dict.fromkeys("abcde", LARGER), {name: samples(0.5) for name in "abcde"})[1]["a"]
     assert alone.level >= 0.95
     assert of_five.level >= 0.99
-    assert of_five.low < alone.low and alone.high < of_five.high
+    assert of_five.low < alone.low
+    assert alone.high < of_five.high
 
 
 def test_exact_effects_are_judged_by_their_range():
