@@ -16,11 +16,11 @@ from experiments.papers.verdicts import UNDECIDED, Outcome, Region, judge
 
 VERDICT, FIGURE, PAGE = "verdict.json", "claim.png", "README.md"
 INTRODUCTION = (
-    "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one. Each says before it is "
-    "run where its effects have to lie. An effect is confirmed if its interval lies there, refuted if it lies elsewhere, "
-    "and undecided if it crosses a border. A claim is confirmed if all its effects are, and refuted if one is. Intervals "
-    "are of medians over seeds, made of order statistics, and those of a claim hold together at 95 %; an effect without "
-    "chance has the range of its cases."
+    "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one. Each says before it "
+    "is run where its effects have to lie. An effect is confirmed if its interval lies there, refuted if it lies "
+    "outside, and undecided if it crosses a border. A claim is confirmed if all its effects are, and refuted if one "
+    "is. Intervals are of medians over seeds, made of order statistics, and those of a claim hold together at 95 %; an "
+    "effect without chance has the range of its cases."
 )
 
 
