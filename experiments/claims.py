@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.common import ambient, files, run_info
+from experiments.common import ambient, devices, files, run_info
 from experiments.common.errors import DataError, OptionError
 from experiments.common.values import checked, shown, whole
 from experiments.papers import page
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--out", default="results/claims", metavar="DIR", help="folder for CLAIM/ (default results/claims)"
     )
+    cli.add_argument("--fresh", action="store_true", help="remove the runs that a claim's folder holds, and start over")
     cli.add_argument("--data-dir", metavar="DIR", help="files of MNIST, as experiments.sweep takes them")
     return cli
 
@@ -63,14 +64,14 @@ def try_claim(claim: Claim, out: Path, seeds: int | None, full: bool, **options)
 
     is_full = full and bool(claim.full)
     folder = out / f"{claim.name}{'-full' * is_full}"
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance, started = run_info.provenance("cpu"), time.perf_counter()
+    provenance, started = run_info.provenance(devices.resolve_device("auto")), time.perf_counter()
     runs = Runs(folder, seeds or claim.seeds, options)
     with ambient.pinned():
         measured = claim.measure(runs, **{**claim.quick, **(claim.full if is_full else {})})
     about = {"folder": folder.name, "seeds": runs.seeds, "seconds": round(time.perf_counter() - started, 1)}
     found = page.record(claim, measured, {**about, "data": runs.data, "provenance": provenance})
     figure = claim.draw(measured)
+    folder.mkdir(parents=True, exist_ok=True)
     files.replace(folder / page.FIGURE, lambda path: figure_style.save(figure, path))
     page.write_verdict(folder, found)
     page.write_page(out, CLAIMS)
@@ -84,11 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         vars(args).update(checked(vars(args), {"seeds": whole(1, 10**4)} if args.seeds is not None else {}))
         claims = chosen(args.claims)
-        out = files.check_folder(args.out)
         if not claims:
             print(listing())
+            return 0
+        out = files.check_folder(args.out)
+        page.check(out)
         for claim in claims:
-            found = try_claim(claim, out, args.seeds, args.full, data_dir=args.data_dir)
+            found = try_claim(claim, out, args.seeds, args.full, data_dir=args.data_dir, fresh=args.fresh)
             print(f"\n{page.console_text(found)}\nwritten: {out / found['folder'] / page.FIGURE}, {out / page.PAGE}\n")
     except (OptionError, DataError) as error:
         print(f"{cli.prog}: {error}", file=sys.stderr)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "results/gallery/demo/regression"
 COMMANDS = {
     "experiments.autotune": ["tune", "show", "diff", "verify", "export"],
+    "experiments.claims": [],
     "experiments.compare": [],
     "experiments.compressed": [],
     "experiments.demo": [],

@@ -1,4 +1,4 @@
-"""Folders import in one direction: common <- tasks <- training; then trackers <- sweeps, reports, and bench <- tune.
+"""Folders import in one direction: common <- tasks <- training; trackers <- sweeps; reports; papers; bench <- tune.
 
 Tests lie in folders like the ones of what they test, in short files that share what they need through helpers.
 """
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "trackers": {"common", "training"},
     "sweeps": {"common", "tasks", "training", "trackers"},
     "reports": {"common", "tasks", "training"},
+    "papers": {"common", "tasks", "training", "sweeps", "reports"},
     "bench": {"common", "tasks", "training"},
     "tune": {"common", "tasks", "training", "bench"},
 }

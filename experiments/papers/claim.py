@@ -75,7 +75,7 @@ class Runs:
     Attributes:
         folder: of the claim; None keeps nothing.
         seeds: number of seeds that the verdict rests on.
-        options: of every sweep, such as data_dir and progress.
+        options: of every sweep, such as data_dir, fresh and progress.
         data: the name of each data set that was trained on, with a warning or "".
     """
 
@@ -87,8 +87,8 @@ class Runs:
     def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
         """Train a sweep, or take from the folder what of it is there; draw no figures.
 
-        A sweep that was interrupted goes on from its last checkpoint. Options of one's own, such as data_dir, are left
-        to sweeps of MNIST.
+        A sweep that was interrupted goes on from its last checkpoint. Of `options`,
+        data_dir goes to sweeps of MNIST alone.
 
         Args:
             name: of its folder.
@@ -107,7 +107,7 @@ class Runs:
             plan = make_plan(SweepConfig(task=task, **given))
             data = plan.problem.data
             self.data[data.name] = data.warning.partition("\n")[0]
-            with runner.opened(plan, out):
+            with runner.opened(plan, out, plan.config.fresh):
                 return runner.run(plan, out)
 
     def winners(self, name: str, task: str | Callable[[], Any], *, tuning_seeds: int = 3, **options) -> pd.DataFrame:

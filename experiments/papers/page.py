@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import files, run_info
+from experiments.common.errors import OptionError, first_line
 from experiments.common.numbers import number
 from experiments.common.tables import markdown_table
 from experiments.papers.claim import Claim, Measured
 from experiments.papers.verdicts import UNDECIDED, Outcome, Region, judge
 
 VERDICT, FIGURE, PAGE = "verdict.json", "claim.png", "README.md"
+TITLE = "# Claims about Adam, and what came out"
 INTRODUCTION = (
     "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one. Each says before it "
     "is run where its effects have to lie. An effect is confirmed if its interval lies there, refuted if it lies "
@@ -107,11 +109,33 @@ def write_page(out: Path, order: Iterable[str]) -> None:
 
     order: names of claims, the first ones first.
     """
-    order = list(order)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob(f"*/{VERDICT}")]
+    order, found = list(order), verdicts_in(out)
     found.sort(key=lambda one: (order.index(one["name"]) if one["name"] in order else len(order), one["folder"]))
     text = page(found)
     files.replace(out / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def check(out: Path) -> None:
+    """Raise OptionError if `write_page` cannot write its page to a folder, or would overwrite another one."""
+    verdicts_in(out)
+    path = out / PAGE
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
+        raise OptionError(f"--out accepts a folder for claims alone, and {path} is another page")
+
+
+def verdicts_in(out: Path) -> list[dict]:
+    """Return the `record`s in a folder's subfolders. Raises: OptionError if a file holds none."""
+    found = []
+    for path in sorted(out.glob(f"*/{VERDICT}")):
+        try:
+            one = json.loads(path.read_text(encoding="utf-8"))
+            section(one)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(
+                f"{path} holds no verdict ({first_line(error)}): remove it, or try its claim again"
+            ) from None
+        found.append(one)
+    return found
 
 
 def page(found: list[dict]) -> str:
@@ -129,7 +153,7 @@ def page(found: list[dict]) -> str:
     return (
         "\n\n".join(
             [
-                "# Claims about Adam, and what came out",
+                TITLE,
                 INTRODUCTION,
                 markdown_table(rows),
                 *(section(one) for one in found),

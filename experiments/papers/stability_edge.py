@@ -47,7 +47,9 @@ def hessian_of(model: str) -> torch.Tensor:
     """Return the Hessian of a block quadratic, float64 `[9, 9]`."""
     module = problems.make("function", model).model.build()
     # The functions are quadratic, so any point will do.
-    found = torch.func.hessian(lambda w: functional_call(module, {"w": w}, (torch.zeros(1, 9),)).sum())(torch.zeros(9))
+    found = torch.autograd.functional.hessian(
+        lambda w: functional_call(module, {"w": w}, (torch.zeros(1, 9),)).sum(), torch.zeros(9)
+    )
     return torch.as_tensor(found).double()
 
 
@@ -155,6 +157,7 @@ def draw(measured: Measured) -> Figure:
         right.set(yscale="log", xlabel="eps / predicted least eps", ylabel="final loss (0 is drawn at 1e-40)")
         right.set_title(f"Adam at lr {LR:g}: settles above")
         for ax in (left, right):
+            ax.set_xticks([0.9, 0.95, 1.0, 1.05, 1.1])
             ax.axvline(1, color="black", linewidth=0.8, linestyle="--")
             ax.legend()
     return drawn
