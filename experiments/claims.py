@@ -17,7 +17,6 @@ from experiments.common.errors import DataError, OptionError
 from experiments.common.values import checked, shown, whole
 from experiments.papers import page
 from experiments.papers.claim import Claim, Runs
-from experiments.papers.every import CLAIMS
 from kernels.commands import command
 
 ALL = "all"
@@ -39,12 +38,16 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(names: list[str]) -> list[Claim]:
     """Return the claims of these names, each once. Raises: OptionError, which lists the known ones."""
+    from experiments.papers.every import CLAIMS
+
     if unknown := [name for name in names if name not in (*CLAIMS, ALL)]:
         raise OptionError(f"CLAIM accepts {ALL} or {', '.join(CLAIMS)}, not {shown(unknown[0])}")
     return [CLAIMS[name] for name in (CLAIMS if ALL in names else dict.fromkeys(names))]
 
 
 def listing() -> str:
+    from experiments.papers.every import CLAIMS
+
     return "\n".join(f"{name}\n    {claim.says} {claim.source}." for name, claim in CLAIMS.items())
 
 
@@ -61,6 +64,7 @@ def try_claim(claim: Claim, out: Path, seeds: int | None, full: bool, **options)
     Raises: OptionError, DataError, OSError.
     """
     from experiments.common import figure_style
+    from experiments.papers.every import CLAIMS
 
     is_full = full and bool(claim.full)
     folder = out / f"{claim.name}{'-full' * is_full}"
