@@ -44,6 +44,7 @@ gallery: $(VENV)/.installed
 	$(SWEEP) $(GRID) --seeds 3 --epochs 3 --target 95% --out results/gallery/mnist-mlp-again
 	$(BIN)/python -m experiments.compare results/gallery/mnist-mlp results/gallery/mnist-mlp-again results/gallery/six-axes \
 	    --out results/gallery/six-axes-and-grid
+	$(BIN)/python -m experiments.claims all --out results/gallery/claims
 
 gpu: $(if $(GIVEN_PYTHON),,$(VENV)/.installed)
 	$(or $(GIVEN_PYTHON),$(BIN)/python) -m experiments.gpu

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from experiments.common.errors import OptionError
+from experiments.papers.claim import SWEEPS
 from experiments.sweeps import results
 from experiments.training import targets
 from kernels.commands import command
@@ -69,7 +70,10 @@ def studies_below(folder: Path) -> list[Path]:
 
     # Unlike Path.rglob, isdir takes every name.
     found = reading.folders(folder) if os.path.isdir(folder) else []
-    return [] if folder in found else [path for path in found if path.name != results.CONFIRMED]
+    if folder in found:
+        return []
+    # The sweeps of a claim are parts of it, as runs on fresh seeds are of a sweep.
+    return [path for path in found if path.name != results.CONFIRMED and path.parent.name != SWEEPS]
 
 
 def index(root: Path, folders: list[Path]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import claims
+from experiments import claims, report
 from experiments.papers.claim import Claim, Measured
 from experiments.papers.every import CLAIMS
 from experiments.papers.verdicts import Region
@@ -117,12 +117,14 @@ def test_a_verdict_its_page_and_what_is_kept(capsys, tmp_path, small, trained):
         "at least 0",
     ):
         assert said in written
-    assert {path.name for path in (tmp_path / "small").iterdir()} == {"claim.png", "runs", "verdict.json"}
+    # They are parts of a claim, no studies of their own.
+    assert report.studies_below(tmp_path) == []
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {"claim.png", "claim-sweeps", "verdict.json"}
 
 
 def test_other_runs_are_refused_unless_they_may_go(capsys, tmp_path, small):
     assert claims.main(["small", "--seeds", "1", "--out", str(tmp_path)]) == 0
-    found = tmp_path / "small/runs/lrs/provenance.json"
+    found = tmp_path / "small/claim-sweeps/lrs/provenance.json"
     about = json.loads(found.read_text())
     about["sweep"]["evaluations"] = 5
     found.write_text(json.dumps(about))
@@ -145,7 +147,7 @@ def test_a_sample_that_is_no_number_is_an_error(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_an_interrupted_claim_goes_on(tmp_path):
     command = [sys.executable, "-m", "experiments.claims", "stability-edge", "--out", str(tmp_path)]
-    second = tmp_path / "stability-edge/runs/homogeneous/provenance.json"
+    second = tmp_path / "stability-edge/claim-sweeps/homogeneous/provenance.json"
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from experiments.sweeps.results import Sweep
 
-RUNS = "runs"
+SWEEPS = "claim-sweeps"
 """The subfolder of a claim's folder with its sweeps."""
 
 
@@ -99,7 +99,7 @@ class Runs:
         from experiments.sweeps.config import SweepConfig
         from experiments.sweeps.plan import make_plan
 
-        out = self.folder and self.folder / RUNS / name
+        out = self.folder and self.folder / SWEEPS / name
         given = {"seeds": self.seeds, "out": out, **self.options, **options}
         if task != "mnist":
             given.pop("data_dir", None)
