@@ -21,8 +21,8 @@ INTRODUCTION = (
     "`python -m experiments.claims` lists them, and `python -m experiments.claims NAME` tries one. Each says before it "
     "is run where its effects have to lie. An effect is confirmed if its interval lies there, refuted if it lies "
     "outside, and undecided if it crosses a border. A claim is confirmed if all its effects are, and refuted if one "
-    "is. Intervals are of medians over seeds, made of order statistics, and those of a claim hold together at 95 %; an "
-    "effect without chance has the range of its cases."
+    "is. Intervals are of medians over seeds, made of order statistics, and those of a claim hold together at 95 %. "
+    "Where chance has no part, the range of all cases takes its place, and one case outside refutes."
 )
 
 
@@ -84,12 +84,10 @@ def what_would_decide(found: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each undecided effect of a `record`: what would decide it."""
     said = []
     for name, effect in found["effects"].items():
-        region, outcome = Region(**effect["region"]), Outcome(**effect["outcome"])
+        outcome = Outcome(**effect["outcome"])
         if outcome.verdict != UNDECIDED:
             continue
-        if region.exact:
-            said.append(f"{name}: some cases lie in the region and some do not, and more seeds would not change that.")
-        elif outcome.needed:
+        if outcome.needed:
             said.append(f"{name}: about {outcome.needed} seeds would decide, if further ones are like these.")
         else:
             said.append(

@@ -175,7 +175,7 @@ CLAIMS = (
         "other.",
         confirms="losses fall at 0.995 of the edge and grow at 1.005, in every case, and those of Adam vanish with eps "
         "at 1.005 of the least one and at 0.995 do not",
-        refutes="every edge is farther than 1 % from the prediction",
+        refutes="one of the edges is farther than 1 % from the prediction",
         effects={FROZEN: Region(0.99, 1.01, exact=True), SETTLING: Region(0.99, 1.01, exact=True)},
         measure=measure,
         draw=draw,

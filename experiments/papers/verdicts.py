@@ -1,9 +1,11 @@
 """From samples to a verdict: does an interval of an effect lie where the claim said, before it was measured?
 
 An effect is `confirmed` if its interval lies in the stated region, `refuted` if it lies outside of it altogether, and
-`undecided` if it crosses a border, or if there are too few samples for an interval. A region with two finite ends that
-holds 0 is an equivalence margin: an effect that is confirmed there is as small as was said beforehand, which is more
-than not being told from 0 (Schuirmann 1987, doi:10.1007/BF01068419).
+`undecided` if it crosses a border, or if there are too few samples for an interval. Where chance has no part, every
+case has to lie in the region, and one that does not refutes the claim.
+
+A region with two finite ends that holds 0 is an equivalence margin: an effect that is confirmed there is as small as
+was said beforehand, which is more than not being told from 0 (Schuirmann 1987, doi:10.1007/BF01068419).
 
 A claim with several effects is confirmed if all are, and refuted if one is. Their intervals hold together at 95 %
 (Bonferroni).
@@ -25,8 +27,9 @@ class Region(NamedTuple):
 
     Attributes:
         low, high: its ends; one of them may be infinite.
-        exact: the effect has no randomness: its samples are cases, such as both ends of a bracket, and all of them must
-            lie in the region. Otherwise they are independent samples, such as differences between two runs of a seed.
+        exact: chance has no part in the effect: its samples are cases, such as both ends of a bracket, all of which lie
+            in the region if the claim is true. Otherwise they are independent samples, such as differences between two
+            runs of a seed.
     """
 
     low: float = -math.inf
@@ -83,7 +86,9 @@ def outcome(region: Region, samples: np.ndarray, level: float = intervals.LEVEL)
         low, high = (float(end) for end in intervals.interval(samples, level))
         attained = intervals.coverage(n, intervals.rank(n, level)) if not math.isnan(low) else math.nan
     verdict = verdict_of(region, low, high)
-    needed = 0 if verdict != UNDECIDED or region.exact else enough(region, samples, level)
+    if region.exact and verdict == UNDECIDED:
+        verdict = REFUTED
+    needed = enough(region, samples, level) if verdict == UNDECIDED else 0
     return Outcome(n, median, low, high, attained, verdict, needed)
 
 

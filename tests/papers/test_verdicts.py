@@ -76,7 +76,7 @@ def test_exact_effects_are_judged_by_their_range():
     edge = Region(37.8, 38.2, exact=True)
     assert outcome(edge, np.array([37.9, 38.1])).verdict == CONFIRMED
     assert outcome(edge, np.array([38.1])).verdict == CONFIRMED
-    assert outcome(edge, np.array([38.1, 38.3])) == (2, 38.2, 38.1, 38.3, 1.0, UNDECIDED, 0)
+    assert outcome(edge, np.array([38.1, 38.3])) == (2, 38.2, 38.1, 38.3, 1.0, REFUTED, 0)
     assert outcome(edge, np.array([39.0, 40.0])).verdict == REFUTED
     # They are no part of what chance may decide.
     assert judge({"edge": edge, "mean": LARGER}, {"edge": [38.0], "mean": samples(0.5)})[1]["mean"].level < 0.99
