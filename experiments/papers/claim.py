@@ -125,7 +125,8 @@ class Runs:
 
         tuned = self.sweep(name, task, seeds=tuning_seeds, **options).runs
         best = aggregation.best_of_each(aggregation.ranked(tuned))
-        configs = best[["optimizer", *axes_in(tuned)]]
+        # An axis that none of them has is no column of a table of configurations.
+        configs = best[["optimizer", *axes_in(tuned)]].dropna(axis="columns", how="all")
         grid = ("optimizer", "axes", "tie", "sample", "lr", "beta1", "beta2", "eps", "weight_decay", "momentum")
         others = {option: value for option, value in options.items() if option not in grid}
         seeds = tuning_seeds + self.seeds
