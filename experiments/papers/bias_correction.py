@@ -130,12 +130,10 @@ def draw(measured: Measured) -> Figure:
                 ax.fill_between(median.index, q25, q75, color=colour, alpha=0.2, linewidth=0)
                 ax.axvline(stable_range(of_kind).median(), color=colour, linewidth=0.9, linestyle=line)
             ax.axhline(STABLE * initial, color="black", linewidth=0.8, linestyle=":")
-            ax.text(
-                0.02, STABLE * initial, "stable: below", transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5
-            )
-            ax.text(
-                0.02, 2 * initial, "above, or diverged", transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5
-            )
+            for height, text in ((STABLE, "stable: below"), (2, "above, or diverged")):
+                at = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 8.5}
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+                ax.text(0.02, 1.03 * height * initial, text, bbox=box, **at)
             ax.set(
                 xscale="log", yscale="log", xlabel="lr, constant", ylabel="loss at the end", ylim=(0.15, 3 * initial)
             )

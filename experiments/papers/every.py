@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.papers import bias_correction, block_hessians, stability_edge
+from experiments.papers import bias_correction, block_hessians, equal_betas, stability_edge
 from experiments.papers.claim import Claim
 
-MODULES: tuple[Any, ...] = (stability_edge, bias_correction, block_hessians)
+MODULES: tuple[Any, ...] = (stability_edge, bias_correction, equal_betas, block_hessians)
 """In the order in which claims are listed and tried."""
 CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}
