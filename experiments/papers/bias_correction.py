@@ -150,7 +150,7 @@ def draw(measured: Measured) -> Figure:
         right.set_xticks(range(len(names)), names)
         right.set(yscale="log", ylim=(0.15, 10), xlim=(-0.5, 3.5))
         right.yaxis.set_major_formatter("{x:g}")
-        right.set_ylabel("loss: without / with correction; lr: with / without")
+        right.set_ylabel("loss without / with correction,\nlargest stable lr with / without")
         right.set_title("Ratios of each seed; shaded: claimed")
         handles, labels = left.get_legend_handles_labels()
         title = "Median and quartiles over seeds. Vertical: the largest stable lr, median."
