@@ -73,10 +73,10 @@ def table(rates: np.ndarray) -> pd.DataFrame:
 
 
 def measure(
-    runs: Runs, epochs: float, warmup: int, tuned_lr: tuple, steps: int, stable_lr: tuple, tuning_seeds: int = 3
+    runs: Runs, tuned_steps: int, warmup: int, tuned_lr: tuple, steps: int, stable_lr: tuple, tuning_seeds: int = 3
 ) -> Measured:
     """tuned_lr, stable_lr: the first and last power of ten, and the number of rates."""
-    schedule = {"epochs": epochs, "warmup": warmup, "schedule": "cosine", "evaluations": 1}
+    schedule = {"steps": tuned_steps, "warmup": warmup, "schedule": "cosine", "evaluations": 1}
     tuning = runs.sweep("tuning", "mnist", configs=table(np.logspace(*tuned_lr)), seeds=tuning_seeds, **schedule).runs
     medians = tuning.groupby([*GROUP, "lr"])["eval_loss"].median().reset_index()
     best = medians.loc[medians.groupby(GROUP)["eval_loss"].idxmin()]
@@ -183,9 +183,15 @@ CLAIMS = (
         measure=measure,
         draw=draw,
         seeds=16,
-        quick={"epochs": 2, "warmup": 94, "tuned_lr": (-3, -1.5, 13), "steps": 200, "stable_lr": (-2.5, -0.5, 41)},
+        quick={
+            "tuned_steps": 936,
+            "warmup": 94,
+            "tuned_lr": (-3, -1.5, 13),
+            "steps": 200,
+            "stable_lr": (-2.5, -0.5, 41),
+        },
         trial={
-            **{"epochs": 0.01, "warmup": 1, "tuned_lr": (-3, -2, 2), "tuning_seeds": 1},
+            **{"tuned_steps": 2, "warmup": 1, "tuned_lr": (-3, -2, 2), "tuning_seeds": 1},
             **{"steps": 3, "stable_lr": (-2, 0, 2)},
         },
     ),
