@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.papers import article, article_beta1, stability_edge
+from experiments.papers import article, article_accumulation, article_beta1, stability_edge
 from experiments.papers.claim import Claim
 
-MODULES: tuple[Any, ...] = (stability_edge, article, article_beta1)
+MODULES: tuple[Any, ...] = (stability_edge, article, article_beta1, article_accumulation)
 """In the order in which claims are listed and tried."""
 CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}
