@@ -120,15 +120,20 @@ class Runs:
         Args:
             name, task, options: as of `sweep`; the grid of each optimizer.
         """
+        tuned = self.sweep(name, task, seeds=tuning_seeds, **options).runs
+        return self.winners_of(tuned, name, task, **options)
+
+    def winners_of(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> pd.DataFrame:
+        """Return what `winners` does, for a caller that has the runs of the tuning."""
         from experiments.reports import aggregation
         from experiments.training.axes import axes_in
 
-        tuned = self.sweep(name, task, seeds=tuning_seeds, **options).runs
         best = aggregation.best_of_each(aggregation.ranked(tuned))
         # An axis that none of them has is no column of a table of configurations.
         configs = best[["optimizer", *axes_in(tuned)]].dropna(axis="columns", how="all")
         grid = ("optimizer", "axes", "tie", "sample", "lr", "beta1", "beta2", "eps", "weight_decay", "momentum")
         others = {option: value for option, value in options.items() if option not in grid}
+        tuning_seeds = int(tuned["seed"].max()) + 1
         seeds = tuning_seeds + self.seeds
         again = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others).runs
         return again.loc[again["seed"] >= tuning_seeds].reset_index(drop=True)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.papers import bias_correction, block_hessians, equal_betas, stability_edge
+from experiments.papers import (
+    article,
+    article_accumulation,
+    article_beta1,
+    bias_correction,
+    block_hessians,
+    equal_betas,
+    stability_edge,
+)
 from experiments.papers.claim import Claim
 
-MODULES: tuple[Any, ...] = (stability_edge, bias_correction, equal_betas, block_hessians)
+MODULES: tuple[Any, ...] = (
+    stability_edge,
+    bias_correction,
+    equal_betas,
+    block_hessians,
+    article,
+    article_beta1,
+    article_accumulation,
+)
 """In the order in which claims are listed and tried."""
 CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}
