@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.papers import known_answers, stability_edge
+from experiments.papers import beta2_transition, known_answers, stability_edge
 from experiments.papers.claim import Claim
 
-MODULES: tuple[Any, ...] = (stability_edge, known_answers)
+MODULES: tuple[Any, ...] = (stability_edge, beta2_transition, known_answers)
 """In the order in which claims are listed and tried."""
 CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}

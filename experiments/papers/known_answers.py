@@ -239,7 +239,7 @@ CLAIMS = (
         setup="One step of Adam in float64 with eps 0, for beta1 0 and 0.9, beta2 0.99, 0.999 and 0.9999, and three "
         "gradients. Nothing is random.",
         confirms="every step is the predicted one, to a relative error of 1e-12",
-        refutes="every step is farther from it",
+        refutes="any step is farther from it",
         effects={WITHOUT: Region(high=1e-12, exact=True), WITH: Region(high=1e-12, exact=True)},
         measure=measure_first_step,
         draw=draw_first_step,
@@ -255,7 +255,7 @@ CLAIMS = (
         "beta2 0.99, 0.999 and 0.9999. Nothing is random.",
         confirms="the ratio of both is the predicted one in every step, and the eps of Adam, here and in torch, is the "
         "one that was given, to relative errors of 1e-10",
-        refutes="the errors are larger for every beta2",
+        refutes="any error is larger",
         effects={PLACES: Region(high=1e-10, exact=True), OURS: Region(high=1e-10, exact=True)},
         measure=measure_eps,
         draw=draw_eps,
@@ -272,7 +272,7 @@ CLAIMS = (
         "comes from a singular value decomposition, and again from a QR decomposition, in float64. The excess over it "
         "is reported as 2^-23 of it at least, which is float32's resolution.",
         confirms="every run ends within 8 units of float32 of the least loss, and both computations agree to 1e-12",
-        refutes="every run ends higher, or the computations differ for every condition number",
+        refutes="any run ends higher, or the computations differ for any condition number",
         effects={EXCESS: Region(high=8 * ULP, exact=True), FORMULA: Region(high=1e-12, exact=True)},
         measure=measure_least_squares,
         draw=draw_least_squares,
