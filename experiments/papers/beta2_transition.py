@@ -144,8 +144,12 @@ def measure(
     adam = table.loc[table["optimizer"] == "adam"]
     error = (adam["measured"] - adam["predicted"]).abs().max()
     predicted = " and ".join(f"{1 - turn(b):.5f} for beta1 {b:g}" for b in BETA1)
+    adopt = paths.loc[(paths["optimizer"] == "adopt") & (paths["beta2"] == SHOWN[0])]
+    highest, turned = adopt["w"].max(), adopt.loc[adopt["w"] >= adopt["w"].max() - 1e-3, "step"].max()
     notes = [
         f"The predicted beta2 is {predicted}; drifts of Adam are within {error:.1g} lr of the predicted ones.",
+        f"ADOPT at beta2 {SHOWN[0]:g} and beta1 0.9 first goes to {highest:.3f} and is there up to step {turned:,}, "
+        "because the bound of its updates holds the large gradient back.",
         f"With lr 0.5 / sqrt(t), betas 0.9 and 0.99, as in the source, Adam is at {ends['adam']:.3f} after {steps:,} "
         f"steps and AMSGrad at {ends['amsgrad']:.3f}.",
     ]
@@ -153,6 +157,8 @@ def measure(
 
 
 def draw_paths(ax: Axes, paths: pd.DataFrame) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     from experiments.reports import looks
 
     for optimizer, look in looks.of_optimizers(NAMES).items():
@@ -160,10 +166,12 @@ def draw_paths(ax: Axes, paths: pd.DataFrame) -> None:
             path = paths.loc[(paths["optimizer"] == optimizer) & (paths["beta2"] == beta2)]
             label = f"{NAMES[optimizer]}, beta2 {beta2:g}"
             ax.plot(path["step"], path["w"], line, color=look.colour, linewidth=1.5, label=label)
-    for bound, said, shift in ((1, "the worst point", 4), (-1, "the best point", 4)):
+    for bound, said in ((1, "the worst point"), (-1, "the best point")):
         ax.axhline(bound, color="black", linewidth=0.8, linestyle=":")
-        ax.annotate(said, (0, bound), xytext=(0, shift), textcoords="offset points", fontsize=8.5)
+        ax.annotate(said, (0, bound), xytext=(0, 4), textcoords="offset points", fontsize=8.5)
     ax.set(xlabel="step", ylabel="position w", ylim=(-1.2, 1.25), title=f"The function, lr {LR:g}, beta1 0.9")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=8)
 
 
@@ -184,7 +192,10 @@ def draw_drifts(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(
         xscale="log", xlabel="1 - beta2", ylabel="drift in a period / lr", title="After many periods; lines: predicted"
     )
+    place = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "fontsize": 8.5}
+    ax.annotate("predicted turns", (turn(BETA1[0]), -3), **place)
     ax.set_yscale("symlog", linthresh=0.01)
+    ax.set_ylim(-6, 6)
     ax.legend(fontsize=8)
 
 
