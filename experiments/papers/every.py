@@ -8,21 +8,25 @@ from experiments.papers import (
     article,
     article_accumulation,
     article_beta1,
+    beta2_transition,
     bias_correction,
     block_hessians,
     equal_betas,
+    known_answers,
     stability_edge,
 )
 from experiments.papers.claim import Claim
 
 MODULES: tuple[Any, ...] = (
     stability_edge,
+    beta2_transition,
     bias_correction,
     equal_betas,
     block_hessians,
     article,
     article_beta1,
     article_accumulation,
+    known_answers,
 )
 """In the order in which claims are listed and tried."""
 CLAIMS: dict[str, Claim] = {claim.name: claim for module in MODULES for claim in module.CLAIMS}
