@@ -71,7 +71,7 @@ def test_an_unknown_claim_lists_the_known_ones(capsys, tmp_path):
     "words", [["--seeds", "0"], ["--seeds", "ten"], ["--data-dir", "/nowhere"], ["--out", __file__]]
 )
 def test_a_bad_option_is_one_sentence(words, capsys, tmp_path):
-    assert claims.main(["adam-logistic", "--out", str(tmp_path / "new"), *words]) == 2
+    assert claims.main(["article-mnist", "--out", str(tmp_path / "new"), *words]) == 2
     text = capsys.readouterr().err
     assert text.startswith(f"python -m experiments.claims: {words[0]} accepts ")
     assert text.count("\n") == 1
