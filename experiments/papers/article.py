@@ -42,8 +42,10 @@ def capped(runs: pd.DataFrame) -> pd.Series:
     return runs["eval_loss"].where(is_lower, initial)
 
 
-def measure(runs: Runs, task: str, lr: Mapping[str, tuple[float, ...]], tuning_seeds: int, **options: Any) -> Measured:
-    options = {"optimizer": [*NAMES], "lr": lr, "evaluations": 1, **options}
+def measure(
+    runs: Runs, task: str, lr: Mapping[str, tuple[float, ...]], tuning_seeds: int, training: Mapping[str, Any]
+) -> Measured:
+    options = {"optimizer": [*NAMES], "lr": lr, "evaluations": 1, **training}
     tuned = runs.sweep("tuned", task, seeds=tuning_seeds, **options).runs
     fresh = runs.winners_of(tuned, "tuned", task, **options)
     tuned, fresh = (table.assign(loss=capped(table)) for table in (tuned, fresh))
@@ -72,10 +74,13 @@ def draw(measured: Measured, *, title: str, loss: str) -> Figure:
         for name, look in styles.items():
             own = tuned.loc[tuned["optimizer"] == name].groupby("lr")
             median = own["loss"].median()
-            left.plot(median.index, median, marker=look.marker, color=look.colour, label=NAMES[name])
+            # Adam and NAdam may coincide.
+            line = "--" if name == "nadam" else "-"
+            left.plot(median.index, median, line, marker=look.marker, color=look.colour, label=NAMES[name])
             diverged = own["status"].apply(lambda status: (status == "diverged").any())
             left.plot(median.index[diverged], median[diverged], "x", color="black", markersize=8)
-        left.plot([], [], "x", color="black", markersize=8, label="a seed diverged")
+        if (tuned["status"] == "diverged").any():
+            left.plot([], [], "x", color="black", markersize=8, label="a seed diverged")
         n = tuned["seed"].nunique()
         left.set(xscale="log", yscale="log", xlabel="lr", ylabel=f"final {loss}, median of {n} seeds")
         left.set_title(f"{title}: tuning")
@@ -104,7 +109,16 @@ def draw(measured: Measured, *, title: str, loss: str) -> Figure:
 
 
 def claim(
-    network: str, what: str, loss: str, lr: Mapping[str, tuple[float, ...]], seeds: int, trial: dict, **size: Any
+    network: str,
+    what: str,
+    loss: str,
+    *,
+    task: str,
+    lr: Mapping[str, tuple[float, ...]],
+    seeds: int,
+    tuning_seeds: int,
+    training: Mapping[str, Any],
+    trial: Mapping[str, Any],
 ) -> Claim:
     """Return the claim for a network.
 
@@ -113,15 +127,15 @@ def claim(
         what: network, data and length of the runs, in words.
         loss: what is compared.
         lr: grid of each optimizer, all of one size.
-        size: further arguments of `measure`.
+        training, trial: options of the sweeps, and those that differ in tests.
     """
-    tuning, ends = size["tuning_seeds"], {name: f"{min(lr[name]):g} to {max(lr[name]):g}" for name in NAMES}
+    ends = {name: f"{min(lr[name]):g} to {max(lr[name]):g}" for name in NAMES}
     grids = ", ".join(f"{NAMES[name]} {span}" for name, span in ends.items())
     return Claim(
         name=f"article-{network}",
         says="Tuned alike, Adam ends lower than SGD and than Nesterov's momentum, and NAdam about as low as Adam.",
         source=ARTICLE,
-        setup=f"{what}. Each optimizer is tuned by the median {loss} at the end, over {tuning} seeds, on "
+        setup=f"{what}. Each optimizer is tuned by the median {loss} at the end, over {tuning_seeds} seeds, on "
         f"{len(lr['adam'])} learning rates in equal ratios ({grids}), with momentum 0.9, betas 0.9 and 0.999, eps 1e-8 "
         f"and a constant lr. The best lr of each is trained again on other seeds, which start from the same weights "
         f"and see the same batches for all four. A run that diverged counts with its loss before training. About as "
@@ -137,84 +151,70 @@ def claim(
         measure=measure,
         draw=partial(draw, title=what.partition(",")[0], loss=loss),
         seeds=seeds,
-        quick={"lr": lr, **size},
-        trial={"lr": {name: lr[name][2:4] for name in NAMES}, "tuning_seeds": 1, **trial},
+        quick={"task": task, "lr": lr, "tuning_seeds": tuning_seeds, "training": training},
+        trial={
+            "lr": {name: lr[name][2:4] for name in NAMES},
+            "tuning_seeds": 1,
+            "training": {**training, **trial},
+        },
     )
 
 
+def grids(
+    count: int, adam: tuple[float, float], nesterov: tuple[float, float], sgd: tuple[float, float]
+) -> dict[str, tuple[float, ...]]:
+    """Return a `grid` of each optimizer, from the exponents of their ends; NAdam has Adam's."""
+    return {
+        name: grid(*ends, count)
+        for name, ends in {"adam": adam, "nadam": adam, "nesterov": nesterov, "sgd": sgd}.items()
+    }
+
+
 MSE, ENTROPY = "evaluation MSE", "test cross-entropy"
+OF_IMAGES = {"steps": 468, "batch_size": 32, "eval_examples": 500}
 CLAIMS = (
     claim(
         "regression",
         "MLP 10-20-30-1, to fit a random network of the same shape on 8192 examples, 20 epochs of batches of 128",
         MSE,
-        {
-            "adam": grid(-3, -1, 9),
-            "nadam": grid(-3, -1, 9),
-            "nesterov": grid(-2, 0, 9),
-            "sgd": grid(-2, 0, 9),
-        },
-        20,
-        {"epochs": 0.1},
         task="regression",
-        model="mlp",
+        lr=grids(9, adam=(-3, -1), nesterov=(-2, 0), sgd=(-2, 0)),
+        seeds=20,
         tuning_seeds=5,
-        epochs=20,
+        training={"model": "mlp", "epochs": 20},
+        trial={"epochs": 0.1},
     ),
     claim(
         "mnist",
         "MLP 784-32-32-10 on MNIST, 2 epochs of batches of 128",
         ENTROPY,
-        {
-            "adam": grid(-4, -1, 7),
-            "nadam": grid(-4, -1, 7),
-            "nesterov": grid(-3, 0, 7),
-            "sgd": grid(-2, 1, 7),
-        },
-        20,
-        {"epochs": 0.01, "eval_examples": 100},
         task="mnist",
-        model="mlp",
+        lr=grids(7, adam=(-4, -1), nesterov=(-3, 0), sgd=(-2, 1)),
+        seeds=20,
         tuning_seeds=3,
-        epochs=2,
-        eval_examples=1000,
+        training={"model": "mlp", "epochs": 2, "eval_examples": 1000},
+        trial={"epochs": 0.01, "eval_examples": 100},
     ),
     claim(
         "cnn",
         "CNN on MNIST, two 5 x 5 convolutions of 8 and 16 channels, 468 batches of 32",
         ENTROPY,
-        {
-            "adam": grid(-3.5, -1.5, 5),
-            "nadam": grid(-3.5, -1.5, 5),
-            "nesterov": grid(-3, -1, 5),
-            "sgd": grid(-2, 0, 5),
-        },
-        12,
-        {"steps": 2, "eval_examples": 100},
         task="mnist",
-        model="cnn",
+        lr=grids(5, adam=(-3.5, -1.5), nesterov=(-3, -1), sgd=(-2, 0)),
+        seeds=12,
         tuning_seeds=2,
-        steps=468,
-        batch_size=32,
-        eval_examples=500,
+        training={"model": "cnn", **OF_IMAGES},
+        trial={"steps": 2, "eval_examples": 100},
     ),
     claim(
         "gru",
         "GRU on MNIST, 32 units that read an image row by row, 468 batches of 32",
         ENTROPY,
-        {
-            "adam": grid(-3, -1, 5),
-            "nadam": grid(-3, -1, 5),
-            "nesterov": grid(-2, 0, 5),
-            "sgd": grid(-1, 1, 5),
-        },
-        12,
-        {"steps": 2, "eval_examples": 100},
         task="mnist",
-        model="gru",
+        lr=grids(5, adam=(-3, -1), nesterov=(-2, 0), sgd=(-1, 1)),
+        seeds=12,
         tuning_seeds=2,
-        steps=468,
-        batch_size=32,
-        eval_examples=500,
+        training={"model": "gru", **OF_IMAGES},
+        trial={"steps": 2, "eval_examples": 100},
     ),
 )

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 PARTS, PER_PART = 4, 32
 LR = {"adam": 1e-3, "nadam": 1e-3, "sgd": 0.1, "nesterov": 0.01}
-TASKS = {"regression": "MLP 10-20-30-1, regression", "mnist": "MLP 784-32-32-10, MNIST"}
+TASKS = {"regression": "regression", "mnist": "MNIST"}
+"""Tasks, whose first model is an MLP, and their names in the figure."""
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 BITS = 29
 """By how many powers of two float64 is more precise than float32."""
@@ -137,8 +138,8 @@ def draw(measured: Measured) -> Figure:
                 textcoords="offset points",
                 fontsize=8.5,
             )
-        left.set_yscale("log")
-        left.set_xticks(range(len(columns)), [f"{precision}\n{task}" for precision, task in columns])
+        left.set(yscale="log", ylim=(1e-17, 1e-5))
+        left.set_xticks(range(len(columns)), [f"{precision}\n{TASKS[task]}" for precision, task in columns])
         left.set(ylabel="‖difference‖ / ‖movement of the weights‖", title="4 x 32 accumulated, against 128 at once")
         left.legend(loc="upper right")
         for factor, text in ((1, "scale-free"), (PARTS, "4 x the gradient")):

@@ -69,16 +69,16 @@ def measure(
     found = runs.sweep("fresh", "mnist", seeds=tuning_seeds + runs.seeds, configs=configs, **options)
     fresh = steps_to_target(*found[:2])
     fresh = fresh.loc[fresh["seed"] >= tuning_seeds]
-    samples, notes = {}, []
+    samples, notes, labelled = {}, [], fresh.assign(best=fresh["lr"] == fresh["beta1"].map(best))
     for effect, chosen in ((AT_COMMON, dict.fromkeys(BETA1, COMMON)), (AT_BEST, best)):
         order = sorted(BETA1, key=lambda beta1, chosen=chosen: by_pair.loc[beta1, chosen[beta1]])
         slowest, fastest = ((beta1, chosen[beta1]) for beta1 in (order[-1], order[0]))
         samples[effect] = slowdown(fresh, slowest, fastest)
+        labelled = labelled.assign(**{f"fastest {effect}": fresh["beta1"].eq(fastest[0]) & fresh["lr"].eq(fastest[1])})
         ends = [f"beta1 {beta1:g} at lr {at:g}" for beta1, at in (slowest, fastest)]
         notes.append(f"{effect.removeprefix('log2 of ')}: {ends[0]}, against {ends[1]}.")
     if edges := [f"{beta1:g}" for beta1, at in best.items() if at in (min(lr), max(lr))]:
         notes.append(f"The best lr is on the edge of the grid for beta1 {', '.join(edges)}.")
-    labelled = fresh.assign(best=fresh["lr"] == fresh["beta1"].map(best))
     return Measured(samples, {"tuned": tuned, "fresh": labelled, "steps": pd.DataFrame({"last": [steps]})}, notes)
 
 
@@ -103,18 +103,22 @@ def draw(measured: Measured) -> Figure:
         )
         left.set_ylabel(f"steps to a test cross-entropy of {TARGET:g}")
         left.legend(loc="lower left")
-        parts = (fresh["lr"] == COMMON, "at lr 1e-3"), (fresh["best"], "at its best lr")
-        for number, (which, label) in enumerate(parts):
+        parts = (fresh["lr"] == COMMON, "at lr 1e-3", AT_COMMON), (fresh["best"], "at its best lr", AT_BEST)
+        for number, (which, label, effect) in enumerate(parts):
+            colour = ("0.45", "C1")[number]
+            slow = IMPORTANT * fresh.loc[fresh[f"fastest {effect}"], "steps"].median()
+            text = f"twice the fastest, {label}"
+            right.axhline(min(slow, missed), color=colour, linewidth=1, linestyle=":", label=text)
             for place, beta1 in enumerate(BETA1):
                 own = fresh.loc[which & (fresh["beta1"] == beta1), "steps"].clip(upper=missed).to_numpy()
                 x = place + 0.36 * (number - 0.5) + np.linspace(-0.11, 0.11, len(own))
                 text = label if place == 0 else None
-                right.plot(x, own, "os"[number], color=("0.45", "C1")[number], markersize=3.5, alpha=0.8, label=text)
+                right.plot(x, own, "os"[number], color=colour, markersize=3.5, alpha=0.8, label=text)
                 middle = np.median(own)
                 right.plot([x[0] - 0.04, x[-1] + 0.04], [middle, middle], color="black", linewidth=1.6)
         right.set_xticks(range(len(BETA1)), [f"{beta1:g}" for beta1 in BETA1])
         right.set(xlabel="beta1", title=f"{fresh['seed'].nunique()} fresh seeds and their medians")
-        right.legend(loc="lower left")
+        right.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
         for ax in (left, right):
             ax.set_yscale("log", base=2)
             ax.yaxis.set_major_formatter("{x:g}")
