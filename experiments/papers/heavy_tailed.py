@@ -6,7 +6,8 @@ t the loss f(pi_k t) of one function f, so that the steps to any loss go as pi_k
 gradient, and pi_k cancels: its steps do not depend on it. This is the simple imbalanced setting of the source, where
 the loss is shown to be of order 1 / (pi_k t), and of order e^(-ct) under sign descent.
 
-With random inputs classes meet in the same weights, and nothing of this is exact.
+Random inputs have a mean, in whose direction all examples of a class add up, and each has a direction of its own, in
+which it is learned alone, however frequent its class is. Nothing is exact then.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ TUNING_SEEDS = 3
 REACHED = math.log(2)
 """The loss of a class to which steps are counted: its examples have half of the probability. Its share of the examples
 alone, without looking at inputs, would give no class so low a loss."""
+OTHERS = 1.5, 0.1
+"""Losses to which slopes are told beside: where inputs are random, they depend on it."""
 FLOW = 0.1
 """Where inputs are alike, lr of gradient descent as a share of 1 / L, with L half of the largest pi_k."""
 LR_ALIKE = 1e-2
@@ -71,13 +74,16 @@ def with_inputs_alike(size: int) -> Classes:
     return Classes(torch.eye(n, dtype=torch.float64)[None], torch.arange(n), frequency, frequency.numpy())
 
 
-def with_random_inputs(size: int, seeds: range) -> Classes:
-    """Return examples with (size + 1) 2^size features uniform in [0, 1], and a constant one for the bias."""
+def with_random_inputs(size: int, seeds: range, centred: bool = False) -> Classes:
+    """Return examples with (size + 1) 2^size features uniform in [0, 1], and a constant one for the bias.
+
+    centred: features are uniform in [-1/2, 1/2] instead, and there is no bias.
+    """
     y = classes(size)
     drawn = []
     for seed in seeds:
         x = torch.rand(len(y), (size + 1) * 2**size, generator=torch.Generator().manual_seed(seed))
-        drawn.append(torch.cat([x, torch.ones(len(y), 1)], 1))
+        drawn.append(torch.cat([x - 0.5 * centred, torch.full((len(y), 1), float(not centred))], 1))
     weight = torch.full((len(y),), 1 / len(y))
     return Classes(torch.stack(drawn), y, weight, (y.bincount() / len(y)).double().numpy())
 
@@ -156,8 +162,8 @@ def result(data: Classes, curves: dict[str, np.ndarray], notes: list[str]) -> Me
         samples[NAMES[optimizer]] = slopes(frequency, steps)
         for place, of in enumerate(frequency):
             reached += [(optimizer, of, seed, at) for seed, at in enumerate(steps[:, place])]
-            some = np.unique(np.geomspace(1, len(losses_), 200).round().astype(int))
-            drawn += [(optimizer, of, step, np.median(losses_[step - 1, :, place])) for step in some]
+            some = np.unique(np.geomspace(1, len(losses_) - 1, 200).round().astype(int))
+            drawn += [(optimizer, of, step, np.median(losses_[step, :, place])) for step in some]
     tables = {
         "steps": pd.DataFrame(reached, columns=["optimizer", "frequency", "seed", "steps"]),
         "curves": pd.DataFrame(drawn, columns=["optimizer", "frequency", "step", "loss"]),
@@ -169,25 +175,36 @@ def measure_alike(runs: Runs, size: int, steps: int) -> Measured:
     data = with_inputs_alike(size)
     n = len(data.frequency)
     start, lrs = torch.zeros(1, n, n, dtype=torch.float64), {"sgd": 2 * FLOW / data.frequency.max(), "adam": LR_ALIKE}
-    return result(data, {name: losses(data, start, name, (lr,), steps)[:, :, 0] for name, lr in lrs.items()}, [])
+    curves = {name: losses(data, start, name, (lr,), steps)[:, :, 0] for name, lr in lrs.items()}
+    return result(data, curves, ["Adam's curves of all frequencies coincide in the figure."])
 
 
 def measure_random(runs: Runs, size: int, steps: int, lrs: dict[str, tuple[float, ...]] = LRS) -> Measured:
     tuning, fresh = range(TUNING_SEEDS), range(TUNING_SEEDS, TUNING_SEEDS + runs.seeds)
     tuned, data = with_random_inputs(size, tuning), with_random_inputs(size, fresh)
-    curves, notes = {}, []
+    curves, chosen, notes = {}, {}, []
     for name in OPTIMIZERS:
         place = largest_falling(losses(tuned, initial(tuned, tuning), name, lrs[name], steps))
         if place in (0, len(lrs[name]) - 1):
             notes.append(f"The lr of {name} lies at an end of its grid.")
         curves[name] = losses(data, initial(data, fresh), name, lrs[name][place : place + 1], steps)[:, :, 0]
-        notes.append(f"The lr of {name} is {lrs[name][place]:.2g}.")
+        chosen[name] = lrs[name][place]
+        notes.append(f"The lr of {name} is {chosen[name]:.2g}.")
+    frequency = np.unique(data.frequency)[::-1]
+    for loss in OTHERS:
+        others = (f"{np.median(slopes(frequency, steps_to(curves[name], loss))):.2f}" for name in OPTIMIZERS)
+        notes.append(f"To a loss of {loss:g} the slopes of gradient descent and Adam are {' and '.join(others)}.")
+    data = with_random_inputs(size, fresh, centred=True)
+    centred = losses(data, initial(data, fresh), "sgd", (chosen["sgd"],), steps)[:, :, 0]
+    slope = np.median(slopes(frequency, steps_to(centred, REACHED)))
+    notes.append(f"If inputs are centred, so that they have no mean, the slope of gradient descent is {slope:.2f}.")
     return result(data, curves, notes)
 
 
 def draw(measured: Measured) -> Figure:
-    from matplotlib import style
+    from matplotlib import colormaps, style
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     from experiments.common.figure_style import STYLE
     from experiments.reports import looks
@@ -196,16 +213,18 @@ def draw(measured: Measured) -> Figure:
     with style.context(STYLE):
         drawn = Figure(figsize=(11.0, 3.9))
         *panels, last = drawn.subplots(1, 3)
+        panels[1].sharey(panels[0])
         curves, reached = measured.tables["curves"], measured.tables["steps"]
         frequency = np.sort(curves["frequency"].drop_duplicates().to_numpy(float))[::-1]
         for ax, name in zip(panels, OPTIMIZERS, strict=True):
             for number, of in enumerate(frequency):
-                shade = str(0.75 * number / max(1, len(frequency) - 1))
+                shade = colormaps["viridis"](0.9 * number / max(1, len(frequency) - 1))
                 curve = curves.loc[(curves["optimizer"] == name) & (curves["frequency"] == of)]
                 ax.plot(curve["step"], curve["loss"], color=shade, linewidth=1.4, label=f"1/{1 / of:.0f}")
-            ax.axhline(REACHED, color="C1", linewidth=0.8, linestyle="--")
+            ax.axhline(REACHED, color="black", linewidth=0.8, linestyle="--")
+            ax.annotate("log 2", (1, REACHED), xytext=(2, 3), textcoords="offset points", fontsize=8.5)
             ax.set(xscale="log", yscale="log", ylim=(0.02, None), xlabel="step", title=titles[name])
-        panels[0].legend(title="frequency of a class", loc="lower left")
+        panels[0].legend(title="frequency of a class", loc="lower left", ncols=2)
         panels[0].set_ylabel("mean loss of classes of a frequency")
         for name, look in looks.of_optimizers(OPTIMIZERS).items():
             found = reached.loc[(reached["optimizer"] == name) & np.isfinite(reached["steps"])]
@@ -216,7 +235,9 @@ def draw(measured: Measured) -> Figure:
                 line = median.iloc[-1] * (frequency / frequency[0]) ** CLAIMED[name]
                 last.plot(frequency, line, color=look.colour, linewidth=1, label=f"slope {CLAIMED[name]:g}")
         last.set(xscale="log", yscale="log", xlabel="frequency of the class", ylabel="steps to a loss of log 2")
-        last.set_title("Steps to the dashed loss")
+        last.set_xticks(frequency, [f"1/{1 / of:.0f}" for of in frequency])
+        last.xaxis.set_minor_locator(NullLocator())
+        last.set_title("Steps to the dashed loss (dashes: seeds)")
         last.legend()
     return drawn
 
