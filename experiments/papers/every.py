@@ -12,6 +12,7 @@ from experiments.papers import (
     bias_correction,
     block_hessians,
     equal_betas,
+    heavy_tailed,
     known_answers,
     stability_edge,
 )
@@ -23,6 +24,7 @@ MODULES: tuple[Any, ...] = (
     bias_correction,
     equal_betas,
     block_hessians,
+    heavy_tailed,
     article,
     article_beta1,
     article_accumulation,
