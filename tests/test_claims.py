@@ -22,7 +22,10 @@ LARGER = "loss at lr 1e-3 less that at lr 1e-2"
 
 
 def measure(runs, steps=20):
-    found = runs.sweep("lrs", "regression", lr=[1e-3, 1e-2], steps=steps, evaluations=1).runs
+    options = {"lr": [1e-3, 1e-2], "steps": steps, "evaluations": 1}
+    found = runs.sweep("lrs", "regression", **options).runs
+    # The same once more trains nothing.
+    assert runs.sweep("lrs", "regression", **options).runs.equals(found)
     loss = found.pivot_table(index="seed", columns="lr", values="eval_loss")
     return Measured({LARGER: (loss[1e-3] - loss[1e-2]).to_numpy()}, {"loss": loss}, ["A note."])
 
@@ -123,7 +126,7 @@ def test_a_verdict_its_page_and_what_is_kept(capsys, tmp_path, small, trained):
     assert {path.name for path in (tmp_path / "small").iterdir()} == {"claim.png", "claim-sweeps", "verdict.json"}
 
 
-def test_other_runs_are_refused_unless_they_may_go(capsys, tmp_path, small):
+def test_other_runs_are_refused_unless_they_may_go(capsys, tmp_path, small, trained):
     assert claims.main(["small", "--seeds", "1", "--out", str(tmp_path)]) == 0
     found = tmp_path / "small/claim-sweeps/lrs/provenance.json"
     about = json.loads(found.read_text())
@@ -135,6 +138,7 @@ def test_other_runs_are_refused_unless_they_may_go(capsys, tmp_path, small):
     assert verdict_in(tmp_path / "small") == before
     assert claims.main(["small", "--seeds", "1", "--fresh", "--out", str(tmp_path)]) == 0
     assert json.loads(found.read_text())["sweep"]["evaluations"] == 1
+    assert trained == [2, 2]
 
 
 def test_a_sample_that_is_no_number_is_an_error(tmp_path, monkeypatch):

@@ -77,12 +77,14 @@ class Runs:
         seeds: number of seeds that the verdict rests on.
         options: of every sweep, such as data_dir, fresh and progress.
         data: the name of each data set that was trained on, with a warning or "".
+        names: of the sweeps so far. Only the first of a name removes what its folder holds, where options have `fresh`.
     """
 
     folder: Path | None
     seeds: int
     options: Mapping[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
 
     def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
         """Train a sweep, or take from the folder what of it is there; draw no figures.
@@ -103,6 +105,9 @@ class Runs:
         given = {"seeds": self.seeds, "out": out, **self.options, **options}
         if task != "mnist":
             given.pop("data_dir", None)
+        if name in self.names:
+            given.pop("fresh", None)
+        self.names.add(name)
         with ambient.pinned():
             plan = make_plan(SweepConfig(task=task, **given))
             data = plan.problem.data
