@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BATCH_SIZES = 8, 32, 128, 512
-HALF_LIVES = 1, 4, 16, 64, 256, 1024, 4096
-"""In steps: beta2 from 0.5 to 0.99983."""
+HALF_LIVES = 4, 16, 64, 256, 1024, 4096
+"""In steps: beta2 from 0.84 to 0.99983."""
 LR_OF_ONE = 7e-4
 """Times the square root of the batch size, this is about the best lr of Adam's default beta2 at each of them."""
-LR_FACTORS = 0.25, 0.5, 1.0, 2.0
+LR_FACTORS = 0.5, 1.0, 2.0
 KEPT, SLOPE = (
     "log2 loss, beta2 kept / half-life in examples kept",
     "slope of log(half-life in examples) over log(batch)",
@@ -160,8 +160,8 @@ CLAIMS = (
         "and not the same beta2.",
         source="Marek et al. 2025, Small Batch Size Training for Language Models, arXiv:2507.07101",
         setup="Adam on the MNIST MLP 784-32-32-10, one epoch of 60,000 examples with a cosine schedule and without "
-        "warm-up, batches of 8, 32, 128 and 512. At each of them beta2 has half-lives of 1, 4, ... 4096 steps (0.5 to "
-        "0.99983), and lr is 7e-4 sqrt(B) times 1/4, 1/2, 1 or 2, of which the best by the median over seeds is taken. "
+        "warm-up, batches of 8, 32, 128 and 512. At each of them beta2 has half-lives of 4 to 4096 steps (0.84 to "
+        "0.99983), and lr is 7e-4 sqrt(B) times 1/2, 1 or 2, of which the best by the median over seeds is taken. "
         "First effect: the best single beta2 for all batch sizes against the best single half-life in examples, in the "
         "mean of log2 losses over batch sizes. Second: the slope over the batch size of each seed's best half-life in "
         "examples, located by a parabola: 0 if it is kept, and 1 if beta2 is. The source trains transformers.",
