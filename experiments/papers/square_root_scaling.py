@@ -1,14 +1,14 @@
 """Does Adam's training depend on the batch size no more, if its hyperparameters are scaled by the square root rule?
 
-Where noise of standard deviation s / sqrt(B) dominates the gradient of a batch of B examples, exp_avg_sq is about
-s^2 / B and a step about lr sqrt(B) (1 - beta1) / s times the noise and the gradient of an example. A batch of k B takes
-1 / k as many steps for as many examples. Then
+Where noise of standard deviation s / sqrt(B) dominates the gradient of a batch of B examples, sqrt(exp_avg_sq) is about
+s / sqrt(B). A step then moves a parameter by about lr sqrt(B) / s times the mean gradient, with noise of about lr. For
+each example this is a drift of lr / (sqrt(B) s) and a variance of lr^2 / B. With batches of k B examples,
 
     lr -> lr sqrt(k),   1 - beta -> k (1 - beta) for both betas,   eps -> eps / sqrt(k)
 
-keep the drift for each example (lr sqrt(B) / B), its noise (lr^2 / B), the memory of both averages in examples, and eps
-relative to sqrt(exp_avg_sq). At the start of training noise does not dominate: steps there are those of a sign, and
-the rule, with 1 / sqrt(k) of their sum, has to lag behind. So curves are compared after the first epoch.
+keep the drift and the variance, to first order in 1 - beta the memory of both averages in examples, and eps relative to
+sqrt(exp_avg_sq). At the start of training the gradient dominates. Steps then have the length of lr, and as 1 / k as
+many of them are sqrt(k) times as long, the rule has to lag behind. So curves are compared after the first epoch.
 """
 
 from __future__ import annotations
