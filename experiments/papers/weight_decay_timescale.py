@@ -133,7 +133,7 @@ def draw(measured: Measured) -> Figure:
             q25, median, q75 = (by_decay.quantile(q) for q in (0.25, 0.5, 0.75))
             x = median.index.to_numpy() * (value if over == "lr" else 1)
             look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 3.5}
-            left.plot(x, median, label=f"{NAMES[over]} {value:g}", **look)
+            left.plot(x, median, label=f"lr {value:g}" if over == "lr" else f"{value:g} examples", **look)
             left.fill_between(x, q25, q75, color=COLOURS[number], alpha=0.2, linewidth=0)
         along = "lr × weight decay" if over == "lr" else "weight decay"
         left.set(xscale="log", yscale="log", xlabel=along, ylabel="evaluation cross-entropy")
