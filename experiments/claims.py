@@ -72,7 +72,9 @@ def try_claim(claim: Claim, out: Path, seeds: int | None, full: bool, **options)
     runs = Runs(folder, seeds or claim.seeds, options)
     with ambient.pinned():
         measured = claim.measure(runs, **{**claim.quick, **(claim.full if is_full else {})})
-    about = {"folder": folder.name, "seeds": runs.seeds, "seconds": round(time.perf_counter() - started, 1)}
+    # What earlier calls have trained counts, too.
+    seconds = time.perf_counter() - started - runs.waited + sum(runs.seconds.values())
+    about = {"folder": folder.name, "seeds": runs.seeds, "seconds": round(seconds, 1)}
     found = page.record(claim, measured, {**about, "data": runs.data, "provenance": provenance})
     figure = claim.draw(measured)
     folder.mkdir(parents=True, exist_ok=True)

@@ -170,3 +170,6 @@ def test_an_interrupted_claim_goes_on(tmp_path):
     # Bars are of sweeps that train.
     assert "homogeneous quadratic: 400 runs" in done.stderr
     assert "heterogeneous quadratic" not in done.stderr
+    # The time of both calls.
+    taken = sum(json.loads(path.read_text())["seconds"]["total"] for path in tmp_path.rglob("provenance.json"))
+    assert verdict_in(tmp_path / "stability-edge")["seconds"] > taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,14 +78,17 @@ class Runs:
         seeds: number of seeds that the verdict rests on.
         options: of every sweep, such as data_dir, fresh and progress.
         data: the name of each data set that was trained on, with a warning or "".
-        names: of the sweeps so far. Only the first of a name removes what its folder holds, where options have `fresh`.
+        seconds: that each sweep so far took to train, by its name, also in earlier calls. Only the first of a name
+            removes what its folder holds, where options have `fresh`.
+        waited: seconds that this call has spent in sweeps.
     """
 
     folder: Path | None
     seeds: int
     options: Mapping[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+    waited: float = 0.0
 
     def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
         """Train a sweep, or take from the folder what of it is there; draw no figures.
@@ -105,15 +109,18 @@ class Runs:
         given = {"seeds": self.seeds, "out": out, **self.options, **options}
         if task != "mnist":
             given.pop("data_dir", None)
-        if name in self.names:
+        if name in self.seconds:
             given.pop("fresh", None)
-        self.names.add(name)
+        started = time.perf_counter()
         with ambient.pinned():
             plan = make_plan(SweepConfig(task=task, **given))
             data = plan.problem.data
             self.data[data.name] = data.warning.partition("\n")[0]
             with runner.opened(plan, out, plan.config.fresh):
-                return runner.run(plan, out)
+                result = runner.run(plan, out)
+        self.seconds[name] = result.provenance["seconds"]["total"]
+        self.waited += time.perf_counter() - started
+        return result
 
     def winners(self, name: str, task: str | Callable[[], Any], *, tuning_seeds: int = 3, **options) -> pd.DataFrame:
         """Tune each optimizer, and return the runs of its best configuration on fresh seeds, as `Sweep.runs` does.
