@@ -104,7 +104,8 @@ def enough(region: Region, samples: np.ndarray, level: float) -> int:
 
     At most a thousand times as many; 0 stands for more than that.
     """
-    n, ordered = len(samples), np.sort(samples)
+    # Between infinite samples quantiles would be NaN.
+    n, ordered = len(samples), np.sort(np.clip(samples, -1e300, 1e300))
     for factor in np.geomspace(1, 1000, 61)[1:]:
         more = math.ceil(n * factor)
         k = intervals.rank(more, level)

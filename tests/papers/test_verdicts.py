@@ -36,6 +36,15 @@ def test_the_answer_is_known(region, mean, spread, verdict):
     assert found.level >= 0.95
 
 
+@pytest.mark.parametrize(
+    ("divergent", "needed"), [([math.inf] * 3, 6), ([-math.inf] * 2, 6), ([*[0.0] * 6, math.inf], 9)]
+)
+def test_infinite_samples_say_how_many_would_decide(divergent, needed):
+    found = outcome(EQUAL, np.array(divergent))
+    assert found.verdict == UNDECIDED
+    assert found.needed == needed
+
+
 def test_too_few_samples_decide_nothing_and_say_how_many_would():
     found = outcome(LARGER, np.array([1.0, 2.0, 3.0]))
     assert (found.verdict, found.n, found.needed) == (UNDECIDED, 3, 6)
