@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.papers import (
+    adam_paper,
     article,
     article_accumulation,
     article_beta1,
@@ -18,6 +19,7 @@ from experiments.papers import (
 from experiments.papers.claim import Claim
 
 MODULES: tuple[Any, ...] = (
+    adam_paper,
     stability_edge,
     beta2_transition,
     bias_correction,
