@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.papers import (
     adam_paper,
+    adam_vae,
     article,
     article_accumulation,
     article_beta1,
@@ -20,6 +21,7 @@ from experiments.papers.claim import Claim
 
 MODULES: tuple[Any, ...] = (
     adam_paper,
+    adam_vae,
     stability_edge,
     beta2_transition,
     bias_correction,
