@@ -96,7 +96,7 @@ def tuned(
     Args:
         lr: the alphas of each optimizer.
         cost: returns that of each run, by which alphas are compared.
-        options: of `Runs.sweep`.
+        tuning_seeds, options: number of seeds of the tuning, and what `Runs.sweep` takes.
     """
     options |= {"optimizer": list(lr), "lr": lr}
     first = runs.sweep(name, "mnist", seeds=tuning_seeds, **options)
@@ -236,7 +236,7 @@ CLAIMS = (
         seeds=12,
         quick={"epochs": 8},
         full={"epochs": 45},
-        trial={"epochs": 1, "alphas_of_each": 2, "n_train": 256},
+        trial={"epochs": 1, "alphas_of_each": 2, "n_train": 256, "eval_examples": None},
     ),
     Claim(
         name="adam-dropout",
@@ -256,6 +256,6 @@ CLAIMS = (
         seeds=12,
         quick={"hidden": 64, "n_train": 6000, "epochs": 40},
         full={"hidden": 1000, "n_train": 60000, "epochs": 200},
-        trial={"hidden": 8, "n_train": 256, "epochs": 1, "alphas_of_each": 2},
+        trial={"hidden": 8, "n_train": 256, "epochs": 1, "alphas_of_each": 2, "eval_examples": None},
     ),
 )
