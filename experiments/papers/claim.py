@@ -137,6 +137,10 @@ class Runs:
 
     def winners_of(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> pd.DataFrame:
         """Return what `winners` does, for a caller that has the runs of the tuning."""
+        return self.again(tuned, name, task, **options).runs
+
+    def again(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> Sweep:
+        """Return the sweep of what `winners` does, with its curves, for a caller that has the runs of the tuning."""
         from experiments.reports import aggregation
         from experiments.training.axes import axes_in
 
@@ -147,5 +151,7 @@ class Runs:
         others = {option: value for option, value in options.items() if option not in grid}
         tuning_seeds = int(tuned["seed"].max()) + 1
         seeds = tuning_seeds + self.seeds
-        again = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others).runs
-        return again.loc[again["seed"] >= tuning_seeds].reset_index(drop=True)
+        found = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others)
+        runs = found.runs.loc[found.runs["seed"] >= tuning_seeds].reset_index(drop=True)
+        curves = found.curves.loc[found.curves["run_id"].isin(runs["run_id"])].reset_index(drop=True)
+        return found._replace(runs=runs, curves=curves)

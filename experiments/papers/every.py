@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.papers import (
+    adam_paper,
+    adam_vae,
     article,
     article_accumulation,
     article_beta1,
@@ -22,6 +24,8 @@ from experiments.papers import (
 from experiments.papers.claim import Claim
 
 MODULES: tuple[Any, ...] = (
+    adam_paper,
+    adam_vae,
     stability_edge,
     beta2_transition,
     beta2_half_life,
