@@ -143,7 +143,7 @@ def losses(runs: pd.DataFrame, curves: pd.DataFrame, moments: dict[str, int]) ->
     for name, step in moments.items():
         # Curves of runs that have diverged end there.
         at = curves.loc[curves["step"] == step].set_index("run_id")["eval_loss"].to_dict()
-        loss = [min(at.get(run, math.inf), math.inf) for run in runs["run_id"]]
+        loss = [at.get(run, math.inf) for run in runs["run_id"]]
         table[name] = table.assign(loss=loss)[["loss", "initial_eval_loss"]].min(axis=1)
     return table
 
@@ -254,7 +254,8 @@ def draw(measured: Measured) -> Figure:
         for ax in panels[-1]:
             ax.set_xlabel("alpha")
         handles, labels = panels[0][0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=4)
+        title = f"medians of {table['seed'].nunique()} seeds, with quartiles as bands; late is ten times as many steps"
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4, title=title)
     return drawn
 
 
