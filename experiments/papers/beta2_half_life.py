@@ -12,6 +12,7 @@ each half-life in examples are among those of other half-lives in steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-BATCH_SIZES = 8, 32, 128, 512
 HALF_LIVES = 4, 16, 64, 256, 1024, 4096
-"""In steps: beta2 from 0.84 to 0.99983."""
+"""In steps: beta2 from 0.84 to 0.99983. With 1, whose beta2 is below beta1^2, runs do not learn."""
+LR_FACTORS: dict[int, tuple[float, ...]] = {
+    8: (0.5, 1.0, 2.0),
+    32: (0.5, 1.0, 2.0),
+    128: (0.5, 1.0, 2.0, 4.0),
+    512: (0.5, 1.0, 2.0, 4.0),
+}
+"""By batch size."""
 LR_OF_ONE = 7e-4
 """Times the square root of the batch size, this is about the best lr of Adam's default beta2 at each of them."""
-LR_FACTORS = 0.5, 1.0, 2.0
 KEPT, SLOPE = (
     "log2 loss, beta2 kept / half-life in examples kept",
     "slope of log(half-life in examples) over log(batch)",
@@ -75,7 +81,7 @@ def measure(
     runs: Runs,
     epochs: int,
     n_train: int | None,
-    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    lr_factors: Mapping[int, tuple[float, ...]] = LR_FACTORS,
     half_lives: tuple[int, ...] = HALF_LIVES,
 ) -> Measured:
     import pandas as pd
@@ -83,17 +89,17 @@ def measure(
     columns = ["batch_size", "beta2", "lr"]
     rows = [
         (batch_size, beta2_of(half_life * batch_size, batch_size), LR_OF_ONE * math.sqrt(batch_size) * factor)
-        for batch_size in batch_sizes
+        for batch_size, factors in lr_factors.items()
         for half_life in half_lives
-        for factor in LR_FACTORS
+        for factor in factors
     ]
     configs = pd.DataFrame(rows, columns=columns).assign(optimizer="adam")
     size = {"epochs": epochs, "n_train": n_train, "schedule": "cosine", "evaluations": 1}
     table = runs.sweep("batch-beta2-lr", "mnist", configs=configs, **size).runs
-    half_life = (-1 / np.log2(table["beta2"])).round().astype(int)
+    batch_sizes, half_life = list(lr_factors), (-1 / np.log2(table["beta2"])).round()
     # A run that diverged has learnt nothing.
     loss = table["eval_loss"].fillna(math.inf).clip(upper=math.log(10))
-    table = table.assign(half_life=half_life, examples=half_life * table["batch_size"].astype(int), loss=loss)
+    table = table.assign(half_life=half_life, examples=half_life * table["batch_size"], loss=loss)
     best_lr = tuned(table)
     (of_steps, same_beta2), (of_examples, same_examples) = kept(best_lr, "half_life"), kept(best_lr, "examples")
     best = best_half_lives(best_lr)
@@ -160,11 +166,12 @@ CLAIMS = (
         "and not the same beta2.",
         source="Marek et al. 2025, Small Batch Size Training for Language Models, arXiv:2507.07101",
         setup="Adam on the MNIST MLP 784-32-32-10, one epoch of 60,000 examples with a cosine schedule and without "
-        "warm-up, batches of 8, 32, 128 and 512. At each of them beta2 has half-lives of 4 to 4096 steps (0.84 to "
-        "0.99983), and lr is 7e-4 sqrt(B) times 1/2, 1 or 2, of which the best by the median over seeds is taken. "
-        "First effect: the best single beta2 for all batch sizes against the best single half-life in examples, in the "
-        "mean of log2 losses over batch sizes. Second: the slope over the batch size of each seed's best half-life in "
-        "examples, located by a parabola: 0 if it is kept, and 1 if beta2 is. The source trains transformers.",
+        "warm-up, batches of 8, 32, 128 and 512. Half-lives of beta2 are 4 to 4096 steps (0.84 to 0.99983); with 1, "
+        "where beta2 is below beta1^2, batches of 128 and 512 do not train. lr is 7e-4 sqrt(B) times 1/2, 1, 2 and, at "
+        "128 and 512, 4, and the best by the median over seeds is taken. First effect: the best single beta2 for all "
+        "batch sizes against the best single half-life in examples, in the mean of log2 losses over batch sizes. "
+        "Second: the slope over the batch size of each seed's best half-life in examples, located by a parabola: 0 if "
+        "it is kept, and 1 if beta2 is. The source trains transformers.",
         confirms="the loss is lower with one half-life in examples than with one beta2, and the slope is nearer to 0 "
         "than to 1 or -1",
         refutes="one beta2 is better, or the slope is beyond 0.5",
@@ -172,6 +179,6 @@ CLAIMS = (
         measure=measure,
         draw=draw,
         quick={"epochs": 1, "n_train": None},
-        trial={"n_train": 128, "batch_sizes": (4, 16), "half_lives": (1, 4, 16)},
+        trial={"n_train": 128, "lr_factors": {4: (1.0, 2.0), 16: (1.0, 2.0)}, "half_lives": (4, 16, 64)},
     ),
 )

@@ -31,7 +31,7 @@ def test_scaled_keeps_the_drift_and_noise_of_an_example():
     assert linear[0] == pytest.approx(4 * base[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("batch_size", beta2_half_life.BATCH_SIZES)
+@pytest.mark.parametrize("batch_size", [8, 32, 128, 512])
 def test_beta2_of_halves_the_memory_after_so_many_examples(batch_size):
     beta2 = beta2_half_life.beta2_of(8192, batch_size)
     assert beta2 ** (8192 / batch_size) == pytest.approx(0.5, rel=1e-12)
