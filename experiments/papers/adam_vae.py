@@ -12,9 +12,7 @@ run that diverged, counts as that of the untrained one, so that a share is at mo
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,8 +25,6 @@ from experiments.tasks import data
 from experiments.tasks.own import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
@@ -101,35 +97,19 @@ def problem_of_source() -> Problem:
 PROBLEMS = {"small": small_problem, "source": problem_of_source}
 
 
-@contextlib.contextmanager
-def mnist_from(folder: Any) -> Iterator[None]:
-    """Have problems of one's own read MNIST from a folder, unless it is None."""
-    before = os.environ.get("MNIST_DIR")
-    if folder is not None:
-        os.environ["MNIST_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if folder is not None:
-            del os.environ["MNIST_DIR"]
-            if before is not None:
-                os.environ["MNIST_DIR"] = before
-
-
 def measure(runs: Runs, size: str, early: int, late: int, alphas: int = 5) -> Measured:
     """Train all configurations. size: a key of `PROBLEMS`; early, late: steps after which losses are compared."""
-    with mnist_from(runs.options.get("data_dir")):
-        found = runs.sweep(
-            "vae",
-            PROBLEMS[size],
-            optimizer="adam",
-            lr=f"1e-5..1e-1:{alphas}",
-            beta1=BETA1,
-            beta2=BETA2,
-            axes={"bias_correction": [CORRECTED, UNCORRECTED]},
-            steps=late,
-            evaluations=late // early,
-        )
+    found = runs.sweep(
+        "vae",
+        PROBLEMS[size],
+        optimizer="adam",
+        lr=f"1e-5..1e-1:{alphas}",
+        beta1=BETA1,
+        beta2=BETA2,
+        axes={"bias_correction": [CORRECTED, UNCORRECTED]},
+        steps=late,
+        evaluations=late // early,
+    )
     table = losses(found.runs, found.curves, {"early": early, "late": late})
     samples, notes = effects_of(table)
     diverged = int((found.runs["status"] == "diverged").sum())

@@ -47,7 +47,7 @@ def measure(
 ) -> Measured:
     options = {"optimizer": [*NAMES], "lr": lr, "evaluations": 1, **training}
     tuned = runs.sweep("tuned", task, seeds=tuning_seeds, **options).runs
-    fresh = runs.winners_of(tuned, "tuned", task, **options)
+    fresh = runs.again(tuned, "tuned", task, **options).runs
     tuned, fresh = (table.assign(loss=capped(table)) for table in (tuned, fresh))
     by_seed = fresh.pivot(index="seed", columns="optimizer", values="loss")
     samples = {effect: np.log2(by_seed[name] / by_seed["adam"]).to_numpy() for name, effect in EFFECTS.items()}

@@ -51,9 +51,8 @@ def measure(runs: Runs, steps: int, adam_lr: str, sgd_lr: str, tuning_seeds: int
             options = {"model": model, "steps": steps, "schedule": "cosine", "evaluations": 1}
             grid = {"optimizer": ["adam", sgd], "lr": {"adam": adam_lr, sgd: sgd_lr}, "beta1": momentum}
             grid |= {"momentum": momentum} if momentum else {}
-            # The second call takes its tuning from the first one's folder.
             tuning = runs.sweep(name, "function", seeds=tuning_seeds, **options, **grid).runs
-            best = runs.winners(name, "function", tuning_seeds=tuning_seeds, **options, **grid)
+            best = runs.again(tuning, name, "function", **options, **grid).runs
             tuned.append(tuning.assign(loss=bounded(tuning), **given))
             fresh.append(best.assign(loss=bounded(best), **given))
             by_seed = fresh[-1].pivot(index="seed", columns="optimizer", values="loss")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,6 +71,21 @@ class Claim:
     trial: Mapping[str, Any] = field(default_factory=dict)
 
 
+@contextlib.contextmanager
+def mnist_dir(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Have `data.mnist` read a folder where no other is named, unless it is None."""
+    before = os.environ.get("MNIST_DIR")
+    if folder is not None:
+        os.environ["MNIST_DIR"] = os.fspath(folder)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["MNIST_DIR"] = before
+        elif folder is not None:
+            del os.environ["MNIST_DIR"]
+
+
 @dataclass
 class Runs:
     """What trains the sweeps of a claim, and keeps them in its folder.
@@ -93,8 +110,8 @@ class Runs:
     def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
         """Train a sweep, or take from the folder what of it is there; draw no figures.
 
-        A sweep that was interrupted goes on from its last checkpoint. Of `options`,
-        data_dir goes to sweeps of MNIST alone.
+        A sweep that was interrupted goes on from its last checkpoint. Of `options`, data_dir is for sweeps of MNIST,
+        and for problems of one's own, in which `data.mnist` reads it.
 
         Args:
             name: of its folder.
@@ -107,12 +124,13 @@ class Runs:
 
         out = self.folder and self.folder / SWEEPS / name
         given = {"seeds": self.seeds, "out": out, **self.options, **options}
-        if task != "mnist":
-            given.pop("data_dir", None)
+        data_dir = given.pop("data_dir", None)
+        if task == "mnist":
+            given["data_dir"] = data_dir
         if name in self.seconds:
             given.pop("fresh", None)
         started = time.perf_counter()
-        with ambient.pinned():
+        with ambient.pinned(), mnist_dir(data_dir if callable(task) else None):
             plan = make_plan(SweepConfig(task=task, **given))
             data = plan.problem.data
             self.data[data.name] = data.warning.partition("\n")[0]
@@ -122,25 +140,17 @@ class Runs:
         self.waited += time.perf_counter() - started
         return result
 
-    def winners(self, name: str, task: str | Callable[[], Any], *, tuning_seeds: int = 3, **options) -> pd.DataFrame:
-        """Tune each optimizer, and return the runs of its best configuration on fresh seeds, as `Sweep.runs` does.
+    def again(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> Sweep:
+        """Train the best configuration of each optimizer on fresh seeds, because the best of many looks too good.
 
-        The best one has the lowest median of final evaluation losses over the seeds of the tuning, 0 to
-        `tuning_seeds` - 1. It is then trained on the claim's number of seeds after these, because the best of many
-        looks better than it is.
+        The best one has the lowest median of `eval_loss` over the seeds of the tuning, 0 to n - 1. It is trained on as
+        many as the claim has after these.
 
         Args:
-            name, task, options: as of `sweep`; the grid of each optimizer.
+            tuned: runs of the tuning.
+            name, task, options: as they were given to the `sweep` of the tuning.
+        Returns: runs and curves of the fresh seeds alone.
         """
-        tuned = self.sweep(name, task, seeds=tuning_seeds, **options).runs
-        return self.winners_of(tuned, name, task, **options)
-
-    def winners_of(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> pd.DataFrame:
-        """Return what `winners` does, for a caller that has the runs of the tuning."""
-        return self.again(tuned, name, task, **options).runs
-
-    def again(self, tuned: pd.DataFrame, name: str, task: str | Callable[[], Any], **options) -> Sweep:
-        """Return the sweep of what `winners` does, with its curves, for a caller that has the runs of the tuning."""
         from experiments.reports import aggregation
         from experiments.training.axes import axes_in
 

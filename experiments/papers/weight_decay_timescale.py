@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from experiments.tasks.data import Dataset
 
 BATCH_SIZE = 32
 DECAYS = tuple(2.0**power for power in range(-7, 2))
@@ -40,8 +39,9 @@ LR = 2e-3, 4e-3, 8e-3, 16e-3
 EXAMPLES = 1000, 2800, 8000
 
 
-def normalised(data: Dataset) -> Problem:
+def normalised() -> Problem:
     """Return the MNIST MLP with each hidden layer normalised, so that the scale of its weights does not matter."""
+    data = mnist()
     return Problem(
         name=f"{data.name}, normalised MLP",
         model=lambda: nn.Sequential(
@@ -86,15 +86,11 @@ def measure(
     decays: tuple[float, ...] = DECAYS,
 ) -> Measured:
     """Sweep the weight decay over several values of lr or several of n_train, and one of the other."""
-
-    def task() -> Problem:
-        return normalised(mnist(runs.options.get("data_dir")))
-
     over = "lr" if len(lr) > 1 else "n_train"
     examples = {"axes": {"n_train": n_train}} if over == "n_train" else {"n_train": n_train[0]}
     size = {"epochs": epochs, "batch_size": BATCH_SIZE, "schedule": "cosine", "evaluations": 1}
     grid = {"optimizer": "adamw", "lr": lr, "weight_decay": decays, **examples}
-    table = runs.sweep("lr-decay", task if is_normalised else "mnist", **grid, **size).runs
+    table = runs.sweep("lr-decay", normalised if is_normalised else "mnist", **grid, **size).runs
     # A run that diverged has learnt nothing.
     table = table.assign(loss=table["eval_loss"].fillna(math.inf).clip(upper=math.log(10)))
     best = best_decays(table, over)

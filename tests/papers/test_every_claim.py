@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -52,10 +53,18 @@ def test_names_are_different():
 
 @pytest.mark.slow
 @EVERY
-def test_a_set_up_runs(claim, tmp_path, mnist_folder, monkeypatch):
-    monkeypatch.setenv("MNIST_DIR", str(mnist_folder))
-    runs = Runs(tmp_path / claim.name, 2, {"progress": False})
-    measured = claim.measure(runs, **{**claim.quick, **claim.trial})
+def test_a_set_up_runs_and_trains_nothing_twice(claim, tmp_path, mnist_folder, monkeypatch, trained):
+    monkeypatch.delenv("MNIST_DIR", raising=False)
+
+    def measure():
+        runs = Runs(tmp_path / claim.name, 2, {"progress": False, "data_dir": mnist_folder})
+        return claim.measure(runs, **{**claim.quick, **claim.trial})
+
+    measured, n = measure(), len(trained)
+    again = measure()
+    assert len(trained) == n
+    for name, samples in measured.samples.items():
+        np.testing.assert_array_equal(samples, again.samples[name])
     assert isinstance(claim.draw(measured), Figure)
     found = page.record(claim, measured, {})
     assert found["verdict"] in (CONFIRMED, REFUTED, UNDECIDED)
