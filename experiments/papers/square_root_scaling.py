@@ -63,11 +63,11 @@ def ratios(curves: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(ratio=(joined["train_loss"] / joined["base"]).map(math.log2))
 
 
-def measure(runs: Runs, epochs: int, batch_size: int, n_train: int | None) -> Measured:
+def measure(runs: Runs, epochs: int, batch_size: int, n_train: int | None, eval_examples: int | None) -> Measured:
     table = cases(batch_size)
     configs = table.drop(columns=["rule", "k"])
-    # All evaluations but the last serve the figure alone.
-    size = {"epochs": epochs, "n_train": n_train, "evaluations": PER_EPOCH * epochs, "eval_examples": 500}
+    # What is compared are training losses; an evaluation ends each of their means.
+    size = {"epochs": epochs, "n_train": n_train, "evaluations": PER_EPOCH * epochs, "eval_examples": eval_examples}
     trained = runs.sweep("scaled", "mnist", configs=configs, keep_diverged=True, **size)
     of_run = trained.runs[["run_id", "seed", "batch_size", "lr"]].assign(lr=trained.runs["lr"].round(9))
     of_case = table[["rule", "k", "batch_size", "lr"]].assign(lr=table["lr"].round(9))
@@ -158,7 +158,7 @@ CLAIMS = (
         measure=measure,
         draw=draw,
         seeds=16,
-        quick={"epochs": 4, "batch_size": 16, "n_train": None},
-        trial={"epochs": 2, "batch_size": 1, "n_train": 64},
+        quick={"epochs": 4, "batch_size": 16, "n_train": None, "eval_examples": 500},
+        trial={"epochs": 2, "batch_size": 1, "n_train": 64, "eval_examples": None},
     ),
 )
