@@ -64,32 +64,38 @@ def turn(beta1: float) -> float:
     return (low * high) ** 0.5
 
 
-def make(optimizer: str, w: torch.Tensor, beta1: torch.Tensor, beta2: torch.Tensor) -> torch.optim.Optimizer:
-    if optimizer == "adopt":
-        return optim.ADOPT([w], lr=LR, betas=(beta1, beta2))
-    return optim.Adam([w], lr=LR, betas=(beta1, beta2), amsgrad=optimizer == "amsgrad")
+def walk(
+    optimizer: str, configs: pd.DataFrame, periods: int, *, bounded: bool = False, lr: float = LR, falls: bool = False
+) -> np.ndarray:
+    """Return where an optimizer is at first and after each period, float64 `[periods + 1, configurations]`.
 
-
-def measure_drift(optimizer: str, configs: pd.DataFrame, periods: int, last: int) -> np.ndarray:
-    """Return by how much an optimizer moves in a period, over lr, in the mean of the last ones; float64, one each.
-
-    There are no bounds, which would stop it, and the gradient does not depend on the position.
+    The gradient does not depend on the position, so that the bounds only stop it.
 
     Args:
         configs: columns beta1 and gap, which is 1 - beta2.
-        periods: of a run; `last` of them are averaged.
+        bounded: from 0.5, and within [-1, 1], as the function has it; otherwise from 0, and without bounds.
+        falls: lr / sqrt(t) in step t instead of a constant lr.
     """
     beta1, gap = (torch.tensor(configs[name].to_numpy(float)) for name in ("beta1", "gap"))
-    w = torch.zeros(len(configs), 1, dtype=torch.float64, requires_grad=True)
-    taken, before = make(optimizer, w, beta1, 1 - gap), torch.zeros(len(configs), 1)
-    large, small = (torch.full_like(w, float(slope)).detach() for slope in GRADIENTS[:2])
+    w = torch.full((len(configs), 1), 0.5 * bounded, dtype=torch.float64, requires_grad=True)
+    gradient = torch.zeros_like(w)
+    w.grad, rates = gradient.detach(), torch.full_like(beta1, lr)
+    options: dict[str, Any] = {"lr": rates, "betas": (beta1, 1 - gap)}
+    if optimizer == "adopt":
+        taken = optim.ADOPT([w], **options)
+    else:
+        taken = optim.Adam([w], **options, amsgrad=optimizer == "amsgrad")
+    path = [w.detach().clone()]
     for period in range(periods):
-        if period == periods - last:
-            before = w.detach().clone()
-        for step in range(PERIOD):
-            w.grad = small if step else large
+        for step, slope in enumerate(GRADIENTS.tolist(), 1 + period * PERIOD):
+            gradient.fill_(slope)
+            if falls:
+                rates.fill_(lr / step**0.5)
             taken.step()
-    return ((w.detach() - before)[:, 0] / last / LR).numpy()
+            if bounded:
+                w.detach().clamp_(-1, 1)
+        path.append(w.detach().clone())
+    return torch.cat(path, dim=1).T.numpy()
 
 
 def measure_drifts(periods: int, last: int, gaps: tuple[float, ...], factors: tuple[float, ...]) -> pd.DataFrame:
@@ -101,7 +107,8 @@ def measure_drifts(periods: int, last: int, gaps: tuple[float, ...], factors: tu
         near = {b: [f * turn(b) for f in factors] if optimizer == "adam" else [] for b in BETA1}
         configs = pd.DataFrame([(b, g) for b in BETA1 for g in sorted([*gaps, *near[b]])], columns=["beta1", "gap"])
         predicted = [drift(optimizer, b, 1 - g) for b, g in configs.itertuples(index=False)]
-        measured = measure_drift(optimizer, configs, periods, last)
+        path = walk(optimizer, configs, periods)
+        measured = (path[-1] - path[-1 - last]) / last / LR
         tables.append(configs.assign(optimizer=optimizer, measured=measured, predicted=predicted))
     return pd.concat(tables, ignore_index=True)
 
@@ -117,27 +124,35 @@ def turns(table: pd.DataFrame) -> list[float]:
     return found
 
 
-def positions(runs: Runs, name: str, steps: int, **options: Any) -> pd.DataFrame:
-    """Return the positions of runs of the function itself, in [-1, 1], at evaluations between periods."""
-    # Nothing is random, and all seeds are alike.
-    found = runs.sweep(name, "function", model="counter-example", steps=steps, seeds=1, evaluations=100, **options)
-    curves = found.curves.merge(found.runs[["run_id", "optimizer", "beta1", "beta2"]], on="run_id")
-    # The loss is the mean slope, 10 / PERIOD, times the distance from -1.
-    return curves.assign(w=curves["eval_loss"] * PERIOD / 10 - 1)
+def positions(periods: int) -> pd.DataFrame:
+    """Return the paths of each optimizer with its bounds, for beta1 0.9: columns optimizer, beta2, step and w."""
+    import pandas as pd
+
+    configs = pd.DataFrame({"beta1": 0.9, "gap": [1 - beta2 for beta2 in SHOWN]})
+    step = PERIOD * np.arange(periods + 1)
+    return pd.concat(
+        pd.DataFrame({"optimizer": optimizer, "beta2": beta2, "step": step, "w": w})
+        for optimizer in NAMES
+        for beta2, w in zip(SHOWN, walk(optimizer, configs, periods, bounded=True).T, strict=True)
+    )
 
 
 def measure(
     runs: Runs,
     periods: int,
     last: int,
-    steps: int,
+    shown: int,
     gaps: tuple[float, ...] = GAPS,
     factors: tuple[float, ...] = FACTORS,
 ) -> Measured:
+    """Measure drifts over the `last` of some periods; shown: periods of the paths in the figure."""
+    import pandas as pd
+
     table = measure_drifts(periods, last, gaps, factors)
-    paths = positions(runs, "constant", steps, optimizer=[*NAMES], lr=LR, beta1=0.9, beta2=[*SHOWN])
-    falling = {"optimizer": ["adam", "amsgrad"], "lr": 0.5, "schedule": "rsqrt", "beta1": 0.9, "beta2": 0.99}
-    ends = positions(runs, "falling", steps, **falling).groupby("optimizer")["w"].last()
+    paths = positions(shown)
+    source = pd.DataFrame({"beta1": [0.9], "gap": [0.01]})
+    ends = {name: walk(name, source, shown, bounded=True, lr=0.5, falls=True)[-1, 0] for name in ("adam", "amsgrad")}
+    steps = shown * PERIOD
     samples: dict[str, Any] = {TURN: turns(table)}
     for name, optimizer in ((AMSGRAD, "amsgrad"), (ADOPT, "adopt")):
         samples[name] = table.loc[table["optimizer"] == optimizer, "measured"].to_numpy()
@@ -238,8 +253,8 @@ CLAIMS = (
         measure=measure,
         draw=draw,
         seeds=1,
-        quick={"periods": 1000, "last": 100, "steps": 200 * PERIOD},
-        full={"steps": 5000 * PERIOD},
-        trial={"periods": 4, "last": 2, "steps": 3 * PERIOD, "gaps": (1e-2, 1e-4), "factors": (0.9, 1.1)},
+        quick={"periods": 1000, "last": 100, "shown": 200},
+        full={"shown": 5000},
+        trial={"periods": 4, "last": 2, "shown": 3, "gaps": (1e-2, 1e-4), "factors": (0.9, 1.1)},
     ),
 )

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from experiments.papers import beta2_transition as claim
+from experiments.papers.claim import Runs
 
 
 def drift_of_many_periods(optimizer: str, beta1: float, beta2: float, periods: int) -> float:
@@ -38,8 +39,26 @@ def test_adam_turns_at_these_digits(beta1, beta2):
 @pytest.mark.parametrize("optimizer", ["adam", "amsgrad"])
 def test_what_is_measured_is_the_drift(optimizer):
     # ADOPT's bound lets the large gradient through only after thousands of steps.
-    measured = claim.measure_drift(optimizer, pd.DataFrame({"beta1": [0.0, 0.9], "gap": 0.1}), 5, 1)
-    assert measured == pytest.approx([claim.drift(optimizer, beta1, 0.9) for beta1 in (0.0, 0.9)], rel=1e-3)
+    path = claim.walk(optimizer, pd.DataFrame({"beta1": [0.0, 0.9], "gap": 0.1}), 5)
+    assert (path[-1] - path[-2]) / claim.LR == pytest.approx(
+        [claim.drift(optimizer, beta1, 0.9) for beta1 in (0.0, 0.9)], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("falls", [False, True])
+def test_the_path_is_that_of_the_function_with_its_bounds(falls):
+    periods, schedule = 30, "rsqrt" if falls else "constant"
+    options = {"lr": 0.5 if falls else 0.1, "beta1": 0.9, "beta2": 0.99, "schedule": schedule}
+    steps = periods * claim.PERIOD
+    sweep = Runs(None, 1, {"progress": False}).sweep(
+        "x", "function", model="counter-example", steps=steps, evaluations=periods, **options
+    )
+    path = claim.walk(
+        "adam", pd.DataFrame({"beta1": [0.9], "gap": 0.01}), periods, bounded=True, lr=options["lr"], falls=falls
+    )
+    # The loss is the mean slope, 10 / PERIOD, times the distance from -1.
+    assert path[:, 0] == pytest.approx(sweep.curves["eval_loss"] * claim.PERIOD / 10 - 1, abs=1e-4)
+    assert falls or path[-1, 0] == 1.0
 
 
 def test_a_table_without_a_turn_has_none():
