@@ -165,13 +165,14 @@ CLAIMS = (
         says="At another batch size Adam's best beta2 is the one with the same half-life in examples, beta2^(B / B*), "
         "and not the same beta2.",
         source="Marek et al. 2025, Small Batch Size Training for Language Models, arXiv:2507.07101",
-        setup="Adam on the MNIST MLP 784-32-32-10, one epoch of 30,000 examples (the full size: of 60,000) with a cosine "
-        "schedule and without warm-up, batches of 8, 32, 128 and 512. Half-lives of beta2 are 4 to 4096 steps (0.84 to 0.99983); with 1, "
-        "where beta2 is below beta1^2, batches of 128 and 512 do not train. lr is 7e-4 sqrt(B) times 1/2, 1, 2 and, at "
-        "128 and 512, 4, and the best by the median over seeds is taken. First effect: the best single beta2 for all "
-        "batch sizes against the best single half-life in examples, in the mean of log2 losses over batch sizes. "
-        "Second: the slope over the batch size of each seed's best half-life in examples, located by a parabola: 0 if "
-        "it is kept, and 1 if beta2 is. The source trains transformers.",
+        setup="Adam on the MNIST MLP 784-32-32-10, one epoch of 30,000 examples (in the full size 60,000) with a cosine"
+        " schedule and without warm-up, batches of 8, 32, 128 and 512. Half-lives of beta2 are 4 to 4096 steps "
+        "(0.84 to 0.99983); with 1, where beta2 is below beta1^2, batches of 128 and 512 do not train. lr is 7e-4"
+        " sqrt(B) times 1/2, 1, 2 and, at 128 and 512, 4, and the best by the median over seeds is taken. First "
+        "effect: the best single beta2 for all batch sizes against the best single half-life in examples, in the "
+        "mean of log2 losses over batch sizes. Second: the slope over the batch size of each seed's best half-"
+        "life in examples, located by a parabola: 0 if it is kept, and 1 if beta2 is. The source trains "
+        "transformers.",
         confirms="the loss is lower with one half-life in examples than with one beta2, and the slope is nearer to 0 "
         "than to 1 or -1",
         refutes="one beta2 is better, or the slope is beyond 0.5",
