@@ -66,9 +66,7 @@ def measure(
     best = {beta1: float(by_pair.loc[beta1].idxmin()) for beta1 in BETA1}
     pairs = [(beta1, at) for beta1 in BETA1 for at in dict.fromkeys((COMMON, best[beta1]))]
     configs = pd.DataFrame(pairs, columns=["beta1", "lr"])
-    found = runs.sweep("fresh", "mnist", seeds=tuning_seeds + runs.seeds, configs=configs, **options)
-    fresh = steps_to_target(*found[:2])
-    fresh = fresh.loc[fresh["seed"] >= tuning_seeds]
+    fresh = steps_to_target(*runs.sweep("fresh", "mnist", after=tuning_seeds, configs=configs, **options)[:2])
     samples, notes, labelled = {}, [], fresh.assign(best=fresh["lr"] == fresh["beta1"].map(best))
     for effect, chosen in ((AT_COMMON, dict.fromkeys(BETA1, COMMON)), (AT_BEST, best)):
         order = sorted(BETA1, key=lambda beta1, chosen=chosen: by_pair.loc[beta1, chosen[beta1]])

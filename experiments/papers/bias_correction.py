@@ -81,8 +81,8 @@ def measure(
     medians = tuning.groupby([*GROUP, "lr"])["eval_loss"].median().reset_index()
     best = medians.loc[medians.groupby(GROUP)["eval_loss"].idxmin()]
     configs = best[[*GROUP, "lr"]].assign(optimizer="adam")
-    fresh = runs.sweep("fresh", "mnist", configs=configs, seeds=tuning_seeds + runs.seeds, **schedule).runs
-    fresh = fresh.loc[fresh["seed"] >= tuning_seeds].fillna({"eval_loss": math.inf})
+    fresh = runs.sweep("fresh", "mnist", after=tuning_seeds, configs=configs, **schedule).runs
+    fresh = fresh.fillna({"eval_loss": math.inf})
     bare = runs.sweep("bare", "mnist", configs=table(np.logspace(*stable_lr)), steps=steps, evaluations=1).runs
     samples, notes = {}, []
     for betas in PAIRS:

@@ -107,7 +107,7 @@ class Runs:
     seconds: dict[str, float] = field(default_factory=dict)
     waited: float = 0.0
 
-    def sweep(self, name: str, task: str | Callable[[], Any], **options) -> Sweep:
+    def sweep(self, name: str, task: str | Callable[[], Any], after: int = 0, **options) -> Sweep:
         """Train a sweep, or take from the folder what of it is there; draw no figures.
 
         A sweep that was interrupted goes on from its last checkpoint. Of `options`, data_dir is for sweeps of MNIST,
@@ -115,6 +115,7 @@ class Runs:
 
         Args:
             name: of its folder.
+            after: number of seeds that are left out, from 0: those that have chosen something are not trained again.
             task, options: of `experiments.sweep.sweep`; seeds are the claim's by default.
         """
         from experiments.common import ambient
@@ -131,7 +132,8 @@ class Runs:
             given.pop("fresh", None)
         started = time.perf_counter()
         with ambient.pinned(), mnist_dir(data_dir if callable(task) else None):
-            plan = make_plan(SweepConfig(task=task, **given))
+            plan = make_plan(SweepConfig(task=task, **{**given, "seeds": after + given["seeds"]}))
+            plan = plan._replace(runs=plan.runs.loc[plan.runs["seed"] >= after].reset_index(drop=True))
             data = plan.problem.data
             self.data[data.name] = data.warning.partition("\n")[0]
             with runner.opened(plan, out, plan.config.fresh):
@@ -159,9 +161,4 @@ class Runs:
         configs = best[["optimizer", *axes_in(tuned)]].dropna(axis="columns", how="all")
         grid = ("optimizer", "axes", "tie", "sample", "lr", "beta1", "beta2", "eps", "weight_decay", "momentum")
         others = {option: value for option, value in options.items() if option not in grid}
-        tuning_seeds = int(tuned["seed"].max()) + 1
-        seeds = tuning_seeds + self.seeds
-        found = self.sweep(f"{name}-fresh", task, seeds=seeds, configs=configs, **others)
-        runs = found.runs.loc[found.runs["seed"] >= tuning_seeds].reset_index(drop=True)
-        curves = found.curves.loc[found.curves["run_id"].isin(runs["run_id"])].reset_index(drop=True)
-        return found._replace(runs=runs, curves=curves)
+        return self.sweep(f"{name}-fresh", task, after=int(tuned["seed"].max()) + 1, configs=configs, **others)

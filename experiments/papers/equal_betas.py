@@ -45,10 +45,10 @@ def measure(
 
     def trained(name: str, configs: pd.DataFrame, first: int, count: int) -> pd.DataFrame:
         configs = configs[[*PAIR, "lr"]].assign(optimizer="adam")
-        found = runs.sweep(name, "mnist", configs=configs, seeds=first + count, **options).runs
+        found = runs.sweep(name, "mnist", after=first, configs=configs, seeds=count, **options).runs
         # A diverged run has no loss, or one beyond that of the start.
         ended = found["eval_loss"].where(found["status"] == "ok", math.inf).clip(upper=found["initial_eval_loss"])
-        return found.assign(eval_loss=ended).loc[found["seed"] >= first]
+        return found.assign(eval_loss=ended)
 
     grid = [(beta1, beta2, lr) for beta1 in betas for beta2 in betas for lr in np.logspace(-3, -1.5, rates)]
     tuned = best_of(trained("rates", pd.DataFrame(grid, columns=[*PAIR, "lr"]), 0, choosing[0]), PAIR)
