@@ -23,7 +23,7 @@ $(VENV)/.clients: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
 
-# The studies that results/gallery/README.md shows, half an hour on two cores; it goes on where it was interrupted.
+# The studies that results/gallery/README.md shows, an hour on two cores; it goes on where it was interrupted.
 SWEEP = $(BIN)/python -m experiments.sweep mnist
 gallery: GRID = --lr 1e-4..1e-1:7 --beta2 0.9..0.9999:4 --eps 1e-8..1:5 --confirm 10
 gallery: $(VENV)/.installed

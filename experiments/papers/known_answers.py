@@ -277,7 +277,7 @@ CLAIMS = (
         measure=measure_least_squares,
         draw=draw_least_squares,
         seeds=3,
-        quick={"steps": 1000},
+        quick={"steps": 600},
         trial={"steps": 10, "conditions": (100.0,)},
     ),
 )
