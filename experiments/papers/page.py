@@ -174,7 +174,7 @@ def section(one: Mapping[str, Any]) -> str:
         effects_table(one),
         "\n".join(f"- {said}" for said in (*what_would_decide(one), *one["notes"])),
         f"![{one['says']}]({folder}/{FIGURE})",
-        f"    {about['command']}",
+        f"    python -m experiments.claims {one['name']}{' --full' * (folder != one['name'])} --seeds {one['seeds']}",
         f"{run_info.machine_line(about)}. {f'Data: {data}. ' if data else ''}{one['seconds']:.0f} s.",
     ]
     return "\n\n".join(part for part in parts if part)
