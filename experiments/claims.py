@@ -2,7 +2,7 @@
 
 python -m experiments.claims                      lists the claims
 python -m experiments.claims stability-edge       tries one, with a figure, effects and their intervals
-python -m experiments.claims all                  tries all of them, 20 minutes on two cores
+python -m experiments.claims all                  tries all of them, 25 minutes on two cores
 """
 
 from __future__ import annotations
