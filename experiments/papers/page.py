@@ -130,7 +130,7 @@ def verdicts_in(out: Path) -> list[dict]:
             section(one)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OptionError(
-                f"{path} holds no verdict ({first_line(error)}): remove it, or try its claim again"
+                f"{path} holds no verdict ({first_line(error)}): remove it, and try its claim again"
             ) from None
         found.append(one)
     return found
@@ -141,7 +141,7 @@ def page(found: list[dict]) -> str:
     rows = [
         {
             "claim": f"[{one['folder']}](#{one['folder']})",
-            "says": one["says"],
+            "says": escaped(one["says"]),
             "verdict": f"**{one['verdict']}**",
             "seeds": str(one["seeds"]),
             "seconds": f"{one['seconds']:.0f}",
@@ -161,19 +161,24 @@ def page(found: list[dict]) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    """Return a formula's text with stars that stay stars in Markdown."""
+    return text.replace("*", "\\*")
+
+
 def section(one: Mapping[str, Any]) -> str:
     """Return the part of the page about one `record`."""
     about, folder = one["provenance"], one["folder"]
     data = "; ".join(f"{name}{f' ({warning})' if warning else ''}" for name, warning in one["data"].items())
     parts = [
         f"## {folder}",
-        f"**{one['says']}** {one['source']}.",
+        f"**{escaped(one['says'])}** {one['source']}.",
         f"Set-up: {one['setup']}",
         f"Confirmed if {one['confirms']}; refuted if {one['refutes']}.",
         f"Verdict: **{one['verdict']}**",
         effects_table(one),
         "\n".join(f"- {said}" for said in (*what_would_decide(one), *one["notes"])),
-        f"![{one['says']}]({folder}/{FIGURE})",
+        f"![{escaped(one['says'])}]({folder}/{FIGURE})",
         f"    python -m experiments.claims {one['name']}{' --full' * (folder != one['name'])} --seeds {one['seeds']}",
         f"{run_info.machine_line(about)}. {f'Data: {data}. ' if data else ''}{one['seconds']:.0f} s.",
     ]
