@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.verdicts import Region
 
@@ -151,10 +152,8 @@ def draw_curves(ax: Axes, curves: pd.DataFrame, optimizers: Iterable[str]) -> No
     for name in names:
         of_one = curves.loc[(curves["optimizer"] == name) & (curves["step"] > 0)]
         cost = of_one.groupby("epoch")["train_loss"]
-        q25, median, q75 = (cost.quantile(q) for q in (0.25, 0.5, 0.75))
         style: dict[str, Any] = {"color": look[name].colour, "linestyle": look[name].line, "marker": look[name].marker}
-        ax.plot(median.index, median, label=name, markersize=4, markevery=max(1, len(median) // 10), **style)
-        ax.fill_between(median.index, q25, q75, color=look[name].colour, alpha=0.2, linewidth=0)
+        draw_band(ax, cost, label=name, markersize=4, markevery=max(1, cost.ngroups // 10), **style)
     ax.set(xlabel="epoch", ylabel="training cost, mean of an epoch (nats)", yscale="log")
     ax.yaxis.set_major_formatter("{x:.3g}")
     ax.yaxis.set_minor_formatter("{x:.3g}")

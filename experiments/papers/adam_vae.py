@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.verdicts import Region
 from experiments.tasks import data
@@ -204,10 +205,8 @@ def draw_panel(ax: Axes, table: pd.DataFrame) -> None:
     for kind, label, colour, marker in LOOKS:
         of_kind = table.loc[table["bias_correction"] == kind].groupby("lr")
         for moment, line, filled in (("early", "--", "white"), ("late", "-", colour)):
-            q25, median, q75 = (of_kind[moment].quantile(q) for q in (0.25, 0.5, 0.75))
             style: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markerfacecolor": filled}
-            ax.plot(median.index, median, label=f"{label}, {moment}", markersize=4.5, **style)
-            ax.fill_between(median.index, q25, q75, color=colour, alpha=0.2, linewidth=0)
+            draw_band(ax, of_kind[moment], label=f"{label}, {moment}", markersize=4.5, **style)
     untrained = table["initial_eval_loss"].median()
     ax.axhline(untrained, color="black", linewidth=0.8, linestyle=":")
     at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}

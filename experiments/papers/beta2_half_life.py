@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.optimum import lowest
 from experiments.papers.verdicts import Region
@@ -131,10 +132,8 @@ def draw(measured: Measured) -> Figure:
         table, best = measured.tables["runs"], measured.tables["best"]
         for number, batch_size in enumerate(sorted(set(table["batch_size"]))):
             loss = table.loc[table["batch_size"] == batch_size].groupby("examples")["loss"]
-            q25, median, q75 = (loss.quantile(q) for q in (0.25, 0.5, 0.75))
             look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 3.5}
-            left.plot(median.index, median, label=f"batch {batch_size:g}", **look)
-            left.fill_between(median.index, q25, q75, color=COLOURS[number], alpha=0.2, linewidth=0)
+            draw_band(left, loss, label=f"batch {batch_size:g}", **look)
         left.set(xscale="log", yscale="log", xlabel="half-life of beta2 (examples)", ylabel="evaluation cross-entropy")
         left.yaxis.set_major_formatter("{x:.3g}")
         left.yaxis.set_minor_formatter("{x:.3g}")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.verdicts import Region
 
@@ -124,10 +125,8 @@ def draw(measured: Measured) -> Figure:
                 of_kind = of_group(bare, betas, corrected)
                 loss = of_kind["eval_loss"].where(of_kind["status"] == "ok", math.inf).clip(upper=2 * initial)
                 by_lr = loss.groupby(of_kind["lr"])
-                q25, median, q75 = (by_lr.quantile(q) for q in (0.25, 0.5, 0.75))
                 line = "-" if corrected == "true" else "--"
-                ax.plot(median.index, median, line, color=colour, label=CORRECTED[corrected])
-                ax.fill_between(median.index, q25, q75, color=colour, alpha=0.2, linewidth=0)
+                draw_band(ax, by_lr, linestyle=line, color=colour, label=CORRECTED[corrected])
                 ax.axvline(stable_range(of_kind).median(), color=colour, linewidth=0.9, linestyle=line)
             ax.axhline(STABLE * initial, color="black", linewidth=0.8, linestyle=":")
             for height, text in ((STABLE, "stable: below"), (2, "above, or diverged")):

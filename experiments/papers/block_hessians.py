@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.verdicts import Region
 
@@ -94,10 +95,8 @@ def draw(measured: Measured) -> Figure:
                     wanted = {"model": model, "momentum_of_both": momentum, "optimizer": optimizer}
                     curve, best = (table.loc[(table[list(wanted)] == wanted).all(axis=1)] for table in (tuned, fresh))
                     loss = curve.groupby("lr")["loss"]
-                    q25, median, q75 = (loss.quantile(q) for q in (0.25, 0.5, 0.75))
                     label = f"Adam, beta1 {momentum:g}" if optimizer == "adam" else f"SGD, momentum {momentum:g}"
-                    ax.plot(median.index, median, "-" if momentum else ":", color=colour, label=label)
-                    ax.fill_between(median.index, q25, q75, color=colour, alpha=0.2, linewidth=0)
+                    draw_band(ax, loss, linestyle="-" if momentum else ":", color=colour, label=label)
                     face = colour if momentum else "white"
                     ax.plot(best["lr"], best["loss"], marker, color=colour, markerfacecolor=face, markersize=4)
             ax.axhline(fresh["initial_eval_loss"].median(), color="black", linewidth=0.8, linestyle="--")

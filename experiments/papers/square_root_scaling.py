@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.verdicts import Region
 
@@ -117,12 +118,8 @@ def draw(measured: Measured) -> Figure:
             batch, line = int(case["batch_size"].iloc[0]), "--" if rule == LINEAR else "-"
             look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 3.5, "linestyle": line}
             for ax, column in ((left, "train_loss"), (right, "ratio")):
-                by_part = case.groupby("part")[column]
-                q25, median, q75 = (by_part.quantile(q) for q in (0.25, 0.5, 0.75))
-                epoch = median.index.to_numpy() / PER_EPOCH
                 name = f"base, batch {batch}" if rule == "base" else f"{rule}, batch {batch}"
-                ax.plot(epoch, median, label=name, **look)
-                ax.fill_between(epoch, q25, q75, color=look["color"], alpha=0.2, linewidth=0)
+                draw_band(ax, case.groupby("part")[column], 1 / PER_EPOCH, label=name, **look)
         left.set(yscale="log", xlabel="epoch", ylabel="training cross-entropy, means of quarter epochs")
         left.yaxis.set_major_formatter("{x:.3g}")
         left.yaxis.set_minor_formatter("{x:.2g}")

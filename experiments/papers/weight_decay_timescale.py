@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from experiments.papers.bands import draw_band
 from experiments.papers.claim import Claim, Measured, Runs
 from experiments.papers.optimum import lowest
 from experiments.papers.verdicts import Region
@@ -126,11 +127,9 @@ def draw(measured: Measured) -> Figure:
         values = np.array(sorted(set(best[over])))
         for number, value in enumerate(values):
             by_decay = table.loc[table[over] == value].groupby("weight_decay")["loss"]
-            q25, median, q75 = (by_decay.quantile(q) for q in (0.25, 0.5, 0.75))
-            x = median.index.to_numpy() * (value if over == "lr" else 1)
+            name, factor = (f"lr {value:g}", value) if over == "lr" else (f"{value:g} examples", 1.0)
             look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 3.5}
-            left.plot(x, median, label=f"lr {value:g}" if over == "lr" else f"{value:g} examples", **look)
-            left.fill_between(x, q25, q75, color=COLOURS[number], alpha=0.2, linewidth=0)
+            draw_band(left, by_decay, factor, label=name, **look)
         along = "lr × weight decay" if over == "lr" else "weight decay"
         left.set(xscale="log", yscale="log", xlabel=along, ylabel="evaluation cross-entropy")
         left.yaxis.set_major_formatter("{x:.3g}")
